@@ -1,0 +1,90 @@
+"""Verified causal explanations of the tokens a large vision-language model generates.
+
+Data flows one way: image + prompt -> `Trace` -> correlation -> PAG -> PDS-tree -> `Explanation`
+-> report. Names are imported when they are first used, so that ``import causal_lvlm`` loads
+neither torch nor transformers nor numba.
+
+Examples
+--------
+>>> import causal_lvlm as cl
+>>> model = cl.load_model()  # doctest: +SKIP
+>>> trace = model.run("scene.png", "what color is the circle ?")  # doctest: +SKIP
+>>> cl.explain(trace, target="red").sentence()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from causal_lvlm.attribution import Attribution, attribute, list_methods
+    from causal_lvlm.correlation import TokenCorrelation, attention_correlation
+    from causal_lvlm.errors import CausalLVLMError
+    from causal_lvlm.explanation import Explanation, exhaustive_explanation, explain
+    from causal_lvlm.lvlm import LVLM, Trace, load_model
+    from causal_lvlm.structure import PAG, LearnedStructure, PDSTree, learn_structure, pds_tree
+    from causal_lvlm.tokens import Target, TokenLayout
+    from causal_lvlm.viz import report
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load_model": "lvlm",
+    "LVLM": "lvlm",
+    "Trace": "lvlm",
+    "TokenLayout": "tokens",
+    "Target": "tokens",
+    "attention_correlation": "correlation",
+    "TokenCorrelation": "correlation",
+    "learn_structure": "structure",
+    "LearnedStructure": "structure",
+    "PAG": "structure",
+    "pds_tree": "structure",
+    "PDSTree": "structure",
+    "explain": "explanation",
+    "exhaustive_explanation": "explanation",
+    "Explanation": "explanation",
+    "attribute": "attribution",
+    "list_methods": "attribution",
+    "Attribution": "attribution",
+    "report": "viz",
+    "CausalLVLMError": "errors",
+}
+
+__all__ = [
+    "LVLM",
+    "PAG",
+    "Attribution",
+    "CausalLVLMError",
+    "Explanation",
+    "LearnedStructure",
+    "PDSTree",
+    "Target",
+    "TokenCorrelation",
+    "TokenLayout",
+    "Trace",
+    "attention_correlation",
+    "attribute",
+    "exhaustive_explanation",
+    "explain",
+    "learn_structure",
+    "list_methods",
+    "load_model",
+    "pds_tree",
+    "report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,36 @@
+"""Aliases of array types, and the one way arrays become read-only."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["BoolArray", "Float32Array", "FloatArray", "IntArray", "UInt8Array", "frozen"]
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+Float32Array: TypeAlias = npt.NDArray[np.float32]
+IntArray: TypeAlias = npt.NDArray[np.int64]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+UInt8Array: TypeAlias = npt.NDArray[np.uint8]
+
+
+def frozen(values: npt.ArrayLike, dtype: Any) -> npt.NDArray[Any]:
+    """Return a read-only, C-contiguous copy of `values` with the given dtype.
+
+    Parameters
+    ----------
+    values : array_like
+        Any shape.
+    dtype : dtype_like
+        Type of the copy.
+
+    Returns
+    -------
+    ndarray
+        Same shape as `values`; writing to it raises ``ValueError``.
+    """
+    array = np.array(values, dtype=dtype, order="C", copy=True)
+    array.setflags(write=False)
+    return array

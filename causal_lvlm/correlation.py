@@ -1,0 +1,472 @@
+"""From attention to a correlation matrix over tokens.
+
+1. Choose a matrix M whose row i says what token i took from every earlier token: one head's
+   attention A (``source="attention"``, as published), the head's outputs A·V with centred rows
+   (``"output"``), or the target's relevancy matrix (``"relevancy"``: gradient-weighted attention
+   composed over layers, Chefer et al. 2021, rules 5 and 6). ``layer="effective"`` composes plain
+   attention over the layers with the residual path (rollout, Abnar & Zuidema 2020).
+2. Choose the nodes: text tokens, image tokens or k x k blocks of them, and as last node the
+   target, for which either its own row stands (``row="own"``, CLEANN) or the row that predicts it
+   (``row="predictor"``, LVLM-Interpret).
+3. Treat attention sinks: keep them, leave their columns out, or partial their rows out.
+4. The covariance proxy is C = M·Mᵀ (Rohekar et al., NeurIPS 2023, section 4), the result
+   ``C[i, j] / sqrt(C[i, i] C[j, j])``. It does not change when rows of M are rescaled, and a
+   subset of the nodes means some rows but all columns: tokens left out act as latent variables.
+
+References
+----------
+.. [1] Rohekar, Gurwicz, Nisimov. Causal Interpretation of Self-Attention in Pre-Trained
+   Transformers. NeurIPS 2023, arXiv 2310.20307.
+.. [2] Ben Melech Stan et al. LVLM-Interpret. arXiv 2404.03118, 2024.
+.. [3] Chefer, Gur, Wolf. Generic Attention-model Explainability. ICCV 2021, arXiv 2103.15679.
+.. [4] Abnar, Zuidema. Quantifying Attention Flow in Transformers. ACL 2020, arXiv 2005.00928.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from causal_lvlm.arrays import FloatArray, IntArray, frozen
+from causal_lvlm.errors import AttentionError, DegenerateTargetError
+from causal_lvlm.tokens import Target, TargetLike, TokenLayout, Units, resolve_target
+
+__all__ = [
+    "DEFAULT_THRESHOLD",
+    "TokenCorrelation",
+    "attention_correlation",
+    "attention_correlations",
+    "correlation_of_rows",
+    "find_sinks",
+]
+
+Source = Literal["attention", "output", "relevancy"]
+Sink = Literal["keep", "drop", "condition"]
+Row = Literal["own", "predictor"]
+
+# Smallest |partial correlation| that counts as dependence. See experiments/first_light: chosen on
+# its development split, never on the pairs its table reports.
+DEFAULT_THRESHOLD = 0.3
+# A column is a sink when later rows give it this share of their weight on average.
+SINK_SHARE = 0.3
+# A row whose squared norm is below this share of the largest one carries rounding errors only.
+DEGENERATE_SHARE = 1e-12
+
+
+@dataclass(frozen=True)
+class TokenCorrelation:
+    """A correlation matrix over tokens, and which positions its nodes are.
+
+    Attributes
+    ----------
+    correlation : ndarray of float64, shape (N, N)
+        Symmetric, unit diagonal. The target is the last node.
+    positions : ndarray of int64, shape (N,)
+        First sequence position of each node, ascending (for ``row="predictor"`` the last node is
+        the predicting position, which stands for the target).
+    members : tuple of tuple of int
+        All positions of each node (more than one for pooled image blocks).
+    tiers : ndarray of int64, shape (N,)
+        Non-decreasing; nodes of one tier are unordered among themselves.
+    n_samples : int or None
+        Samples behind the correlation, None where the dependence threshold is given directly.
+    threshold : float or None
+        Smallest |partial correlation| that counts, where given directly.
+    layer : int or "effective" or None
+        None for ``source="relevancy"``, which spans all layers.
+    head : int or None
+        None where there is no single head.
+    source, sink, row : str
+    dropped : tuple of (int, str)
+        Position and reason of every token before the target that is no node.
+    sinks : tuple of int
+        Positions that were found to be attention sinks.
+    sink_mass : float
+        Mean share of weight that the rows of the nodes give to the sinks.
+    """
+
+    correlation: FloatArray
+    positions: IntArray
+    members: tuple[tuple[int, ...], ...]
+    tiers: IntArray
+    n_samples: int | None
+    threshold: float | None
+    layer: int | str | None
+    head: int | None
+    source: str
+    sink: str
+    row: str
+    dropped: tuple[tuple[int, str], ...]
+    sinks: tuple[int, ...]
+    sink_mass: float
+
+    def __post_init__(self) -> None:
+        """Freeze the arrays and check their shapes."""
+        object.__setattr__(self, "correlation", frozen(self.correlation, np.float64))
+        object.__setattr__(self, "positions", frozen(self.positions, np.int64))
+        object.__setattr__(self, "tiers", frozen(self.tiers, np.int64))
+        n = len(self.members)
+        if self.correlation.shape != (n, n) or self.positions.shape != (n,):
+            raise ValueError(
+                f"{n} nodes need a ({n}, {n}) correlation and ({n},) positions, got "
+                f"{self.correlation.shape} and {self.positions.shape}"
+            )
+
+    @property
+    def target_node(self) -> int:
+        """Node that stands for the target: the last one."""
+        return len(self.members) - 1
+
+
+def correlation_of_rows(rows: FloatArray) -> FloatArray:
+    """Return ``M·Mᵀ`` scaled to unit diagonal.
+
+    Parameters
+    ----------
+    rows : ndarray of float64, shape (N, D)
+        No row may be zero.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, N)
+
+    Examples
+    --------
+    Two rows that share half of their weight:
+
+    >>> correlation_of_rows(np.array([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]])).round(3).tolist()
+    [[1.0, 0.5], [0.5, 1.0]]
+    """
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    correlation: FloatArray = unit @ unit.T
+    # Rounding leaves a few 1e-17 of asymmetry, which the learner would refuse.
+    correlation = np.clip((correlation + correlation.T) / 2.0, -1.0, 1.0)
+    np.fill_diagonal(correlation, 1.0)
+    return correlation
+
+
+def find_sinks(attention: FloatArray, share: float = SINK_SHARE) -> tuple[int, ...]:
+    """Return the positions that get at least `share` of the weight of later rows on average.
+
+    Parameters
+    ----------
+    attention : ndarray, shape (T, T)
+        Rows are queries.
+    share : float
+
+    Returns
+    -------
+    tuple of int
+        A column needs at least four later rows to be called a sink.
+    """
+    length = attention.shape[0]
+    found = []
+    for position in range(length - 4):
+        if float(attention[position + 1 :, position].mean()) >= share:
+            found.append(position)
+    return tuple(found)
+
+
+def attention_correlations(
+    trace: Any,
+    target: TargetLike,
+    *,
+    heads: Literal["all"] | Sequence[int] = "all",
+    layer: int | Literal["effective"] = -1,
+    source: Source = "attention",
+    sink: Sink = "keep",
+    row: Row = "predictor",
+    tiers: Literal["ordered", "image-block"] = "ordered",
+    pool: int = 1,
+    top_k: int | None = None,
+    min_attention: float | None = None,
+    special: bool = False,
+    n_samples: int | None = None,
+    threshold: float | None = None,
+) -> tuple[TokenCorrelation | DegenerateTargetError, ...]:
+    """Return one correlation per head (one in all for ``"effective"`` and ``"relevancy"``).
+
+    A head in which the target's row is degenerate yields the error instead of raising it, so that
+    the other heads are not lost. See `attention_correlation` for the parameters.
+    """
+    chosen = resolve_target(trace.layout, target)
+    _check_choice("source", source, ("attention", "output", "relevancy"))
+    _check_choice("sink", sink, ("keep", "drop", "condition"))
+    _check_choice("row", row, ("own", "predictor"))
+    _check_choice("tiers", tiers, ("ordered", "image-block"))
+    stop = chosen.start + 1 if row == "own" else chosen.start
+    results: list[TokenCorrelation | DegenerateTargetError] = []
+    for head, weights, values, layer_used in _matrices(trace, chosen, source, layer, heads):
+        builder = _Builder(trace.layout, chosen, stop, row, pool, top_k, min_attention, special)
+        try:
+            results.append(
+                builder.build(
+                    weights[:stop, :stop],
+                    None if values is None else values[:stop],
+                    source=source,
+                    sink=sink,
+                    tiers=tiers,
+                    n_samples=n_samples,
+                    threshold=DEFAULT_THRESHOLD
+                    if threshold is None and n_samples is None
+                    else threshold,
+                    head=head,
+                    layer=layer_used,
+                )
+            )
+        except DegenerateTargetError as error:
+            results.append(error)
+    return tuple(results)
+
+
+def attention_correlation(
+    trace: Any, target: TargetLike, *, head: int | None = None, **options: Any
+) -> TokenCorrelation:
+    """Correlation matrix over the tokens that may explain a target, from one head.
+
+    Parameters
+    ----------
+    trace : Trace
+    target : str, int, slice, Target or callable
+        See `causal_lvlm.tokens.resolve_target`. The first target token is the last node.
+    head : int, optional
+        Needed for one layer's attention or outputs; must be left out for ``layer="effective"``
+        and ``source="relevancy"``, which combine the heads.
+    layer : int or "effective", default -1
+    source : {"attention", "output", "relevancy"}
+    sink : {"keep", "drop", "condition"}
+        For a sink at position 0 of a causal model "drop" and "condition" are the same for
+        ``source="attention"``, because row 0 is a unit vector.
+    row : {"predictor", "own"}
+    tiers : {"ordered", "image-block"}
+        Whether image tokens are ordered by raster position or share one tier per image.
+    pool : int
+        Image tokens enter as blocks of pool x pool cells.
+    top_k : int, optional
+        Keep only the k image nodes with the largest weight in the target's row.
+    min_attention : float, optional
+        Keep only nodes with at least this weight in the target's row.
+    special : bool
+        Whether special and template tokens are nodes too.
+    n_samples : int, optional
+    threshold : float, optional
+        Smallest |partial correlation| that counts as dependence; default `DEFAULT_THRESHOLD`
+        where `n_samples` is not given either.
+
+    Returns
+    -------
+    TokenCorrelation
+
+    Raises
+    ------
+    AttentionError
+        If the weights hold NaN, or a head or layer does not exist.
+    DegenerateTargetError
+        If the target's row is zero, so that it has no correlation with anything.
+    TargetError
+        If the target is not in the answer.
+    """
+    combined = options.get("source") == "relevancy" or options.get("layer") == "effective"
+    if combined and head is not None:
+        raise AttentionError(f"head {head} was given, but this source combines all heads: omit it")
+    if not combined and head is None:
+        raise AttentionError("one head must be chosen: pass head=0, 1, ...")
+    heads: Any = "all" if head is None else [head]
+    (result,) = attention_correlations(trace, target, heads=heads, **options)
+    if isinstance(result, DegenerateTargetError):
+        raise result
+    return result
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
+
+
+def effective_attention(trace: Any) -> FloatArray:
+    """Compose attention over all layers with the residual path (rollout matrix), shape (T, T)."""
+    length = len(trace.layout)
+    composed: FloatArray = np.eye(length)
+    for _, weights in trace.iter_attention():
+        mixed = 0.5 * weights.mean(axis=0, dtype=np.float64) + 0.5 * np.eye(length)
+        composed = mixed @ composed
+    return composed
+
+
+def _matrices(
+    trace: Any, target: Target, source: str, layer: int | str, heads: Any
+) -> list[tuple[int | None, FloatArray, FloatArray | None, int | str | None]]:
+    """Return (head, weights (T, T), values (T, d) or None, layer) of every matrix asked for."""
+    if source == "relevancy":
+        # Imported here: the attribution room is beside the pipeline, not in front of it.
+        from causal_lvlm.attribution.relevancy import relevancy_matrix
+
+        return [(None, _checked(relevancy_matrix(trace, target), "relevancy"), None, None)]
+    if layer == "effective":
+        if source != "attention":
+            raise ValueError(f"layer='effective' composes attention; source={source!r} has no such")
+        return [(None, _checked(effective_attention(trace), "effective attention"), None, layer)]
+    if isinstance(layer, (bool, str)):
+        raise ValueError(f"layer must be an integer or 'effective', got {layer!r}")
+    n_layers = trace.n_layers
+    if not -n_layers <= layer < n_layers:
+        raise AttentionError(
+            f"layer {layer} is out of range for {trace.model_id}, which has {n_layers} layers "
+            f"(0..{n_layers - 1} or negative)"
+        )
+    attention = trace.attention(layers=(layer,))[0]
+    values = trace.head_values(layer) if source == "output" else None
+    n_heads = attention.shape[0]
+    chosen = range(n_heads) if isinstance(heads, str) and heads == "all" else list(heads)
+    wrong = [h for h in chosen if not 0 <= h < n_heads]
+    if wrong:
+        raise AttentionError(f"heads {wrong} do not exist; the model has heads 0..{n_heads - 1}")
+    where = f"attention of layer {layer}"
+    return [
+        (
+            int(h),
+            _checked(attention[h], where),
+            None if values is None else values[h].astype(np.float64),
+            layer % n_layers,
+        )
+        for h in chosen
+    ]
+
+
+def _checked(weights: Any, what: str) -> FloatArray:
+    matrix: FloatArray = np.asarray(weights, dtype=np.float64)
+    if not np.isfinite(matrix).all():
+        bad = int(np.count_nonzero(~np.isfinite(matrix)))
+        raise AttentionError(
+            f"the {what} holds {bad} values that are not finite; the model probably overflowed: "
+            "load it in float32 or bfloat16"
+        )
+    return matrix
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Chooses the nodes of one target and turns a matrix of weights into their correlation."""
+
+    layout: TokenLayout
+    target: Target
+    stop: int
+    row: str
+    pool: int
+    top_k: int | None
+    min_attention: float | None
+    special: bool
+
+    def build(
+        self,
+        weights: FloatArray,
+        values: FloatArray | None,
+        *,
+        source: str,
+        sink: str,
+        tiers: str,
+        **record: Any,
+    ) -> TokenCorrelation:
+        stop, last = self.stop, self.stop - 1
+        sinks = find_sinks(weights)
+        mass = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
+        kept = weights.copy()
+        if sink == "drop" and sinks:
+            kept[:, list(sinks)] = 0.0
+        members, dropped = self._nodes(weights[last])
+        mixing = np.zeros((len(members), stop))
+        for node, positions in enumerate(members):
+            mixing[node, list(positions)] = 1.0 / len(positions)
+        rows = kept if values is None else self._centred(kept @ values)
+        nodes = mixing @ rows
+        if sink == "condition" and sinks:
+            nodes = _partial_out(nodes, rows[list(sinks)])
+        norms = np.einsum("ij,ij->i", nodes, nodes)
+        alive = norms > DEGENERATE_SHARE * max(float(norms.max(initial=0.0)), 1e-300)
+        if not alive[-1]:
+            raise DegenerateTargetError(
+                f"the row of position {last}, which stands for the target {self.target.text!r}, "
+                f"is zero after sink={sink!r} (sinks at {sinks}); use sink='keep' or another layer"
+            )
+        dropped += [
+            (p, "degenerate row") for m, ok in zip(members, alive, strict=True) if not ok for p in m
+        ]
+        members = [m for m, ok in zip(members, alive, strict=True) if ok]
+        return TokenCorrelation(
+            correlation=correlation_of_rows(nodes[alive]),
+            positions=np.array([m[0] for m in members]),
+            members=tuple(members),
+            tiers=self._tiers(members, tiers),
+            source=source,
+            sink=sink,
+            row=self.row,
+            dropped=tuple(sorted(dropped)),
+            sinks=sinks,
+            sink_mass=float(mass[:, list(sinks)].sum(axis=1).mean()) if sinks else 0.0,
+            **record,
+        )
+
+    @staticmethod
+    def _centred(rows: FloatArray) -> FloatArray:
+        centred: FloatArray = rows - rows.mean(axis=1, keepdims=True)
+        return centred
+
+    def _nodes(self, target_row: FloatArray) -> tuple[list[tuple[int, ...]], list[tuple[int, str]]]:
+        """Return the members of every node (the target last), and what was left out."""
+        dropped: list[tuple[int, str]] = []
+        blocks: dict[tuple[int, ...], list[int]] = {}
+        for p in range(self.stop - 1):
+            if self.layout.modality[p] == "special" and not self.special:
+                dropped.append((p, "special or template token"))
+                continue
+            cell = self.layout.patch_cell(p) if self.pool > 1 else None
+            key = (
+                (1, p) if cell is None else (0, cell[0], cell[1] // self.pool, cell[2] // self.pool)
+            )
+            blocks.setdefault(key, []).append(p)
+        nodes = sorted(tuple(sorted(block)) for block in blocks.values())
+        weight = {m: float(target_row[list(m)].sum()) for m in nodes}
+        if self.min_attention is not None:
+            for m in [m for m in nodes if weight[m] < self.min_attention]:
+                nodes.remove(m)
+                dropped += [(p, f"weight below {self.min_attention}") for p in m]
+        if self.top_k is not None:
+            image = [m for m in nodes if self.layout.modality[m[0]] == "image"]
+            # Ties go to the earlier position, so that the choice never depends on sorting details.
+            for m in sorted(image, key=lambda m: (-weight[m], m))[self.top_k :]:
+                nodes.remove(m)
+                dropped += [(p, f"not among the top {self.top_k} image nodes") for p in m]
+        return [*nodes, (self.stop - 1,)], dropped
+
+    def _tiers(self, members: list[tuple[int, ...]], tiers: str) -> IntArray:
+        if tiers == "ordered":
+            return np.arange(len(members), dtype=np.int64)
+        # One tier per image block; every text token and the target get one of their own.
+        keys: list[Any] = []
+        for m in members[:-1]:
+            cell = self.layout.patch_cell(m[0])
+            keys.append(("image", self.layout.grids[cell[0]].image) if cell else ("text", m[0]))
+        keys.append(("target",))
+        numbers = np.zeros(len(keys), dtype=np.int64)
+        for node in range(1, len(keys)):
+            numbers[node] = numbers[node - 1] + (keys[node] != keys[node - 1])
+        return numbers
+
+
+def _partial_out(nodes: FloatArray, sinks: FloatArray) -> FloatArray:
+    """Project the sinks' rows out of the nodes' rows: their Gram matrix is then conditional."""
+    basis, _ = np.linalg.qr(sinks.T)
+    residual: FloatArray = nodes - (nodes @ basis) @ basis.T
+    return residual
+
+
+def nodes_to_units(correlation: TokenCorrelation, units: Units) -> tuple[int | None, ...]:
+    """Return for each node the unit it stands for, or None (frame, target, or no candidate)."""
+    unit_of = units.unit_of()
+    return tuple(
+        None if node == correlation.target_node else unit_of.get(members[0])
+        for node, members in enumerate(correlation.members)
+    )

@@ -1,0 +1,90 @@
+"""Exceptions of the package: every message says what was given, what is allowed and what to do.
+
+All of them derive from `CausalLVLMError`. Those that report a bad argument also derive from
+`ValueError`, so that code which knows only the standard exceptions still catches them.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AttentionError",
+    "BudgetError",
+    "CaptureError",
+    "CausalLVLMError",
+    "CorrelationError",
+    "DegenerateTargetError",
+    "DetachedTraceError",
+    "EmptyAnswerError",
+    "ImageError",
+    "OutputError",
+    "PromptError",
+    "SampleSizeError",
+    "SelfCheckError",
+    "StructureError",
+    "TargetError",
+    "UnsupportedModelError",
+]
+
+
+class CausalLVLMError(Exception):
+    """Base class of every error that this package raises on purpose."""
+
+
+class UnsupportedModelError(CausalLVLMError, ValueError):
+    """The model cannot be used here; the message lists what is supported."""
+
+
+class ImageError(CausalLVLMError, ValueError):
+    """The image cannot be read, or has no pixels."""
+
+
+class PromptError(CausalLVLMError, ValueError):
+    """The prompt is empty, or does not fit the number of images."""
+
+
+class EmptyAnswerError(CausalLVLMError):
+    """The model generated nothing, so there is no token to explain."""
+
+
+class TargetError(CausalLVLMError, ValueError):
+    """The token or word to be explained is not in the answer."""
+
+
+class CaptureError(CausalLVLMError):
+    """Attention could not be captured from the model."""
+
+
+class SelfCheckError(CausalLVLMError):
+    """The teacher-forced pass does not reproduce the generation."""
+
+
+class DetachedTraceError(CausalLVLMError):
+    """A trace loaded from disk was asked to run its model before `attach`."""
+
+
+class AttentionError(CausalLVLMError, ValueError):
+    """An attention matrix has a wrong shape, negative weights or values that are not finite."""
+
+
+class CorrelationError(CausalLVLMError, ValueError):
+    """A matrix is no correlation matrix (shape, symmetry, diagonal, finiteness, eigenvalues)."""
+
+
+class DegenerateTargetError(CorrelationError):
+    """The row that stands for the target holds no information, so the target is no node."""
+
+
+class SampleSizeError(CausalLVLMError, ValueError):
+    """``n_samples`` is too small for a test with that many conditioning variables."""
+
+
+class StructureError(CausalLVLMError, ValueError):
+    """An argument of structure learning, or a graph, is not valid."""
+
+
+class BudgetError(CausalLVLMError, ValueError):
+    """A budget (`max_runs`, `time_limit`) allows nothing at all."""
+
+
+class OutputError(CausalLVLMError, OSError):
+    """A result could not be written to, or read from, disk."""

@@ -1,0 +1,119 @@
+"""Candidate sets of a PDS-tree, in the order in which CLEANN tries them.
+
+1. Nodes of the tree are translated to units. Nodes that cannot be masked (frame, out of scope) are
+   transparent: a path may lead through them.
+2. A set is legal if every member is connected to the target by a PDS-path whose other units are in
+   the set too (CLEANN, algorithm 1). Legal sets are built by adding one unit at a time.
+3. Small sets come first, then those with a smaller sum of distances to the target, then
+   lexicographic order. Sets of several heads are merged; a set keeps its best place.
+
+References
+----------
+.. [1] Rohekar, Gurwicz, Nisimov. NeurIPS 2023, arXiv 2310.20307, section 4 and algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["UnitTree", "merged_candidates", "unit_tree"]
+
+
+@dataclass(frozen=True)
+class UnitTree:
+    """The PDS-tree of one head, seen as units.
+
+    Attributes
+    ----------
+    head : int or None
+    depth : dict of int to int
+        Smallest depth (1 = next to the target) of each unit.
+    ways : dict of int to frozenset of frozenset
+        For each unit the sets of other units that lie on one way to the target.
+    """
+
+    head: int | None
+    depth: dict[int, int]
+    ways: dict[int, frozenset[frozenset[int]]]
+
+    def within(self, radius: int) -> frozenset[int]:
+        """Return the units at depth 1..radius."""
+        return frozenset(u for u, d in self.depth.items() if d <= radius)
+
+    def radius_of(self, units: Iterable[int]) -> int | None:
+        """Return the smallest radius that holds all of `units`, or None if none does."""
+        depths = [self.depth.get(u) for u in units]
+        return max((d for d in depths if d is not None), default=0) if None not in depths else None
+
+    def is_legal(self, units: frozenset[int]) -> bool:
+        """Return whether every member is connected to the target within the set."""
+        return all(any(way <= units for way in self.ways.get(u, ())) for u in units)
+
+    def legal_sets(self, size: int, limit: int) -> list[frozenset[int]]:
+        """Return legal sets of one size by sum of distances, at most `limit` of them."""
+        level: set[frozenset[int]] = {frozenset()}
+        for _ in range(size):
+            grown = {
+                chosen | {unit}
+                for chosen in level
+                for unit, ways in self.ways.items()
+                if unit not in chosen and any(way <= chosen for way in ways)
+            }
+            # Keeping the nearest ones bounds the work; a legal set's own subsets are near too.
+            level = set(sorted(grown, key=self._place)[:limit])
+        return sorted(level, key=self._place)
+
+    def _place(self, units: frozenset[int]) -> tuple[int, list[int]]:
+        return sum(self.depth[u] for u in units), sorted(units)
+
+
+def unit_tree(
+    head: int | None, tree: Any, node_units: Sequence[int | None], scope: Iterable[int]
+) -> UnitTree:
+    """Translate a PDS-tree over nodes to units of one scope.
+
+    Parameters
+    ----------
+    head : int or None
+    tree : PDSTree
+        Arrays ``node``, ``parent``, ``depth`` in breadth-first order, entry 0 is the root.
+    node_units : sequence
+        Unit of each node, None where it cannot be masked.
+    scope : iterable of int
+        Units that may be masked; others are transparent.
+
+    Returns
+    -------
+    UnitTree
+    """
+    allowed = set(scope)
+    above: list[frozenset[int]] = []
+    depth: dict[int, int] = {}
+    ways: dict[int, set[frozenset[int]]] = {}
+    for entry in range(len(tree.node)):
+        if entry == 0:
+            above.append(frozenset())
+            continue
+        unit = node_units[int(tree.node[entry])]
+        path = above[int(tree.parent[entry])]
+        if unit is None or unit not in allowed:
+            above.append(path)
+            continue
+        depth[unit] = min(depth.get(unit, int(tree.depth[entry])), int(tree.depth[entry]))
+        ways.setdefault(unit, set()).add(path - {unit})
+        above.append(path | {unit})
+    return UnitTree(head, depth, {u: frozenset(w) for u, w in ways.items()})
+
+
+def merged_candidates(
+    trees: Sequence[UnitTree], size: int, limit: int = 2000
+) -> Iterator[frozenset[int]]:
+    """Yield the legal sets of one size of all heads, nearest first, without duplicates."""
+    best: dict[frozenset[int], int] = {}
+    for tree in trees:
+        for units in tree.legal_sets(size, limit):
+            distance = sum(tree.depth[u] for u in units)
+            best[units] = min(best.get(units, distance), distance)
+    yield from sorted(best, key=lambda units: (best[units], sorted(units)))

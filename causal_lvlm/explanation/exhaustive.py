@@ -1,0 +1,116 @@
+"""All explaining sets up to a size, by trying every subset: the truth that searches are held to.
+
+1. For size 1, 2, ...: mask every subset of that size and run the model.
+2. The first size with a hit is the minimum; all sets of that size that pass are returned.
+
+The number of runs grows as the binomial coefficients: for small candidate sets only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
+from math import comb
+from typing import Any, Literal
+
+import numpy as np
+
+from causal_lvlm.errors import BudgetError
+from causal_lvlm.explanation.testers import Tester
+from causal_lvlm.tokens import TargetLike, candidate_units, resolve_target
+
+__all__ = ["ExhaustiveResult", "exhaustive_explanation"]
+
+
+@dataclass(frozen=True)
+class ExhaustiveResult:
+    """Every explaining set of the smallest size that has one.
+
+    Attributes
+    ----------
+    size : int or None
+        Units in the smallest explaining sets; None if none has up to `max_size` units.
+    sets : tuple of tuple of int
+        Sequence positions of each of them, in lexicographic order of units.
+    max_size : int
+        Sizes that were tried.
+    model_runs : int
+    """
+
+    size: int | None
+    sets: tuple[tuple[int, ...], ...]
+    max_size: int
+    model_runs: int
+
+
+def exhaustive_explanation(
+    trace: Any,
+    target: TargetLike,
+    *,
+    max_size: int = 2,
+    mode: Literal["necessary", "sufficient"] = "necessary",
+    tester: Literal["flip", "drop"] = "flip",
+    drop_ratio: float = 0.5,
+    candidates: Literal["all", "image", "text"] | Sequence[int] = "all",
+    pool: int = 1,
+    masking: str = "remove",
+    backend: str = "auto",
+    max_runs: int = 100_000,
+    batch_size: int = 64,
+) -> ExhaustiveResult:
+    """Try every subset of the candidates up to a size.
+
+    Parameters
+    ----------
+    trace : Trace
+    target, mode, tester, drop_ratio, candidates, pool, masking, backend
+        See `explain`.
+    max_size : int
+    max_runs : int
+        Refused beforehand if the subsets are more than this.
+    batch_size : int
+
+    Returns
+    -------
+    ExhaustiveResult
+
+    Raises
+    ------
+    BudgetError
+        If there are more than `max_runs` subsets.
+    TargetError
+        If the target is not in the answer.
+    """
+    chosen = resolve_target(trace.layout, target)
+    units = candidate_units(trace.layout, chosen, candidates=candidates, pool=pool)
+    largest = min(max_size, len(units))
+    first = 0 if mode == "sufficient" else 1
+    total = sum(comb(len(units), size) for size in range(first, largest + 1))
+    if total > max_runs:
+        raise BudgetError(
+            f"{len(units)} candidates have {total} subsets of up to {largest}, more than "
+            f"max_runs={max_runs}; choose fewer candidates, a larger pool or a smaller max_size"
+        )
+    length = len(trace.layout)
+    full = trace.evaluate(np.ones((1, length), dtype=np.bool_), chosen, masking="remove")
+    judge = Tester(tester, chosen.token_ids, float(full.log_prob[0]), drop_ratio)
+    runs = 1
+    for size in range(first, largest + 1):
+        hits = []
+        subsets = combinations(range(len(units)), size)
+        while batch := list(islice(subsets, batch_size)):
+            keep = (
+                units.keep_without(batch, length)
+                if mode == "necessary"
+                else units.keep_only(batch, length)
+            )
+            result = trace.evaluate(keep, chosen, masking=masking, backend=backend)
+            runs += len(batch)
+            changed = judge.changed(result)
+            hits += [
+                s for s, c in zip(batch, changed, strict=True) if bool(c) == (mode == "necessary")
+            ]
+        if hits:
+            return ExhaustiveResult(size, tuple(units.positions(s) for s in hits), largest, runs)
+    return ExhaustiveResult(None, (), largest, runs)

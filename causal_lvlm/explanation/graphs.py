@@ -1,0 +1,196 @@
+"""One learned graph per attention head, with the PDS-tree of the target.
+
+1. Correlation of every head (`causal_lvlm.correlation`).
+2. Structure learning, heads in parallel: the compiled learner releases the interpreter lock.
+3. PDS-tree of the target's node up to the radius asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from causal_lvlm.arrays import IntArray, frozen
+from causal_lvlm.correlation import TokenCorrelation
+from causal_lvlm.errors import CorrelationError
+from causal_lvlm.structure import LearnedStructure, PDSTree, learn_structure, pds_tree
+from causal_lvlm.structure.export import from_dict as pag_from_dict
+from causal_lvlm.tokens import TokenLayout
+
+__all__ = ["HeadGraph", "learn_graphs"]
+
+# Arrays of a LearnedStructure that say why edges are missing.
+_EVIDENCE = ("separated", "separator_start", "separator_nodes", "undecided")
+
+
+@dataclass(frozen=True)
+class HeadGraph:
+    """A learned graph over tokens and the PDS-tree of the target in it.
+
+    Attributes
+    ----------
+    head : int or None
+        None where heads were combined.
+    structure : LearnedStructure
+    tree : PDSTree
+        Rooted at `target_node`.
+    positions : ndarray of int64, shape (N,)
+        First sequence position of each node.
+    members : tuple of tuple of int
+        All positions of each node.
+    labels : tuple of str
+        Short name of each node.
+    target_node : int
+    sink_mass : float
+    dropped : tuple of (int, str)
+        Positions that are no node, and why.
+    """
+
+    head: int | None
+    structure: LearnedStructure
+    tree: PDSTree
+    positions: IntArray
+    members: tuple[tuple[int, ...], ...]
+    labels: tuple[str, ...]
+    target_node: int
+    sink_mass: float
+    dropped: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def isolated(self) -> bool:
+        """Whether the target has no neighbour, so that the tree is empty."""
+        return len(self.tree.node) <= 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data: marks as an edge list, tree, and the evidence for missing edges."""
+        structure = self.structure
+        return {
+            "head": self.head,
+            "positions": self.positions.tolist(),
+            "members": [list(m) for m in self.members],
+            "labels": list(self.labels),
+            "target_node": self.target_node,
+            "sink_mass": self.sink_mass,
+            "dropped": [list(d) for d in self.dropped],
+            "tree": self.tree.to_dict(),
+            "pag": structure.pag.to_dict(),
+            "structure": structure.summary(),
+            **{name: getattr(structure, name).tolist() for name in _EVIDENCE},
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> HeadGraph:
+        """Invert `to_dict`."""
+        summary = value["structure"]
+        structure = LearnedStructure(
+            pag=pag_from_dict(value["pag"]),
+            separated=np.array(value["separated"], dtype=np.int64).reshape(-1, 2),
+            separator_start=np.array(value["separator_start"], dtype=np.int64),
+            separator_nodes=np.array(value["separator_nodes"], dtype=np.int64),
+            undecided=np.array(value["undecided"], dtype=np.int64).reshape(-1, 2),
+            tests_per_size=tuple(summary["tests_per_size"]),
+            complete=summary["complete"],
+            stopped=summary["stopped"],
+            conflicts=summary["conflicts"],
+            thresholds=tuple(summary["thresholds"]),
+            parameters=summary["parameters"],
+            versions=summary["versions"],
+            _eigenvalue=summary["smallest_eigenvalue"],
+        )
+        return cls(
+            head=value["head"],
+            structure=structure,
+            tree=PDSTree.from_dict(value["tree"]),
+            positions=frozen(value["positions"], np.int64),
+            members=tuple(tuple(m) for m in value["members"]),
+            labels=tuple(value["labels"]),
+            target_node=value["target_node"],
+            sink_mass=value["sink_mass"],
+            dropped=tuple((d[0], d[1]) for d in value["dropped"]),
+        )
+
+    def to_networkx(self) -> Any:
+        """Return the PAG as a networkx graph whose nodes carry label and position."""
+        graph = self.structure.pag.to_networkx()
+        for node in range(len(self.members)):
+            graph.nodes[node]["label"] = self.labels[node]
+            graph.nodes[node]["position"] = int(self.positions[node])
+            graph.nodes[node]["target"] = node == self.target_node
+        return graph
+
+
+def learn_graphs(
+    correlations: Sequence[TokenCorrelation | CorrelationError],
+    layout: TokenLayout,
+    target_text: str,
+    *,
+    max_radius: int,
+    alpha: float,
+    algorithm: str,
+    variant: str,
+    max_conditioning_size: int | None,
+    n_jobs: int | None = None,
+) -> tuple[HeadGraph, ...]:
+    """Learn one graph per correlation; entries that are errors are skipped.
+
+    Parameters
+    ----------
+    correlations : sequence of TokenCorrelation or CorrelationError
+    layout : TokenLayout
+        For the labels.
+    target_text : str
+        Label of the target's node.
+    max_radius : int
+        Depth of the PDS-trees.
+    alpha, algorithm, variant, max_conditioning_size
+        See `learn_structure`.
+    n_jobs : int, optional
+        Threads; default is the number of processors, at most one per head. The result does not
+        depend on it.
+
+    Returns
+    -------
+    tuple of HeadGraph
+
+    Raises
+    ------
+    CorrelationError, SampleSizeError
+        From the learner.
+    """
+    usable = [c for c in correlations if isinstance(c, TokenCorrelation)]
+
+    def one(correlation: TokenCorrelation) -> HeadGraph:
+        structure = learn_structure(
+            correlation.correlation,
+            n_samples=correlation.n_samples,
+            threshold=correlation.threshold,
+            alpha=alpha if correlation.threshold is None else None,
+            algorithm=algorithm,
+            tiers=correlation.tiers if algorithm == "ordered_icd" else None,
+            variant=variant,
+            max_conditioning_size=max_conditioning_size,
+        )
+        names = [layout.label(int(p)) for p in correlation.positions]
+        names[correlation.target_node] = target_text
+        return HeadGraph(
+            head=correlation.head,
+            structure=structure,
+            tree=pds_tree(structure.pag, root=correlation.target_node, max_depth=max_radius),
+            positions=correlation.positions,
+            members=correlation.members,
+            labels=tuple(names),
+            target_node=correlation.target_node,
+            sink_mass=correlation.sink_mass,
+            dropped=correlation.dropped,
+        )
+
+    workers = min(len(usable), n_jobs or os.cpu_count() or 1)
+    if workers <= 1:
+        return tuple(one(c) for c in usable)
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        return tuple(pool.map(one, usable))

@@ -1,0 +1,289 @@
+"""What an explanation is: sets of tokens, how they were verified, all that is needed to repeat it.
+
+`ExplainingSet` is one set for one scope (joint, image, text); `Explanation` holds them with the
+graphs they came from and saves to JSON (the graphs of large prompts to a ``.npz`` beside it).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from causal_lvlm.explanation.graphs import HeadGraph
+from causal_lvlm.storage import read_json, write_json
+from causal_lvlm.tokens import Target
+
+__all__ = ["Explanation", "ExplainingSet"]
+
+
+@dataclass(frozen=True)
+class ExplainingSet:
+    """A set of tokens that explains the target within one scope, or why there is none.
+
+    Attributes
+    ----------
+    scope : {"joint", "image", "text", "custom"}
+        Which units could be masked; all others stayed visible.
+    outcome : str
+        ``explained``; ``not_maskable`` (necessary mode: masking the whole scope does not change
+        the prediction; sufficient mode: masking it all keeps the prediction); ``no_candidates``;
+        ``max_runs``, ``time_limit`` or ``interrupted`` (ended before a verified set was found).
+    positions : tuple of int
+        Sequence positions of the set; empty unless explained.
+    units : tuple of tuple of int
+        The same, unit by unit.
+    verified : bool
+        The model was run with exactly this mask and the tester said yes.
+    minimality : {"minimum", "irreducible", "none"}
+        ``minimum``: every smaller subset of the scope was tried and failed. ``irreducible``: no
+        single member can be left out.
+    found_by : {"graph", "fallback"} or None
+        ``graph`` if one head's PDS-tree held the whole set.
+    head, radius : int or None
+        The head whose PDS-tree held it at the smallest radius. The head is None where heads are
+        combined.
+    probability_before, probability_after : float or None
+        Of the target (product over its tokens): with everything visible, and under the mask that
+        verified the set.
+    margin_before, margin_after : float or None
+        Smallest logit difference between a target token and its strongest rival.
+    predicted_after : tuple of str
+        What the model says instead, token by token (teacher-forced).
+    random_flip_rate : float or None
+        Share of random sets of the same size and modality that pass the same test.
+    n_random : int
+    alternatives : tuple of tuple of int
+        Positions of other verified sets of the same size that were met on the way.
+    model_runs : int
+        Masked rows evaluated for this scope; what an earlier scope had evaluated costs nothing.
+    grown_size : int or None
+        Units in the set before it was shrunk.
+    ended : str or None
+        Which budget ended the search (also of a verified set), if any.
+    """
+
+    scope: str
+    outcome: str
+    positions: tuple[int, ...] = ()
+    units: tuple[tuple[int, ...], ...] = ()
+    verified: bool = False
+    minimality: str = "none"
+    found_by: str | None = None
+    head: int | None = None
+    radius: int | None = None
+    probability_before: float | None = None
+    probability_after: float | None = None
+    margin_before: float | None = None
+    margin_after: float | None = None
+    predicted_after: tuple[str, ...] = ()
+    random_flip_rate: float | None = None
+    n_random: int = 0
+    alternatives: tuple[tuple[int, ...], ...] = ()
+    model_runs: int = 0
+    grown_size: int | None = None
+    ended: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of units in the set."""
+        return len(self.units)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> ExplainingSet:
+        """Rebuild from JSON, where tuples have become lists."""
+        tuples = {
+            "positions": tuple(value["positions"]),
+            "units": tuple(tuple(u) for u in value["units"]),
+            "alternatives": tuple(tuple(a) for a in value["alternatives"]),
+            "predicted_after": tuple(value["predicted_after"]),
+        }
+        return cls(**{**value, **tuples})
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why the model said the target: minimal explaining sets and the graphs behind them.
+
+    Attributes
+    ----------
+    target : Target
+    sets : dict of str to ExplainingSet
+        ``joint``, ``image`` and ``text`` by default; one entry where `candidates` restricted them.
+    mode : {"necessary", "sufficient"}
+    tester : {"flip", "drop", "contrast"}
+    masking, backend : str
+        The intervention, and how it was computed.
+    graph_outcome : str
+        ``candidates`` (some PDS-tree holds candidates), ``isolated`` (the target has no neighbour
+        in any graph), ``target_dropped`` (its row was degenerate in every head),
+        ``first_position`` (nothing stands before it).
+    graphs : tuple of HeadGraph
+    dropped_heads : tuple of str
+        Why heads have no graph.
+    model_runs : int
+        Masked rows evaluated in all, the unmasked one and random controls included.
+    parameters : dict
+    summary : dict
+        What the trace was: image, tokens, answer, model (see ``Trace.to_dict``).
+    versions : dict
+    model_id, revision : str or None
+    seed : int
+    seconds : float
+    """
+
+    target: Target
+    sets: Mapping[str, ExplainingSet]
+    mode: str
+    tester: str
+    masking: str
+    backend: str
+    graph_outcome: str
+    graphs: tuple[HeadGraph, ...]
+    dropped_heads: tuple[str, ...]
+    model_runs: int
+    parameters: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    versions: Mapping[str, str]
+    model_id: str
+    revision: str | None
+    seed: int
+    seconds: float
+    against: str | None = None
+    _extra: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def main(self) -> ExplainingSet:
+        """The joint set, or the only one where `candidates` restricted the scope."""
+        return self.sets["joint"] if "joint" in self.sets else next(iter(self.sets.values()))
+
+    @property
+    def joint(self) -> ExplainingSet | None:
+        """Smallest set over image and text together."""
+        return self.sets.get("joint")
+
+    @property
+    def image(self) -> ExplainingSet | None:
+        """Smallest set of image units alone."""
+        return self.sets.get("image")
+
+    @property
+    def text(self) -> ExplainingSet | None:
+        """Smallest set of words alone."""
+        return self.sets.get("text")
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Sequence positions of the main set."""
+        return self.main.positions
+
+    @property
+    def verified(self) -> bool:
+        """Whether the model confirmed the main set."""
+        return self.main.verified
+
+    @property
+    def minimality(self) -> str:
+        """What is proven about the main set."""
+        return self.main.minimality
+
+    @property
+    def outcome(self) -> str:
+        """Outcome of the main set."""
+        return self.main.outcome
+
+    @property
+    def found_by(self) -> str | None:
+        """Whether a graph held the main set."""
+        return self.main.found_by
+
+    @property
+    def graph(self) -> HeadGraph | None:
+        """The graph that held the main set; else the first whose target has neighbours."""
+        if not self.graphs:
+            return None
+        if self.main.found_by == "graph":
+            for graph in self.graphs:
+                if graph.head == self.main.head:
+                    return graph
+        return next((g for g in self.graphs if not g.isolated), self.graphs[0])
+
+    def sentence(self) -> str:
+        """Say in plain words what was found, and how sure it is."""
+        from causal_lvlm.explanation.wording import sentence
+
+        return sentence(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data; `load` reads it back."""
+        return {
+            "kind": "explanation",
+            "format": 1,
+            "target": asdict(self.target),
+            "sentence": self.sentence(),
+            "sets": {name: asdict(s) for name, s in self.sets.items()},
+            "mode": self.mode,
+            "tester": self.tester,
+            "against": self.against,
+            "masking": self.masking,
+            "backend": self.backend,
+            "graph_outcome": self.graph_outcome,
+            "dropped_heads": list(self.dropped_heads),
+            "model_runs": self.model_runs,
+            "seconds": self.seconds,
+            "seed": self.seed,
+            "model_id": self.model_id,
+            "revision": self.revision,
+            "parameters": dict(self.parameters),
+            "versions": dict(self.versions),
+            "graphs": [g.to_dict() for g in self.graphs],
+            "trace": dict(self.summary),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the explanation as JSON; it embeds image, tokens and answer.
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be written.
+        """
+        return write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Explanation:
+        """Read an explanation saved by `save`.
+
+        Raises
+        ------
+        OutputError
+            If the file is missing, damaged, or no explanation.
+        """
+        value = read_json(path, "explanation")
+        target = value["target"]
+        return cls(
+            target=Target(
+                positions=tuple(target["positions"]),
+                token_ids=tuple(target["token_ids"]),
+                text=target["text"],
+                occurrence=(target["occurrence"][0], target["occurrence"][1]),
+            ),
+            sets={name: ExplainingSet.from_dict(s) for name, s in value["sets"].items()},
+            graphs=tuple(HeadGraph.from_dict(g) for g in value["graphs"]),
+            dropped_heads=tuple(value["dropped_heads"]),
+            summary=value["trace"],
+            **{
+                name: value[name]
+                for name in (
+                    "mode", "tester", "against", "masking", "backend", "graph_outcome",
+                    "model_runs", "parameters", "versions", "model_id", "revision", "seed",
+                    "seconds",
+                )
+            },
+        )  # fmt: skip
+
+    def with_sets(self, **sets: ExplainingSet) -> Explanation:
+        """Return a copy with some sets replaced."""
+        return replace(self, sets={**self.sets, **sets})

@@ -1,0 +1,271 @@
+"""The search of one scope (joint, image or text): graphs first, then everything else.
+
+Steps 3 to 6 of `causal_lvlm.explanation.explain`. Budgets and Ctrl-C never lose what was found:
+the smallest set that any model run confirmed is the result, and says what ended the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from causal_lvlm.explanation.candidates import UnitTree, merged_candidates, unit_tree
+from causal_lvlm.explanation.controls import random_rate
+from causal_lvlm.explanation.evaluator import (
+    BudgetEnded,
+    Question,
+    Subset,
+    SubsetEvaluator,
+    unit_effects,
+)
+from causal_lvlm.explanation.graphs import HeadGraph
+from causal_lvlm.explanation.result import ExplainingSet
+from causal_lvlm.explanation.search import grow, prove, shrink
+
+__all__ = ["ScopeSearch"]
+
+
+@dataclass
+class ScopeSearch:
+    """Searches one scope after the other with a shared evaluator.
+
+    Attributes
+    ----------
+    evaluator : SubsetEvaluator
+    graphs : tuple of HeadGraph
+    node_units : sequence
+        For each graph, the unit of each node, or None.
+    mode : {"necessary", "sufficient"}
+    max_radius : int
+    max_size : int or None
+    n_random : int
+    seed : int
+    interrupted : bool
+        Whether Ctrl-C ended an earlier scope.
+    """
+
+    evaluator: SubsetEvaluator
+    graphs: tuple[HeadGraph, ...]
+    node_units: Sequence[tuple[int | None, ...]]
+    mode: str
+    max_radius: int
+    max_size: int | None
+    n_random: int
+    seed: int
+    interrupted: bool = False
+
+    def scope(self, name: str, scope: tuple[int, ...], share: float) -> ExplainingSet:
+        """Return the explaining set of one scope; never raises for a budget or Ctrl-C.
+
+        Parameters
+        ----------
+        name : str
+        scope : tuple of int
+            Units that may be masked.
+        share : float
+            Part of the runs that are left which this scope may use.
+        """
+        if not scope:
+            return ExplainingSet(scope=name, outcome="no_candidates")
+        if self.interrupted:
+            return ExplainingSet(scope=name, outcome="interrupted", ended="interrupted")
+        budget, question = self.evaluator.budget, Question(self.evaluator, scope, self.mode)
+        used = budget.used
+        runs = int((budget.max_runs - used) * share)
+        # Random controls are set aside first: a set without them says less.
+        reserve = min(self.n_random, runs // 4)
+        trees = self._trees(scope)
+        state = _State()
+        try:
+            budget.limit = used + runs - reserve
+            if self._trivial(question):
+                return self._result(name, question, state, trees, used, outcome="not_maskable")
+            self._find(question, trees, state)
+        except BudgetEnded as ended:
+            state.ended = ended.reason
+        except KeyboardInterrupt:
+            state.ended = "interrupted"
+        finally:
+            budget.limit = None
+        self._recover(question, state)
+        try:
+            if state.best is not None and state.ended != "interrupted":
+                budget.limit = budget.used + self.n_random
+                state.random = random_rate(question, state.best, self.n_random, self.seed)
+        except KeyboardInterrupt:
+            state.ended = "interrupted"
+        finally:
+            budget.limit = None
+        self.interrupted = state.ended == "interrupted"
+        return self._result(name, question, state, trees, used)
+
+    def _trivial(self, question: Question) -> bool:
+        """Whether no set can be found: nothing flips, or nothing is needed."""
+        if self.mode == "necessary":
+            return not question.ask([question.scope])[0]
+        return question.ask([()])[0]
+
+    def _trees(self, scope: tuple[int, ...]) -> list[UnitTree]:
+        return [
+            unit_tree(graph.head, graph.tree, nodes, scope)
+            for graph, nodes in zip(self.graphs, self.node_units, strict=True)
+        ]
+
+    def _find(self, question: Question, trees: list[UnitTree], state: _State) -> None:
+        # An earlier scope may have met one. The scope itself is known, and says nothing.
+        known = [s for s in question.found() if len(s) < len(question.scope)]
+        single = question.first(merged_candidates(trees, 1))
+        order: list[int] = []
+        if single is not None:
+            state.offer(single, irreducible=True)
+        elif known:
+            state.offer(min(known, key=lambda s: (len(s), sorted(s))), irreducible=False)
+        else:
+            grown = question.first(self._radius_sets(trees))
+            if grown is not None:
+                distance = _distances(trees)
+                order = sorted(grown, key=lambda u: (distance[u], u))
+            else:
+                grown, order = self._fallback(question)
+            state.grown = len(grown)
+            state.offer(*shrink(question, grown, order))
+            self._smaller_legal(question, trees, state)
+        if state.best is not None:
+            if not state.irreducible:
+                state.offer(*shrink(question, state.best, order))
+            state.best, state.minimality = prove(question, state.best, state.irreducible)
+
+    def _radius_sets(self, trees: list[UnitTree]) -> Iterator[frozenset[int]]:
+        """Yield whole trees, smallest radius first, then all heads together."""
+        seen: set[frozenset[int]] = set()
+        for radius in range(1, self.max_radius + 1):
+            sets = [t.within(radius) for t in trees]
+            sets.append(frozenset().union(*sets))
+            for units in sorted(sets, key=lambda s: (len(s), sorted(s))):
+                if len(units) > 1 and units not in seen:
+                    seen.add(units)
+                    yield units
+
+    def _smaller_legal(self, question: Question, trees: list[UnitTree], state: _State) -> None:
+        """Try legal sets smaller than the one found, in CLEANN's order, with part of the budget."""
+        budget = self.evaluator.budget
+        whole = budget.limit
+        try:
+            for size in range(2, len(state.best or ())):
+                left = (budget.max_runs if whole is None else whole) - budget.used
+                budget.limit = budget.used + left // 3
+                smaller = question.first(merged_candidates(trees, size, limit=max(left // 3, 1)))
+                if smaller is not None:
+                    state.offer(smaller, irreducible=False)
+                    break
+        except BudgetEnded as ended:
+            if ended.reason != "max_runs":
+                raise
+        finally:
+            budget.limit = whole
+
+    def _fallback(self, question: Question) -> tuple[Subset, list[int]]:
+        """Search outside the graphs: one by one in gradient order, then grow by effect."""
+        units, trace = self.evaluator.units, self.evaluator.trace
+        strength = np.abs(np.asarray(trace.backward(self.evaluator.target).input_x_gradient))
+        weight = {u: float(strength[list(units.members[u])].sum()) for u in question.scope}
+        by_gradient = sorted(question.scope, key=lambda u: (-weight[u], u))
+        single = question.first((u,) for u in by_gradient)
+        if single is not None:
+            return single, by_gradient
+        effects = unit_effects(question)
+        order = [question.scope[i] for i in np.argsort(-effects, kind="stable")]
+        grown = grow(question, order)
+        # The whole scope passed, so the longest prefix does.
+        return (frozenset(question.scope) if grown is None else grown), order
+
+    def _recover(self, question: Question, state: _State) -> None:
+        """After a budget ended: the smallest set that any run confirmed is the result."""
+        if state.ended is None:
+            return
+        found = [s for s in question.found() if s]
+        if found:
+            smallest = min(found, key=lambda s: (len(s), sorted(s)))
+            if state.best is None or len(smallest) < len(state.best):
+                state.best, state.irreducible = smallest, len(smallest) == 1
+                state.minimality = "minimum" if len(smallest) == 1 else "none"
+
+    def _result(
+        self, name: str, question: Question, state: _State, trees: list[UnitTree], used: int,
+        outcome: str | None = None,
+    ) -> ExplainingSet:  # fmt: skip
+        spent = self.evaluator.budget.used - used
+        best = state.best
+        full = self.evaluator.tester.full_log_prob
+        before = float(np.exp(full))
+        if outcome is None and best is not None and len(best) > (self.max_size or len(best)):
+            outcome = "max_size"
+        if best is None or outcome is not None:
+            reason = outcome or state.ended or "max_runs"
+            return ExplainingSet(
+                scope=name, outcome=reason, model_runs=spent, ended=state.ended,
+                probability_before=before,
+            )  # fmt: skip
+        after = self.evaluator.masked[question.mask_of(best)]
+        holders = [(t.radius_of(best), i) for i, t in enumerate(trees)]
+        inside = [(radius, i) for radius, i in holders if radius is not None]
+        radius, tree = min(inside) if inside else (None, None)
+        units = self.evaluator.units
+        same = [s for s in question.found() if len(s) == len(best) and s != best]
+        baseline = self.evaluator.masked.get(frozenset())
+        return ExplainingSet(
+            scope=name,
+            outcome="explained",
+            positions=units.positions(best),
+            units=tuple(units.members[u] for u in sorted(best)),
+            verified=True,
+            minimality=state.minimality,
+            found_by="graph" if inside else "fallback",
+            head=None if tree is None else trees[tree].head,
+            radius=radius,
+            probability_before=before,
+            probability_after=float(np.exp(after.log_prob)),
+            margin_before=None if baseline is None else baseline.margin,
+            margin_after=after.margin,
+            predicted_after=tuple(self.evaluator.trace.token_text(t) for t in after.argmax),
+            random_flip_rate=state.random[0],
+            n_random=state.random[1],
+            alternatives=tuple(sorted(units.positions(s) for s in same)),
+            model_runs=spent,
+            grown_size=state.grown,
+            ended=state.ended,
+        )
+
+
+@dataclass
+class _State:
+    """What is known about one scope so far."""
+
+    best: Subset | None = None
+    irreducible: bool = False
+    minimality: str = "none"
+    ended: str | None = None
+    grown: int | None = None
+    random: tuple[float | None, int] = (None, 0)
+
+    def offer(self, subset: Subset, irreducible: bool) -> None:
+        """Take over a set that is smaller than, or as small as and better known than, the best."""
+        if self.best is None or len(subset) < len(self.best):
+            self.best, self.irreducible = subset, irreducible or len(subset) == 1
+        elif subset == self.best:
+            self.irreducible = self.irreducible or irreducible
+        self.grown = len(subset) if self.grown is None else self.grown
+        # An irreducible set with a single member is a minimum: the empty set was asked.
+        self.minimality = (
+            "minimum" if len(self.best) == 1 else "irreducible" if self.irreducible else "none"
+        )
+
+
+def _distances(trees: list[UnitTree]) -> dict[int, int]:
+    distance: dict[int, int] = {}
+    for tree in trees:
+        for unit, depth in tree.depth.items():
+            distance[unit] = min(depth, distance.get(unit, depth))
+    return distance

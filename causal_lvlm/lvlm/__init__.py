@@ -1,0 +1,41 @@
+"""The model boundary: the one room that runs vision-language models; it hands out numpy only."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from causal_lvlm.lvlm.gradients import BackwardPass
+    from causal_lvlm.lvlm.loading import load_model
+    from causal_lvlm.lvlm.model import LVLM
+    from causal_lvlm.lvlm.results import Evaluation, LayerGradient, SelfCheck
+    from causal_lvlm.lvlm.trace import Trace
+
+__all__ = [
+    "LVLM",
+    "BackwardPass",
+    "Evaluation",
+    "LayerGradient",
+    "SelfCheck",
+    "Trace",
+    "load_model",
+]
+
+# Loaded on first use: a saved trace can be opened without torch.
+_HOMES = {
+    "LVLM": "model",
+    "BackwardPass": "gradients",
+    "Evaluation": "results",
+    "LayerGradient": "results",
+    "SelfCheck": "results",
+    "Trace": "trace",
+    "load_model": "loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

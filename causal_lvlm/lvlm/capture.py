@@ -1,0 +1,74 @@
+"""Attention of the teacher-forced pass: one forward, one layer's weights in memory at a time.
+
+1. One forward over prompt and answer keeps queries, keys and values of the layers asked for.
+2. Weights are rebuilt from them in float32, layer by layer, by the module's own eager function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from causal_lvlm.arrays import Float32Array
+from causal_lvlm.errors import CaptureError
+from causal_lvlm.lvlm.attention_function import (
+    AttentionCall,
+    Recorder,
+    attention_weights,
+    recording,
+)
+from causal_lvlm.lvlm.prepared import Prepared
+
+__all__ = ["capture_attention", "capture_head_outputs", "iter_attention"]
+
+
+def record_calls(prepared: Prepared, layers: Sequence[int]) -> dict[int, AttentionCall]:
+    """Run the whole sequence once and return the attention calls of the layers asked for."""
+    lvlm = prepared.lvlm
+    modules = lvlm.attention_modules
+    wanted = {id(modules[layer]): layer for layer in layers}
+    recorder = Recorder(record=True, modules=frozenset(wanted))
+    embeds = prepared.embeds
+    with lvlm.session(), recording(recorder), torch.no_grad():
+        lvlm.logits(embeds, prepared.position_ids, 1)
+    calls = {wanted[id(call.module)]: call for call in recorder.calls}
+    missing = sorted(set(layers) - set(calls))
+    if missing:
+        raise CaptureError(f"layers {missing} did not call the attention function")
+    return calls
+
+
+def _to_numpy(weights: torch.Tensor) -> Float32Array:
+    array: Float32Array = np.ascontiguousarray(weights[0].cpu().numpy(), dtype=np.float32)
+    array.setflags(write=False)
+    return array
+
+
+def capture_attention(prepared: Prepared, layers: Any = (-1,)) -> Float32Array:
+    """Return float32 (L, H, T, T) for the layers asked for, in their order."""
+    indices = prepared.lvlm.layer_indices(layers)
+    calls = record_calls(prepared, indices)
+    with prepared.lvlm.session():
+        stacked = np.stack([attention_weights(calls[i])[0].cpu().numpy() for i in indices])
+    stacked.setflags(write=False)
+    return stacked
+
+
+def iter_attention(prepared: Prepared) -> Iterator[tuple[int, Float32Array]]:
+    """Yield (layer, float32 (H, T, T)) for every layer, ascending."""
+    n_layers = len(prepared.lvlm.attention_modules)
+    calls = record_calls(prepared, range(n_layers))
+    for layer in range(n_layers):
+        with prepared.lvlm.session():
+            weights = _to_numpy(attention_weights(calls.pop(layer)))
+        yield layer, weights
+
+
+def capture_head_outputs(prepared: Prepared, layer: int = -1) -> Float32Array:
+    """Return the output of each head before the output projection, float32 (H, T, d)."""
+    index = prepared.lvlm.layer_indices(layer)[0]
+    call = record_calls(prepared, [index])[index]
+    return _to_numpy(call.output.float().transpose(1, 2))

@@ -1,0 +1,221 @@
+"""Turn token ids into a `TokenLayout`: texts, modality, words, and image grids.
+
+1. Prompt: the text with its image tokens expanded is tokenized with character offsets. A token is
+   ``image`` by its id, ``special`` if its id is a special one or it lies outside the person's own
+   words, else ``prompt``.
+2. Answer: every token is ``generated``, except special ones (end of sequence).
+3. Words: text is cut into runs of letters and digits and single other characters; tokens that
+   begin in the same run share a word number, which sub-word tokenizers need.
+4. Each tile of the image becomes an `ImageGrid` over the next image positions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from causal_lvlm.errors import UnsupportedModelError
+from causal_lvlm.lvlm.geometry import Tile
+from causal_lvlm.lvlm.prompts import Prompt
+from causal_lvlm.tokens import ImageGrid, TokenLayout
+
+__all__ = ["build_layout", "token_text"]
+
+_SPACE_MARKS = ("▁", "Ġ")  # how sentencepiece and byte-level tokenizers write a space
+_RUN = re.compile(r"[\w\ufffd]+|[^\w\s\ufffd]")
+
+
+def token_text(tokenizer: Any, token_id: int) -> str:
+    """Return a token as a person would read it, with the leading space it carries, if any."""
+    text = str(tokenizer.decode([int(token_id)], clean_up_tokenization_spaces=False))
+    raw = tokenizer.convert_ids_to_tokens(int(token_id))
+    raw = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
+    if raw.startswith(_SPACE_MARKS) and not text.startswith(" "):
+        return " " + text
+    return text or raw
+
+
+def build_layout(
+    tokenizer: Any,
+    token_ids: Sequence[int],
+    n_prompt: int,
+    prompt: Prompt,
+    *,
+    placeholder: str,
+    image_token_id: int,
+    tiles: Sequence[Tile],
+    image_size: tuple[int, int],
+) -> TokenLayout:
+    """Describe every position of a sequence.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+    token_ids : sequence of int, length T
+        Prompt (image tokens expanded) and answer.
+    n_prompt : int
+        Number of prompt tokens.
+    prompt : Prompt
+        Text before expansion.
+    placeholder : str
+    image_token_id : int
+    tiles : sequence of Tile
+        Grids of the image tokens, in the order of the sequence.
+    image_size : (int, int)
+        Width and height of the original image.
+
+    Returns
+    -------
+    TokenLayout
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the number of image tokens is not that of the tiles.
+    """
+    ids = [int(i) for i in token_ids]
+    special = set(tokenizer.all_special_ids)
+    image_positions = [p for p, i in enumerate(ids[:n_prompt]) if i == image_token_id]
+    expected = sum(tile.rows * tile.cols for tile in tiles)
+    if len(image_positions) != expected:
+        raise UnsupportedModelError(
+            f"the prompt holds {len(image_positions)} image tokens where the geometry knows "
+            f"{expected}; this processor is not supported"
+        )
+    texts = [placeholder if i == image_token_id else token_text(tokenizer, i) for i in ids]
+    spans = _prompt_spans(tokenizer, ids[:n_prompt], prompt, placeholder, len(image_positions))
+    own = _expanded_words(prompt, placeholder, len(image_positions))
+    modality: list[str] = []
+    for position, token_id in enumerate(ids):
+        if position < n_prompt and token_id == image_token_id:
+            modality.append("image")
+        elif token_id in special:
+            modality.append("special")
+        elif position >= n_prompt:
+            modality.append("generated")
+        else:
+            modality.append("prompt" if _inside(spans[position], own) else "special")
+    expanded = _expand(prompt.text, placeholder, len(image_positions))
+    words = _words_of_prompt(expanded, spans, modality)
+    words += _words_of_answer(tokenizer, texts[n_prompt:], modality[n_prompt:], max(words) + 1)
+    return TokenLayout(
+        tokens=tuple(texts),
+        token_ids=np.array(ids),
+        modality=np.array(modality),
+        grids=tuple(_grids(tiles, image_positions, image_size)),
+        words=np.array(words),
+        n_prompt=n_prompt,
+    )
+
+
+def _grids(
+    tiles: Sequence[Tile], image_positions: Sequence[int], image_size: tuple[int, int]
+) -> list[ImageGrid]:
+    grids = []
+    start = 0
+    for number, tile in enumerate(tiles):
+        stop = start + tile.rows * tile.cols
+        positions = np.array(image_positions[start:stop])
+        grids.append(
+            ImageGrid(0, number, tile.rows, tile.cols, positions, tile.boxes, image_size)
+        )
+        start = stop
+    return grids
+
+
+def _expand(text: str, placeholder: str, n_image: int) -> str:
+    return text.replace(placeholder, placeholder * n_image)
+
+
+def _expanded_words(prompt: Prompt, placeholder: str, n_image: int) -> list[tuple[int, int]]:
+    """Move the spans of the person's words to where they are once image tokens are expanded."""
+    at = prompt.text.index(placeholder)
+    shift = len(placeholder) * (n_image - 1)
+    return [
+        (start + shift, stop + shift) if start > at else (start, stop)
+        for start, stop in prompt.words
+    ]
+
+
+def _prompt_spans(
+    tokenizer: Any, ids: list[int], prompt: Prompt, placeholder: str, n_image: int
+) -> list[tuple[int, int] | None]:
+    """Return the character span of each prompt token in the expanded text, None where unknown."""
+    expanded = _expand(prompt.text, placeholder, n_image)
+    for add_special in (True, False):
+        try:
+            encoded = tokenizer(
+                expanded, add_special_tokens=add_special, return_offsets_mapping=True
+            )
+        except NotImplementedError:  # tokenizers written in Python know no offsets
+            break
+        if list(encoded["input_ids"]) == ids:
+            return [(int(a), int(b)) if b > a else None for a, b in encoded["offset_mapping"]]
+    return _searched_spans(tokenizer, ids, expanded)
+
+
+def _searched_spans(
+    tokenizer: Any, ids: list[int], expanded: str
+) -> list[tuple[int, int] | None]:
+    """Find each token's text from left to right; for tokenizers without offsets."""
+    folded, cursor = expanded.casefold(), 0
+    spans: list[tuple[int, int] | None] = []
+    for token_id in ids:
+        piece = token_text(tokenizer, token_id).strip().casefold()
+        at = folded.find(piece, cursor) if piece else -1
+        if at < 0:
+            spans.append(None)
+        else:
+            cursor = at + len(piece)
+            spans.append((at, cursor))
+    return spans
+
+
+def _inside(span: tuple[int, int] | None, own: Sequence[tuple[int, int]]) -> bool:
+    return span is not None and any(span[0] < stop and start < span[1] for start, stop in own)
+
+
+def _words_of_prompt(
+    expanded: str, spans: Sequence[tuple[int, int] | None], modality: Sequence[str]
+) -> list[int]:
+    runs = [match.span() for match in _RUN.finditer(expanded)]
+    starts = np.array([start for start, _ in runs] or [0])
+    numbers: list[int] = []
+    for position, span in enumerate(spans):
+        if span is None or modality[position] not in ("prompt", "special"):
+            numbers.append(-1)
+            continue
+        # A sub-word token may carry the space before it; its word begins after that.
+        piece = expanded[slice(*span)]
+        begin = span[0] + len(piece) - len(piece.lstrip())
+        number = int(np.searchsorted(starts, begin, side="right")) - 1
+        inside = bool(piece.strip()) and 0 <= number < len(runs) and begin < runs[number][1]
+        numbers.append(number if inside else -1)
+    return numbers
+
+
+def _words_of_answer(
+    tokenizer: Any, texts: Sequence[str], modality: Sequence[str], first: int
+) -> list[int]:
+    """Number the words of the answer, on from the prompt's."""
+    separator = " " if _is_word_level(tokenizer) else ""
+    starts, joined = [], ""
+    for text in texts:
+        joined += separator
+        starts.append(len(joined) + len(text) - len(text.lstrip()))
+        joined += text
+    run_starts = np.array([match.start() for match in _RUN.finditer(joined)] or [0])
+    return [
+        first + int(np.searchsorted(run_starts, start, side="right")) - 1
+        if kind == "generated"
+        else -1
+        for start, kind in zip(starts, modality, strict=True)
+    ]
+
+
+def _is_word_level(tokenizer: Any) -> bool:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend is not None and type(backend.model).__name__ == "WordLevel"

@@ -1,0 +1,148 @@
+"""`load_model`: the embedded model, a checkpoint of the hub, a local folder, or objects in memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from causal_lvlm.errors import UnsupportedModelError
+from causal_lvlm.lvlm.families import family_of
+from causal_lvlm.lvlm.model import LVLM
+
+__all__ = ["load_model"]
+
+_EMBEDDED_ID = "causal-lvlm/tiny"
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str] | tuple[Any, Any] | None = None,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+) -> LVLM:
+    """Load a vision-language model of a supported family.
+
+    Parameters
+    ----------
+    name_or_path : str, path or (model, processor), optional
+        Hub id (``"llava-hf/llava-1.5-7b-hf"``), local folder, or a pair of objects; the embedded
+        tiny model if left out.
+    device : str or torch.device
+        ``"auto"`` takes an accelerator if there is one; the embedded model stays on the CPU.
+    dtype : str or torch.dtype
+        ``"auto"`` is float32 on the CPU, else the checkpoint's own.
+    revision : str, optional
+        Branch, tag or commit of the hub.
+    attn_implementation : str, optional
+        How the model computes attention outside of our calls; passed to transformers.
+    trust_remote_code : bool
+        Whether a checkpoint may run its own code. Off by default.
+
+    Returns
+    -------
+    LVLM
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the type is not supported, or the checkpoint cannot be found or read.
+    """
+    if isinstance(name_or_path, tuple):
+        model, processor = name_or_path
+        return LVLM(model, processor)
+    embedded = name_or_path is None
+    source = _embedded_path() if name_or_path is None else _located(name_or_path)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    options = {key: value for key, value in options.items() if value}
+    place = _device(device, embedded)
+    number_format = _dtype(dtype, place, embedded)
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise UnsupportedModelError(_unreadable(source, error)) from error
+    family_of(getattr(config, "model_type", None))  # refuse before reading gigabytes
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    try:
+        processor = AutoProcessor.from_pretrained(
+            source, **{k: v for k, v in options.items() if k != "attn_implementation"}
+        )
+        model = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=number_format, **options
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UnsupportedModelError(_unreadable(source, error)) from error
+    model = model.to(place)
+    model.requires_grad_(False)  # ours alone: gradients are taken with respect to activations
+    found = getattr(model.config, "_commit_hash", None) or revision
+    return LVLM(model, processor, _EMBEDDED_ID if embedded else str(source), found)
+
+
+def _embedded_path() -> Path:
+    from causal_lvlm.tiny import weights_path
+
+    path = Path(weights_path())
+    if not (path / "config.json").is_file():
+        raise UnsupportedModelError(
+            f"the embedded model is missing from {str(path)!r}; install the package again, or give "
+            "the name or folder of another model"
+        )
+    return path
+
+
+def _located(name_or_path: str | os.PathLike[str]) -> str | Path:
+    """Tell a folder from a hub id; a folder that is not there gets a message of its own."""
+    text = os.fspath(name_or_path)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UnsupportedModelError(
+                f"the folder {text!r} holds no config.json; give a folder written by "
+                "save_pretrained"
+            )
+        return path
+    looks_local = (
+        not isinstance(name_or_path, str)
+        or path.is_absolute()
+        or text.startswith((".", "~"))
+        or text.count("/") > 1
+    )
+    if looks_local or not text.strip():
+        raise UnsupportedModelError(f"there is no model folder {text!r}")
+    return text
+
+
+def _device(device: str | torch.device, embedded: bool) -> torch.device:
+    if device != "auto":
+        try:
+            return torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"unknown device {device!r}: {error}") from error
+    return torch.device("cuda" if torch.cuda.is_available() and not embedded else "cpu")
+
+
+def _dtype(dtype: str | torch.dtype, device: torch.device, embedded: bool) -> str | torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return torch.float32 if embedded or device.type == "cpu" else "auto"
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(
+            f"dtype must be 'auto' or a floating-point format such as 'float32', got {dtype!r}"
+        )
+    return found
+
+
+def _unreadable(source: str | Path, error: Exception) -> str:
+    return (
+        f"the model {str(source)!r} cannot be loaded ({type(error).__name__}: {error}); give a "
+        "hub id, a local folder, or nothing for the embedded model"
+    )

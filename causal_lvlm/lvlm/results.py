@@ -1,0 +1,97 @@
+"""What the model boundary hands out: plain numpy, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from causal_lvlm.arrays import Float32Array, FloatArray, IntArray, frozen
+
+__all__ = ["Evaluation", "LayerGradient", "SelfCheck"]
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """Whether one teacher-forced pass says the same as the generation did.
+
+    Attributes
+    ----------
+    passed : bool
+    argmax_agreement : float
+        Share of generated tokens that are also the teacher-forced pass's first choice.
+    max_log_prob_difference : float
+        Largest difference between log-probabilities of the generated tokens in the two passes.
+    tolerance : float
+        Largest difference that passes; depends on the model's number format.
+    geometry_error : float
+        Largest distance, in cells, between the centre of an image token's rectangle and where a
+        coordinate ramp sent through the same image processor says it is. Must be below 0.5.
+    """
+
+    passed: bool
+    argmax_agreement: float
+    max_log_prob_difference: float
+    tolerance: float
+    geometry_error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the model says about the target under each mask.
+
+    Attributes
+    ----------
+    token_log_probs : ndarray of float64, shape (K, G)
+        Log-probability of each target token, teacher-forced.
+    argmax : ndarray of int64, shape (K, G)
+        First choice at each predicting row.
+    margin : ndarray of float64, shape (K, G)
+        Logit of the target token minus the best other one; negative where it is not first.
+    top_log_prob : ndarray of float64, shape (K, G)
+        Log-probability of the first choice.
+    against_log_prob : ndarray of float64, shape (K,), or None
+        Log-probability of the token compared with, at the first predicting row.
+    runs : int
+        Number of masked rows evaluated (K).
+    masking, backend : str
+        The intervention, and how it was computed.
+    """
+
+    token_log_probs: FloatArray
+    argmax: IntArray
+    margin: FloatArray
+    top_log_prob: FloatArray
+    against_log_prob: FloatArray | None
+    runs: int
+    masking: str
+    backend: str
+
+    def __post_init__(self) -> None:
+        """Freeze the arrays."""
+        for name in ("token_log_probs", "margin", "top_log_prob"):
+            object.__setattr__(self, name, frozen(getattr(self, name), np.float64))
+        object.__setattr__(self, "argmax", frozen(self.argmax, np.int64))
+        if self.against_log_prob is not None:
+            object.__setattr__(self, "against_log_prob", frozen(self.against_log_prob, np.float64))
+
+    @property
+    def log_prob(self) -> FloatArray:
+        """Log-probability of the whole target, float64 (K,)."""
+        total: FloatArray = self.token_log_probs.sum(axis=1)
+        return total
+
+
+@dataclass(frozen=True)
+class LayerGradient:
+    """Attention of one layer and the gradient of the target's score with respect to it.
+
+    Attributes
+    ----------
+    layer : int
+    attention, gradient : ndarray of float32, shape (H, T, T)
+    """
+
+    layer: int
+    attention: Float32Array
+    gradient: Float32Array

@@ -1,0 +1,302 @@
+"""`Trace`: one question, one answer, and the verbs that ask the model about it again.
+
+A trace is a record (prompt, answer, layout, log-probabilities) that can be saved, opened anywhere
+and reported on. Its verbs need the model: a trace from disk raises `DetachedTraceError` until
+`Trace.attach` is called. All they return is numpy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from causal_lvlm.arrays import BoolArray, Float32Array, FloatArray, IntArray, frozen
+from causal_lvlm.errors import DetachedTraceError, OutputError, SelfCheckError
+from causal_lvlm.lvlm.results import Evaluation, SelfCheck
+from causal_lvlm.storage import decode_image, encode_image, read_json, write_json
+from causal_lvlm.tokens import ImageGrid, Target, TargetLike, TokenLayout, resolve_target
+
+if TYPE_CHECKING:
+    from causal_lvlm.lvlm.gradients import BackwardPass
+    from causal_lvlm.lvlm.model import LVLM
+    from causal_lvlm.lvlm.prepared import Prepared
+
+__all__ = ["Trace"]
+
+_KIND = "trace"
+
+
+@dataclass
+class _Link:
+    """The changeable part of a trace: its model, and what was computed once for it."""
+
+    prepared: Prepared | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What was asked, what was answered, and how to ask again.
+
+    Attributes
+    ----------
+    prompt : str
+        What the model saw, before image tokens were expanded.
+    answer : str
+    image : PIL.Image.Image
+        The original, upright, RGB.
+    layout : TokenLayout
+    log_probs : ndarray of float64, shape (G,)
+        Log-probability of each generated token when it was generated.
+    self_check : SelfCheck
+    model_id : str
+    revision : str or None
+    versions : dict
+    parameters : dict
+        Arguments of the run.
+    """
+
+    prompt: str
+    answer: str
+    image: Image.Image
+    layout: TokenLayout
+    log_probs: FloatArray
+    self_check: SelfCheck | None
+    model_id: str
+    revision: str | None
+    versions: dict[str, str]
+    parameters: dict[str, Any]
+    _link: _Link = field(default_factory=_Link, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Freeze the arrays and check their length."""
+        object.__setattr__(self, "log_probs", frozen(self.log_probs, np.float64))
+        n_generated = len(self.layout) - self.layout.n_prompt
+        if self.log_probs.shape != (n_generated,):
+            raise ValueError(
+                f"log_probs has shape {self.log_probs.shape} for {n_generated} generated tokens"
+            )
+
+    # -- the model ----------------------------------------------------------------------------
+
+    def attach(self, model: LVLM, *, check: bool = True) -> Trace:
+        """Give the trace a model to ask; returns the trace itself.
+
+        Parameters
+        ----------
+        model : LVLM
+        check : bool
+            Whether to verify that this model gives the recorded log-probabilities.
+
+        Raises
+        ------
+        SelfCheckError
+            If the model is another one: it does not reproduce the recorded answer.
+        """
+        from causal_lvlm.lvlm.prepared import Prepared
+        from causal_lvlm.lvlm.selfcheck import check_run
+
+        previous = self._link.prepared
+        self._link.prepared = Prepared(model, self.image, self.layout)
+        if check:
+            try:
+                found = check_run(self)
+            except Exception:
+                self._link.prepared = previous
+                raise
+            if not found.passed:
+                self._link.prepared = previous
+                raise SelfCheckError(
+                    f"{model.model_id!r} does not reproduce the answer {self.answer!r} recorded "
+                    f"with {self.model_id!r} ({found}); attach the model it was made with"
+                )
+        return self
+
+    @property
+    def model(self) -> LVLM:
+        """The attached model; raises `DetachedTraceError` if there is none."""
+        return self.prepared.lvlm
+
+    @property
+    def prepared(self) -> Prepared:
+        """The sequence ready to run again (for the model boundary itself)."""
+        if self._link.prepared is None:
+            raise DetachedTraceError(
+                f"this trace was loaded from disk and has no model; call "
+                f"trace.attach(causal_lvlm.load_model({self.model_id!r})) first"
+            )
+        return self._link.prepared
+
+    # -- verbs --------------------------------------------------------------------------------
+
+    def target(self, target: TargetLike) -> Target:
+        """Find the generated tokens meant by a word, index, slice or function."""
+        return resolve_target(self.layout, target)
+
+    def attention(self, layers: int | Sequence[int] = (-1,)) -> Float32Array:
+        """Return attention weights of the teacher-forced pass.
+
+        Parameters
+        ----------
+        layers : int or sequence of int
+            Negative numbers count from the last layer.
+
+        Returns
+        -------
+        ndarray of float32, shape (L, H, T, T)
+            Rows are queries and sum to 1; read-only.
+        """
+        from causal_lvlm.lvlm.capture import capture_attention
+
+        return capture_attention(self.prepared, layers)
+
+    def iter_attention(self) -> Iterator[tuple[int, Float32Array]]:
+        """Yield (layer, weights (H, T, T)) of all layers, ascending; one in memory at a time."""
+        from causal_lvlm.lvlm.capture import iter_attention
+
+        return iter_attention(self.prepared)
+
+    def head_outputs(self, layer: int = -1) -> Float32Array:
+        """Return A V of each head before the output projection, float32 (H, T, d_head)."""
+        from causal_lvlm.lvlm.capture import capture_head_outputs
+
+        return capture_head_outputs(self.prepared, layer)
+
+    def backward(
+        self,
+        target: TargetLike,
+        *,
+        score: str = "logit",
+        vision: bool = False,
+        against: int | str | None = None,
+    ) -> BackwardPass:
+        """Differentiate the target's score with respect to every attention weight.
+
+        See `causal_lvlm.lvlm.gradients.BackwardPass`.
+        """
+        from causal_lvlm.lvlm.gradients import BackwardPass
+
+        return BackwardPass(
+            self.prepared, self.target(target), score=score, vision=vision, against=against
+        )
+
+    def evaluate(
+        self,
+        keep: BoolArray,
+        target: TargetLike,
+        *,
+        masking: str = "remove",
+        backend: str = "auto",
+        against: int | str | None = None,
+        batch_size: int | None = None,
+    ) -> Evaluation:
+        """Ask the model for the target again under masks; see `causal_lvlm.lvlm.evaluate`."""
+        from causal_lvlm.lvlm.evaluate import evaluate
+
+        return evaluate(
+            self.prepared,
+            keep,
+            self.target(target),
+            masking=masking,
+            backend=backend,
+            against=against,
+            batch_size=batch_size,
+        )
+
+    @property
+    def vision_positions(self) -> IntArray:
+        """Sequence position of each vision-tower token's feature, int64 (Tv,); -1 for none."""
+        lvlm = self.model
+        return lvlm.family.tower_positions(lvlm.model, self.layout.positions("image"))
+
+    def token_text(self, token_id: int) -> str:
+        """Return the text of any token of the vocabulary."""
+        return self.model.token_text(token_id)
+
+    # -- on disk ------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all that is recorded as plain values: text, lists, the image as base64 PNG."""
+        layout = self.layout
+        check = self.self_check
+        return {
+            "kind": _KIND,
+            "prompt": self.prompt,
+            "answer": self.answer,
+            "image": encode_image(self.image),
+            "tokens": list(layout.tokens),
+            "token_ids": layout.token_ids.tolist(),
+            "modality": layout.modality.tolist(),
+            "words": layout.words.tolist(),
+            "n_prompt": layout.n_prompt,
+            "grids": [
+                {
+                    "image": grid.image,
+                    "tile": grid.tile,
+                    "rows": grid.rows,
+                    "cols": grid.cols,
+                    "positions": grid.positions.tolist(),
+                    "boxes": grid.boxes.tolist(),
+                    "image_size": list(grid.image_size),
+                }
+                for grid in layout.grids
+            ],
+            "log_probs": self.log_probs.tolist(),
+            "self_check": None if check is None else vars(check).copy(),
+            "model_id": self.model_id,
+            "revision": self.revision,
+            "versions": dict(self.versions),
+            "parameters": dict(self.parameters),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the trace as JSON, the image embedded; raises `OutputError` if it cannot."""
+        return write_json(path, self.to_dict())
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Trace:
+        """Invert `to_dict`; the result has no model."""
+        layout = TokenLayout(
+            tokens=tuple(value["tokens"]),
+            token_ids=np.array(value["token_ids"]),
+            modality=np.array(value["modality"]),
+            grids=tuple(
+                ImageGrid(**{**grid, "image_size": tuple(grid["image_size"])})
+                for grid in value["grids"]
+            ),
+            words=np.array(value["words"]),
+            n_prompt=int(value["n_prompt"]),
+        )
+        check = value["self_check"]
+        return cls(
+            prompt=value["prompt"],
+            answer=value["answer"],
+            image=decode_image(value["image"]),
+            layout=layout,
+            log_probs=np.array(value["log_probs"], dtype=np.float64),
+            self_check=None if check is None else SelfCheck(**check),
+            model_id=value["model_id"],
+            revision=value["revision"],
+            versions=value["versions"],
+            parameters=value["parameters"],
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trace:
+        """Read a saved trace; it renders and reports, and can be attached to its model.
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be read or is no saved trace.
+        """
+        value = read_json(path, _KIND)
+        try:
+            return cls.from_dict(value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise OutputError(f"{str(path)!r} is damaged: {error!r}") from error

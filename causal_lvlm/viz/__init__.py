@@ -1,0 +1,27 @@
+"""Pictures and the report: what a person sees. Nothing else in the package imports this room."""
+
+from __future__ import annotations
+
+from causal_lvlm.viz.bundle import write_bundle, write_cases
+from causal_lvlm.viz.graph import draw_graph
+from causal_lvlm.viz.overlay import draw_heat, draw_patches
+from causal_lvlm.viz.prompt import draw_prompt, prompt_html
+from causal_lvlm.viz.report import Case, report, report_cases
+from causal_lvlm.viz.tree import draw_tree
+from causal_lvlm.viz.view import TraceView, view_of
+
+__all__ = [
+    "Case",
+    "TraceView",
+    "draw_graph",
+    "draw_heat",
+    "draw_patches",
+    "draw_prompt",
+    "draw_tree",
+    "prompt_html",
+    "report",
+    "report_cases",
+    "view_of",
+    "write_bundle",
+    "write_cases",
+]

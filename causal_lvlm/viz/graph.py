@@ -1,0 +1,251 @@
+"""The PAG around a target, drawn with the marks that carry its meaning.
+
+1. `choose_nodes` picks what is shown (see `causal_lvlm.viz.nodes`).
+2. Every edge between two shown nodes is drawn once, with a mark at each end: ``marks[i, j]`` is the
+   mark at j (1 circle, 2 arrowhead, 3 tail), so the line i–j carries ``marks[j, i]`` at i.
+3. Graphviz lays out and draws; where pygraphviz or Graphviz is missing, networkx lays out and
+   matplotlib draws the same marks.
+4. Below the picture stand what was left out and what the marks mean.
+
+References
+----------
+Zhang, J. (2008). On the completeness of orientation rules for causal discovery in the presence of
+latent confounders and selection bias. Artificial Intelligence 172: section 2 (marks of a PAG).
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image, ImageDraw
+
+from causal_lvlm.viz.nodes import NodeChoice, choose_nodes, node_members, node_picture, target_text
+from causal_lvlm.viz.style import CAUSE, FAINT, INK, MUTED, PAPER, TARGET, caption, font, stack
+from causal_lvlm.viz.view import TraceView
+
+__all__ = ["Edge", "agraph", "draw_graph", "edges_between", "legend"]
+
+logger = logging.getLogger(__name__)
+
+CIRCLE, ARROW, TAIL = 1, 2, 3
+_GRAPHVIZ_MARK = {CIRCLE: "odot", ARROW: "normal", TAIL: "none"}
+_EDGE = "#3d4650"
+
+
+class Edge(NamedTuple):
+    """One edge: its nodes (first < second) and the mark at each of them."""
+
+    first: int
+    second: int
+    mark_first: int
+    mark_second: int
+
+
+def edges_between(marks: Any, nodes: tuple[int, ...]) -> list[Edge]:
+    """Return the edges among some nodes; ``marks[i, j]`` is the mark at j."""
+    return [
+        Edge(i, j, int(marks[j, i]), int(marks[i, j]))
+        for at, i in enumerate(nodes)
+        for j in nodes[at + 1 :]
+        if marks[i, j] or marks[j, i]
+    ]
+
+
+def draw_graph(
+    view: TraceView,
+    graph: Any,
+    numbers: Mapping[int, int],
+    *,
+    radius: int | None = None,
+    max_nodes: int = 24,
+    title: str = "",
+    engine: str = "auto",
+) -> Image.Image:
+    """Draw the PAG of one head around its target.
+
+    Parameters
+    ----------
+    view : TraceView
+    graph : HeadGraph
+    numbers : mapping of int to int
+        Position -> number of the explaining set's unit.
+    radius : int, optional
+        Depth of the PDS-tree to be shown; by default as far as `max_nodes` allows.
+    max_nodes : int
+    title : str
+    engine : {"auto", "graphviz", "networkx"}
+        ``"auto"`` takes Graphviz if it works here.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB.
+
+    Raises
+    ------
+    ValueError
+        If `engine` is unknown.
+    """
+    if engine not in ("auto", "graphviz", "networkx"):
+        raise ValueError(f"engine must be 'auto', 'graphviz' or 'networkx', got {engine!r}")
+    choice = choose_nodes(graph, numbers, radius=radius, max_nodes=max_nodes)
+    edges = edges_between(graph.structure.pag.marks, choice.nodes)
+    pictures = node_pictures(view, graph, choice, numbers)
+    drawn: Image.Image | None = None
+    if engine != "networkx":
+        try:
+            drawn = _with_graphviz(pictures, edges, int(graph.target_node))
+        except (ImportError, OSError, ValueError) as error:
+            if engine == "graphviz":
+                raise
+            logger.info("Graphviz is not usable here (%s); networkx lays out the graph", error)
+    if drawn is None:
+        from causal_lvlm.viz.fallback import draw_with_networkx
+
+        drawn = draw_with_networkx(pictures, edges, int(graph.target_node))
+    drawn = _at_least(drawn, 640)
+    parts = [caption(title, drawn.width)] if title else []
+    parts += [drawn, caption(choice.sentence(), drawn.width, size=14, bold=False)]
+    return stack([*parts, legend(drawn.width)])
+
+
+def node_pictures(
+    view: TraceView, graph: Any, choice: NodeChoice, numbers: Mapping[int, int]
+) -> dict[int, Image.Image]:
+    """Return the picture of every chosen node."""
+    members = node_members(graph)
+    pictures = {}
+    for node in choice.nodes:
+        number = next((numbers[p] for p in members[node] if p in numbers), None)
+        text = target_text(graph, node)
+        pictures[node] = node_picture(view, members[node], number=number, target=text)
+    return pictures
+
+
+def agraph(nodes: Mapping[int, Mapping[str, str]], edges: list[Edge], target: int) -> Any:
+    """Return the graph as pygraphviz knows it; every edge has ``dir=both`` and a mark per end.
+
+    Parameters
+    ----------
+    nodes : mapping of int to mapping of str to str
+        Graphviz attributes of every node.
+    edges : list of Edge
+    target : int
+        Placed at the bottom.
+    """
+    import pygraphviz
+
+    graph = pygraphviz.AGraph(strict=True, directed=True)
+    graph.graph_attr.update(
+        rankdir="TB", nodesep="0.28", ranksep="0.62", splines="true", outputorder="edgesfirst",
+        dpi="96", pad="0.15", bgcolor="white",
+    )  # fmt: skip
+    graph.edge_attr.update(dir="both", color=_EDGE, penwidth="1.5", arrowsize="0.85")
+    for node, attributes in nodes.items():
+        graph.add_node(str(node), **attributes)
+    for edge in edges:
+        touches = target in (edge.first, edge.second)
+        graph.add_edge(
+            str(edge.first),
+            str(edge.second),
+            arrowtail=_GRAPHVIZ_MARK[edge.mark_first],
+            arrowhead=_GRAPHVIZ_MARK[edge.mark_second],
+            color=TARGET if touches else _EDGE,
+        )
+    return graph
+
+
+def _with_graphviz(
+    pictures: Mapping[int, Image.Image], edges: list[Edge], target: int
+) -> Image.Image:
+    with tempfile.TemporaryDirectory() as folder:
+        nodes = {}
+        for node, picture in pictures.items():
+            path = Path(folder) / f"{node}.png"
+            picture.save(path)
+            # Pictures have two pixels per shown pixel, and 96 shown pixels make an inch.
+            nodes[node] = {
+                "label": "",
+                "shape": "box",
+                "penwidth": "0",
+                "margin": "0",
+                "image": str(path),
+                "imagescale": "true",
+                "fixedsize": "true",
+                "width": f"{picture.width / 192:.3f}",
+                "height": f"{picture.height / 192:.3f}",
+            }
+        graph = agraph(nodes, edges, target)
+        out = Path(folder) / "graph.png"
+        graph.draw(str(out), format="png", prog="dot")
+        with Image.open(out) as image:
+            return image.convert("RGB")
+
+
+def _at_least(image: Image.Image, width: int) -> Image.Image:
+    """Centre a narrow drawing on a page that has room for the legend."""
+    if image.width >= width:
+        return image
+    page = Image.new("RGB", (width, image.height), PAPER)
+    page.paste(image, ((width - image.width) // 2, 0))
+    return page
+
+
+_MEANING = (
+    (CIRCLE, "circle: open, either of the two below"),
+    (ARROW, "arrowhead: this end is not a cause of the other end"),
+    (TAIL, "tail: this end is a cause of the other end"),
+)
+
+
+def legend(width: int) -> Image.Image:
+    """Return the strip that explains marks and frames."""
+    face = font(13)
+    items: list[tuple[str, Any, str]] = [("mark", mark, text) for mark, text in _MEANING]
+    items += [
+        ("frame", TARGET, "target"),
+        ("frame", CAUSE, "explaining set, numbered"),
+        ("frame", FAINT, "other node; [row,column] of the patch outlined"),
+    ]
+    rows: list[list[tuple[str, Any, str]]] = [[]]
+    used = 10
+    for item in items:
+        extent = int(face.getlength(item[2])) + 66
+        if rows[-1] and used + extent > width:
+            rows.append([])
+            used = 10
+        rows[-1].append(item)
+        used += extent
+    page = Image.new("RGB", (width, 24 * len(rows) + 10), PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.line((8, 2, width - 8, 2), fill=FAINT)
+    for line, row in enumerate(rows):
+        x, y = 10, 20 + 24 * line
+        for kind, value, text in row:
+            if kind == "mark":
+                draw_mark(draw, (x, y), (x + 34, y), value)
+            else:
+                draw.rectangle((x + 12, y - 8, x + 32, y + 8), outline=value, width=3)
+            draw.text((x + 42, y), text, font=face, fill=INK if kind == "mark" else MUTED,
+                      anchor="lm")  # fmt: skip
+            x += int(face.getlength(text)) + 66
+    return page
+
+
+def draw_mark(
+    draw: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float], mark: int
+) -> None:
+    """Draw a level line with a mark at its right end."""
+    (x0, y), x1 = start, end[0]
+    stop = x1 - (9 if mark == CIRCLE else 10 if mark == ARROW else 0)
+    draw.line((x0, y, stop, y), fill=_EDGE, width=2)
+    if mark == CIRCLE:
+        draw.ellipse((x1 - 9, y - 4.5, x1, y + 4.5), outline=_EDGE, width=2)
+    elif mark == ARROW:
+        draw.polygon(((x1, y), (x1 - 11, y - 5), (x1 - 11, y + 5)), fill=_EDGE)
+    else:
+        draw.line((x1, y - 4, x1, y + 4), fill=FAINT, width=1)

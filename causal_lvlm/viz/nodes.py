@@ -1,0 +1,185 @@
+"""Which nodes of a graph are shown, and the small picture of each.
+
+1. The default view is the PDS-tree of the target up to the largest radius whose nodes still fit
+   (all of radius 1 .. r); if even radius 1 is too large, the first of the tree in breadth-first
+   order. Members of the explaining set and the target are always shown.
+2. A patch is shown as the piece of the image it stands for, a word as the word. Both graph views
+   and the tree use the same pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from causal_lvlm.viz.style import CAUSE, FAINT, INK, PAPER, TARGET, font, text_size
+from causal_lvlm.viz.view import TraceView
+
+__all__ = ["NodeChoice", "choose_nodes", "node_members", "node_picture", "target_text"]
+
+_SCALE = 2  # pictures are drawn at twice the size they are shown at
+
+
+@dataclass(frozen=True)
+class NodeChoice:
+    """Nodes to be drawn.
+
+    Attributes
+    ----------
+    nodes : tuple of int
+        Ascending.
+    total : int
+        Number of nodes of the graph.
+    radius : int or None
+        Everything in the PDS-tree up to this depth is shown; None if the tree was cut.
+    """
+
+    nodes: tuple[int, ...]
+    total: int
+    radius: int | None
+
+    def sentence(self) -> str:
+        """Return what the picture must say about what it leaves out."""
+        if len(self.nodes) == self.total:
+            return f"All {self.total} nodes are shown."
+        text = f"{len(self.nodes)} of {self.total} nodes shown: "
+        if self.radius is None:
+            return text + "the target, the set and the nearest nodes of the target's PDS-tree."
+        if self.radius == 0:
+            return text + "the target and the set; the target has no neighbour in this graph."
+        return text + f"the target's PDS-tree up to radius {self.radius}, and the set."
+
+
+def node_members(graph: Any) -> list[tuple[int, ...]]:
+    """Return the sequence positions of every node of a head's graph."""
+    members = getattr(graph, "members", None) or [(int(p),) for p in graph.positions]
+    return [tuple(int(p) for p in unit) for unit in members]
+
+
+def choose_nodes(
+    graph: Any, numbers: Mapping[int, int], *, radius: int | None = None, max_nodes: int = 24
+) -> NodeChoice:
+    """Choose the nodes of the default view.
+
+    Parameters
+    ----------
+    graph : HeadGraph
+    numbers : mapping of int to int
+        Positions of the explaining set (see `causal_lvlm.viz.view.member_numbers`).
+    radius : int, optional
+        Show the PDS-tree up to this depth; by default the largest that fits.
+    max_nodes : int
+        Nodes beyond this number are left out (farthest first).
+    """
+    members = node_members(graph)
+    total = len(members)
+    must = {n for n, unit in enumerate(members) if any(p in numbers for p in unit)}
+    must.add(int(graph.target_node))
+    tree = graph.tree
+    deepest = int(max(tree.depth, default=0)) if radius is None else int(radius)
+    if radius is None and total <= max_nodes:
+        return NodeChoice(tuple(range(total)), total, deepest)
+    for depth in range(deepest, 0, -1):
+        chosen = must | {int(n) for n in tree.within(depth)}
+        if len(chosen) <= max_nodes:
+            return NodeChoice(tuple(sorted(chosen)), total, depth)
+    chosen = set(must)
+    cut = False
+    for node, depth in zip(tree.node, tree.depth, strict=True):
+        if depth > deepest or int(node) in chosen:
+            continue
+        if len(chosen) >= max_nodes:
+            cut = True
+            break
+        chosen.add(int(node))
+    return NodeChoice(tuple(sorted(chosen)), total, None if cut else 0)
+
+
+def target_text(graph: Any, node: int) -> str | None:
+    """Return the target's text if the node stands for the target, else None."""
+    if node != int(graph.target_node):
+        return None
+    labels = getattr(graph, "labels", None)
+    return str(labels[node]) if labels else "target"
+
+
+def node_picture(
+    view: TraceView,
+    members: Sequence[int],
+    *,
+    number: int | None = None,
+    target: str | None = None,
+    size: int = 64,
+) -> Image.Image:
+    """Return the picture of one node: framed patch with its cell below it, or framed word.
+
+    Parameters
+    ----------
+    view : TraceView
+    members : sequence of int
+        Positions the node stands for.
+    number : int, optional
+        Number in the explaining set: orange frame and badge.
+    target : str, optional
+        Text of the target, if this node stands for it: drawn as that text in a blue frame (the
+        node's position may be the predicting one, so its own token would mislead).
+    size : int
+        Side of a patch as shown; the picture has twice as many pixels.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGBA.
+    """
+    if target is not None:
+        return _word_picture(f"“{target}”", TARGET, 4 * _SCALE, None, True)
+    colour = CAUSE if number is not None else FAINT
+    pen = (4 if number is not None else 2) * _SCALE
+    side = size * _SCALE
+    piece = view.crop(members, side)
+    label = view.label(members)
+    if piece is None:
+        return _word_picture(label, colour, pen, number, False)
+    face = font(11 * _SCALE)
+    width, height = text_size(label, face)
+    total = (max(side, width + 4) + 2 * pen, side + height + 3 * pen // 2 + 4)
+    page = Image.new("RGBA", total, colour)
+    draw = ImageDraw.Draw(page)
+    draw.rectangle((pen, pen, total[0] - pen - 1, total[1] - pen - 1), fill=PAPER)
+    page.paste(piece, ((total[0] - side) // 2, pen))
+    middle = (total[0] / 2, side + pen + (total[1] - side - 2 * pen) / 2)
+    draw.text(middle, label, font=face, fill=INK, anchor="mm")
+    if number is not None:
+        _corner(draw, 0, number)
+    return page
+
+
+def _corner(draw: ImageDraw.ImageDraw, left: float, number: int) -> None:
+    face = font(11 * _SCALE, bold=True)
+    width = max(face.getlength(str(number)) + 6 * _SCALE, 17 * _SCALE)
+    draw.rectangle((left, 0, left + width, 17 * _SCALE), fill=CAUSE)
+    middle = (left + width / 2, 8.5 * _SCALE)
+    draw.text(middle, str(number), font=face, fill=PAPER, anchor="mm")
+
+
+def _word_picture(
+    label: str, colour: str, pen: int, number: int | None, target: bool
+) -> Image.Image:
+    face = font(15 * _SCALE, bold=target or number is not None)
+    shown = label if len(label) <= 24 else label[:22] + "…”"
+    width, height = text_size(shown, face)
+    room = 20 * _SCALE if number is not None else 0
+    total = (width + room + 16 * _SCALE + 2 * pen, height + 10 * _SCALE + 2 * pen)
+    page = Image.new("RGBA", total, (255, 255, 255, 0))
+    draw = ImageDraw.Draw(page)
+    fill = "#d7ebf7" if target else "#fbe3d2" if number is not None else "#f4f6f8"
+    box = (pen // 2, pen // 2, total[0] - pen // 2 - 1, total[1] - pen // 2 - 1)
+    draw.rounded_rectangle(box, radius=6 * _SCALE, fill=fill, outline=colour, width=pen)
+    middle = (room + (total[0] - room) / 2, total[1] / 2)
+    draw.text(middle, shown, font=face, fill=INK, anchor="mm")
+    if number is not None:
+        _corner(draw, pen / 2, number)
+    return page

@@ -1,0 +1,157 @@
+"""All pictures of one explanation, in the order in which report and folder show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from causal_lvlm.viz import wording
+from causal_lvlm.viz.graph import draw_graph
+from causal_lvlm.viz.overlay import draw_heat, draw_patches
+from causal_lvlm.viz.prompt import draw_prompt
+from causal_lvlm.viz.tree import draw_tree
+from causal_lvlm.viz.view import TraceView, member_numbers
+
+__all__ = ["Picture", "attribution_picture", "main_numbers", "pictures_of", "shown_graph"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with a name for its file, a text for those who cannot see it, and a caption."""
+
+    name: str
+    image: Image.Image
+    alt: str
+    caption: str
+    width: str = "half"
+
+
+def main_set(explanation: Any) -> tuple[str, Any] | None:
+    """Return name and value of the set that numbers graph and tree: the joint one, else the first.
+
+    A set without members (nothing was found) is passed over if another has some.
+    """
+    sets = {name: item for name, item in explanation.sets.items() if item is not None}
+    for name in ("joint", *sets):
+        if name in sets and sets[name].units:
+            return name, sets[name]
+    return next(iter(sets.items()), None)
+
+
+def main_numbers(explanation: Any) -> dict[int, int]:
+    """Return the number of each position of the main set's units."""
+    chosen = main_set(explanation)
+    return member_numbers(chosen[1].units) if chosen else {}
+
+
+def shown_graph(explanation: Any) -> Any | None:
+    """Return the head's graph that is drawn, None if no graph could be learned."""
+    if not explanation.graphs:
+        return None
+    return explanation.graph
+
+
+def pictures_of(view: TraceView, explanation: Any) -> list[Picture]:
+    """Draw everything there is to see of one explanation.
+
+    Parameters
+    ----------
+    view : TraceView
+    explanation : Explanation
+
+    Returns
+    -------
+    list of Picture
+        Patches of each set that holds any, prompt, PAG, PDS-tree.
+    """
+    target = explanation.target.text
+    pictures = []
+    seen: set[tuple[tuple[int, ...], ...]] = set()
+    for name, item in explanation.sets.items():
+        if item is None or not any(view.box(unit) for unit in item.units):
+            continue
+        units = tuple(tuple(unit) for unit in item.units)
+        if units in seen:
+            continue
+        seen.add(units)
+        pictures.append(_patches(view, name, item, target))
+    if not pictures:
+        pictures.append(
+            Picture(
+                "patches",
+                draw_patches(view, (), title="No patch in any set", show_grid=True),
+                "The image; no patch is part of a set.",
+                "The image as given; no set holds a patch of it.",
+            )
+        )
+    numbers = main_numbers(explanation)
+    pictures.append(_prompt(view, explanation, numbers))
+    graph = shown_graph(explanation)
+    if graph is not None:
+        pictures += _graph_pictures(view, graph, numbers, target)
+    return pictures
+
+
+def _patches(view: TraceView, name: str, item: Any, target: str) -> Picture:
+    inside = [view.label(unit) for unit in item.units if view.box(unit)]
+    words = [view.label(unit) for unit in item.units if not view.box(unit)]
+    kind = "verified" if item.verified else "candidate, not verified"
+    note = f"Also in the set: {', '.join(words)}." if words else ""
+    return Picture(
+        f"patches-{name}",
+        draw_patches(
+            view, item.units, title=f"{wording.set_title(name)} ({kind}) — “{target}”", note=note
+        ),
+        f"The image with the patches {', '.join(inside)} outlined, as row and column.",
+        f"{wording.set_title(name)}: the outlined patches belong to the set ({kind}).",
+    )
+
+
+def _prompt(view: TraceView, explanation: Any, numbers: Mapping[int, int]) -> Picture:
+    words = [view.label((p,)) for p in numbers if not view.box((p,))]
+    return Picture(
+        "prompt",
+        draw_prompt(view, explanation.target, numbers, title="Prompt and answer"),
+        f"Prompt and answer; marked words: {', '.join(words) or 'none'}.",
+        "Prompt and answer as the model saw them; words of the set and the target are marked.",
+    )
+
+
+def _graph_pictures(
+    view: TraceView, graph: Any, numbers: Mapping[int, int], target: str
+) -> list[Picture]:
+    where = "" if graph.head is None else f", head {graph.head}"
+    neighbours = int((graph.structure.pag.marks[int(graph.target_node)] > 0).sum())
+    inside = len(set(graph.tree.node[1:].tolist()))
+    return [
+        Picture(
+            "pag",
+            draw_graph(view, graph, numbers, title=f"PAG{where} — “{target}”"),
+            f"The learned graph; the target “{target}” has {neighbours} neighbours.",
+            "Partial ancestral graph around the target, learned from attention.",
+            "wide",
+        ),
+        Picture(
+            "pds-tree",
+            draw_tree(view, graph, numbers, title=f"PDS-tree{where} — “{target}”"),
+            f"The PDS-tree of the target “{target}” with {inside} different nodes.",
+            "Possible-d-sep tree of the target by radius: the candidates the graph proposes.",
+            "wide",
+        ),
+    ]
+
+
+def attribution_picture(view: TraceView, attribution: Any) -> Picture:
+    """Draw the heat map of one method."""
+    target = attribution.target.text
+    return Picture(
+        f"heat-{attribution.method}",
+        draw_heat(view, attribution.scores, method=attribution.method, target=target),
+        f"Heat map of {attribution.method} for the target “{target}” over the image.",
+        f"{attribution.method}: {attribution.model_runs} forward and "
+        f"{attribution.backward_passes} backward passes.",
+        width="third",
+    )

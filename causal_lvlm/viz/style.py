@@ -1,0 +1,125 @@
+"""Colours, fonts and encodings shared by every picture.
+
+The colours are those of Okabe and Ito (2008), which stay apart for people with colour-vision
+deficiencies; no picture says anything by colour alone (members of a set also carry a number).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+__all__ = [
+    "CAUSE",
+    "FAINT",
+    "INK",
+    "MUTED",
+    "PAPER",
+    "TARGET",
+    "badge",
+    "data_uri",
+    "figure_image",
+    "font",
+    "png_bytes",
+    "text_size",
+    "wrap_text",
+]
+
+INK = "#1b1f24"
+MUTED = "#5b6570"
+FAINT = "#c3cad1"
+PAPER = "#ffffff"
+TARGET = "#0072B2"
+CAUSE = "#D55E00"
+
+
+@lru_cache(maxsize=32)
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """Return DejaVu Sans, which matplotlib carries with it, at a size in pixels."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+def text_size(text: str, face: ImageFont.FreeTypeFont) -> tuple[int, int]:
+    """Return width and line height of one line of text in pixels."""
+    ascent, descent = face.getmetrics()
+    return int(face.getlength(text) + 0.999), ascent + descent
+
+
+def wrap_text(text: str, face: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Break a text into lines no wider than `width` pixels (single long words are kept whole)."""
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}".strip()
+            if line and face.getlength(longer) > width:
+                lines.append(line)
+                line = word
+            else:
+                line = longer
+        lines.append(line)
+    return lines
+
+
+def badge(draw: ImageDraw.ImageDraw, centre: tuple[float, float], text: str, colour: str) -> None:
+    """Draw a round label with a white rim, as used for the members of a set."""
+    face = font(15, bold=True)
+    x, y = centre
+    radius = max(11.0, face.getlength(text) / 2 + 5)
+    box = (x - radius, y - 11, x + radius, y + 11)
+    draw.rounded_rectangle(box, radius=11, fill=colour, outline=PAPER, width=2)
+    draw.text((x, y), text, font=face, fill=PAPER, anchor="mm")
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Return an image as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def data_uri(image: Image.Image) -> str:
+    """Return an image as a ``data:`` address that an HTML page can hold."""
+    return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode("ascii")
+
+
+def figure_image(figure: Figure) -> Image.Image:
+    """Rasterise a matplotlib figure without pyplot, so that threads do not share state."""
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    buffer.seek(0)
+    with Image.open(buffer) as image:
+        return image.convert("RGB")
+
+
+def stack(images: Sequence[Image.Image], gap: int = 0) -> Image.Image:
+    """Put images below one another on white, left-aligned."""
+    width = max(image.width for image in images)
+    height = sum(image.height for image in images) + gap * (len(images) - 1)
+    page = Image.new("RGB", (width, height), PAPER)
+    top = 0
+    for image in images:
+        page.paste(image, (0, top))
+        top += image.height + gap
+    return page
+
+
+def caption(text: str, width: int, *, size: int = 17, bold: bool = True) -> Image.Image:
+    """Return a strip of wrapped text, to be put above or below a picture."""
+    face = font(size, bold)
+    lines = wrap_text(text, face, width - 16)
+    line_height = text_size("x", face)[1] + 2
+    strip = Image.new("RGB", (width, line_height * len(lines) + 12), PAPER)
+    draw = ImageDraw.Draw(strip)
+    for number, line in enumerate(lines):
+        draw.text((8, 6 + number * line_height), line, font=face, fill=INK if bold else MUTED)
+    return strip

@@ -1,0 +1,215 @@
+"""What the pictures need to know of a trace, whether it is alive or was loaded from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from causal_lvlm.errors import OutputError
+from causal_lvlm.storage import decode_image
+from causal_lvlm.tokens import ImageGrid, TokenLayout
+
+__all__ = ["TraceView", "member_numbers", "view_of"]
+
+
+@dataclass(frozen=True)
+class TraceView:
+    """Image, tokens and answer of one run.
+
+    Attributes
+    ----------
+    image : PIL.Image.Image
+        The upright original, RGB.
+    layout : TokenLayout
+    prompt, answer : str
+    model_id, revision : str
+    details : dict
+        Everything else worth printing: versions, parameters, self-check.
+    """
+
+    image: Image.Image
+    layout: TokenLayout
+    prompt: str
+    answer: str
+    model_id: str = ""
+    revision: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def box(self, members: Iterable[int]) -> tuple[float, float, float, float] | None:
+        """Return the rectangle around the patches of a unit, None if it holds no patch."""
+        boxes = [b for b in (self.layout.patch_box(p) for p in members) if b is not None]
+        if not boxes:
+            return None
+        left, top, right, bottom = zip(*boxes, strict=True)
+        return min(left), min(top), max(right), max(bottom)
+
+    def crop(self, members: Iterable[int], size: int) -> Image.Image | None:
+        """Cut a unit's rectangle and some of its surroundings out of the image.
+
+        The unit itself is outlined and shown as it is; the surroundings, three quarters of its
+        size on each side, are paled. A single patch alone could rarely be recognised.
+
+        Parameters
+        ----------
+        members : iterable of int
+            Positions of the unit.
+        size : int
+            Side of the square returned, in pixels.
+
+        Returns
+        -------
+        PIL.Image.Image or None
+            None if the unit holds no patch.
+        """
+        box = self.box(members)
+        if box is None:
+            return None
+        extent = max(box[2] - box[0], box[3] - box[1], 1e-9)
+        scale = size / (extent * 2.5)
+        corner = (
+            (box[0] + box[2]) / 2 - extent * 1.25,
+            (box[1] + box[3]) / 2 - extent * 1.25,
+        )
+        square = Image.new("RGB", (size, size), "#ffffff")
+        seen = self._inside((*corner, corner[0] + extent * 2.5, corner[1] + extent * 2.5))
+        place = _scaled(seen, corner, scale)
+        shape = (max(1, place[2] - place[0]), max(1, place[3] - place[1]))
+        piece = self.image.resize(shape, Image.Resampling.BICUBIC, box=seen)
+        square.paste(piece, place[:2])
+        inner = _scaled(box, corner, scale)
+        core = square.crop(inner)
+        square = Image.blend(square, Image.new("RGB", square.size, "#ffffff"), 0.5)
+        square.paste(core, inner[:2])
+        ImageDraw.Draw(square).rectangle(inner, outline="#1b1f24", width=max(1, size // 58))
+        return square
+
+    def _inside(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """Clip a rectangle to the image: cells of padded images may reach beyond it."""
+        width, height = self.image.size
+        left, top = min(max(box[0], 0.0), width - 1.0), min(max(box[1], 0.0), height - 1.0)
+        return left, top, max(left + 1, min(box[2], width)), max(top + 1, min(box[3], height))
+
+    def label(self, members: Sequence[int]) -> str:
+        """Return a short name of a unit: a word in quotes, or rows and columns of its patches."""
+        cells = [c for c in (self.layout.patch_cell(p) for p in members) if c is not None]
+        if not cells:
+            text = "".join(self.layout.tokens[p] for p in members).strip()
+            return f"“{text}”" if text else repr(self.layout.tokens[members[0]])
+        tile = f"tile {cells[0][0]} " if len(self.layout.grids) > 1 else ""
+        rows = _span([c[1] for c in cells])
+        return f"{tile}[{rows},{_span([c[2] for c in cells])}]"
+
+    def word(self, position: int) -> str:
+        """Return the text of a token, with what cannot be seen spelled out."""
+        text = self.layout.tokens[position]
+        return text if text.strip() else repr(text).strip("'")
+
+
+def _scaled(
+    box: tuple[float, float, float, float], corner: tuple[float, float], scale: float
+) -> tuple[int, int, int, int]:
+    """Return a rectangle in pixels of a picture whose corner and scale are given."""
+    left, top, right, bottom = box
+    x, y = corner
+    return (
+        round((left - x) * scale),
+        round((top - y) * scale),
+        round((right - x) * scale),
+        round((bottom - y) * scale),
+    )
+
+
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def member_numbers(units: Iterable[Sequence[int]]) -> dict[int, int]:
+    """Number the units of a set from 1; every position of a unit has the unit's number."""
+    return {p: number for number, members in enumerate(units, start=1) for p in members}
+
+
+def view_of(trace: Any) -> TraceView:
+    """Return a view of a trace, or of the summary that a saved explanation carries.
+
+    Parameters
+    ----------
+    trace : Trace, TraceView or mapping
+        A mapping is what ``Trace.to_dict()`` gave.
+
+    Raises
+    ------
+    OutputError
+        If a mapping lacks a part that a report needs.
+    """
+    if isinstance(trace, TraceView):
+        return trace
+    if isinstance(trace, Mapping):
+        return _from_mapping(trace)
+    details = {
+        name: _plain(getattr(trace, name, None))
+        for name in ("self_check", "parameters", "versions", "log_probs")
+    }
+    return TraceView(
+        image=trace.image,
+        layout=trace.layout,
+        prompt=trace.prompt,
+        answer=trace.answer,
+        model_id=str(getattr(trace, "model_id", "") or ""),
+        revision=str(getattr(trace, "revision", "") or ""),
+        details={name: value for name, value in details.items() if value is not None},
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Turn a small record into a dict of its public fields."""
+    if value is None or isinstance(value, (Mapping, list, tuple, np.ndarray, str, int, float)):
+        return value
+    fields = getattr(value, "__dataclass_fields__", None)
+    return {name: getattr(value, name) for name in fields} if fields else str(value)
+
+
+def _from_mapping(summary: Mapping[str, Any]) -> TraceView:
+    try:
+        source = summary["layout"] if isinstance(summary.get("layout"), Mapping) else summary
+        grids = tuple(
+            ImageGrid(
+                image=int(grid.get("image", 0)),
+                tile=int(grid.get("tile", 0)),
+                rows=int(grid["rows"]),
+                cols=int(grid["cols"]),
+                positions=np.asarray(grid["positions"], dtype=np.int64),
+                boxes=np.asarray(grid["boxes"], dtype=np.float64).reshape(-1, 4),
+                image_size=(int(grid["image_size"][0]), int(grid["image_size"][1])),
+            )
+            for grid in source["grids"]
+        )
+        layout = TokenLayout(
+            tokens=tuple(source["tokens"]),
+            token_ids=np.asarray(source["token_ids"], dtype=np.int64),
+            modality=np.asarray(source["modality"], dtype=np.str_),
+            grids=grids,
+            words=np.asarray(source["words"], dtype=np.int64),
+            n_prompt=int(source["n_prompt"]),
+        )
+        image = decode_image(summary["image"])
+        prompt, answer = str(summary["prompt"]), str(summary["answer"])
+    except KeyError as error:
+        raise OutputError(
+            f"the saved trace has no {error.args[0]!r}; a report needs image, layout, prompt and "
+            "answer as Trace.to_dict() writes them"
+        ) from error
+    kept = ("self_check", "parameters", "versions", "log_probs")
+    return TraceView(
+        image=image,
+        layout=layout,
+        prompt=prompt,
+        answer=answer,
+        model_id=str(summary.get("model_id") or ""),
+        revision=str(summary.get("revision") or ""),
+        details={name: summary[name] for name in kept if summary.get(name) is not None},
+    )

@@ -1,0 +1,105 @@
+"""Plain words for the named outcomes, origins and settings of an explanation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "ended",
+    "found_by",
+    "graph_outcome",
+    "minimality",
+    "number",
+    "outcome",
+    "set_title",
+    "verdict",
+]
+
+_OUTCOMES = {
+    "explained": "explained",
+    "not_maskable": "masking everything here does not decide the prediction",
+    "max_runs": "nothing verified before the budget of model runs ended",
+    "time_limit": "nothing verified before the time limit",
+    "interrupted": "interrupted before anything was verified",
+    "no_candidates": "nothing here can be masked",
+}
+_GRAPHS = {
+    "candidates": "",
+    "isolated": "the target has no neighbour in any graph",
+    "target_dropped": "the target's row is degenerate in every head, so there is no graph",
+    "first_position": "nothing stands before the target",
+}
+_ENDED = {
+    "max_runs": "the budget of model runs ended the search",
+    "time_limit": "the time limit ended the search",
+    "interrupted": "the search was interrupted",
+}
+_SETS = {
+    "joint": "Whole input",
+    "all": "Whole input",
+    "image": "Within the image",
+    "text": "Within the text",
+    "custom": "Within the chosen positions",
+}
+_MINIMALITY = {
+    "minimum": "minimum: no smaller set does it",
+    "irreducible": "irreducible: no member can be left out",
+    "none": "no claim of minimality",
+}
+
+
+def outcome(name: str) -> str:
+    """Return a named outcome as a clause; unknown names are shown without underscores."""
+    return _OUTCOMES.get(name, name.replace("_", " "))
+
+
+def ended(name: str | None) -> str:
+    """Return which budget ended a search, as a clause; empty if none did."""
+    return "" if name is None else _ENDED.get(name, name.replace("_", " "))
+
+
+def graph_outcome(name: str | None) -> str:
+    """Return why no graph proposes candidates, as a clause; empty if one does."""
+    return "" if name is None else _GRAPHS.get(name, name.replace("_", " "))
+
+
+def set_title(name: str) -> str:
+    """Return the heading of one of the sets of an explanation."""
+    return _SETS.get(name, f"Within the {name}")
+
+
+def minimality(name: str) -> str:
+    """Return what is claimed about the size of a set."""
+    return _MINIMALITY.get(name, name)
+
+
+def verdict(verified: bool) -> str:
+    """Return the wording of the badge; an unverified set is never called an explanation."""
+    return "verified by running the model again" if verified else "candidate set, not verified"
+
+
+def found_by(item: Any) -> str:
+    """Return where a set came from: the graph of a head up to a radius, or the fallback search."""
+    origin = getattr(item, "found_by", None)
+    if origin is None:
+        return "–"
+    if origin == "fallback":
+        return "search outside the graph"
+    parts = [str(origin)]
+    if getattr(item, "head", None) is not None:
+        parts.append(f"head {item.head}")
+    if getattr(item, "radius", None) is not None:
+        parts.append(f"radius {item.radius}")
+    return ", ".join(parts)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """Return a number with few digits, a dash for nothing or NaN."""
+    if value is None:
+        return "–"
+    value = float(value)
+    if value != value:
+        return "–"
+    if value and abs(value) < 10.0**-digits:
+        return f"{value:.1e}"
+    return f"{value:.{digits}f}"

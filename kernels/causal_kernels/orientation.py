@@ -1,0 +1,437 @@
+"""Orientation of a skeleton: R0-R4, then R8-R10 (no selection bias, so R5-R7 do not occur).
+
+Rules of Zhang, On the completeness of orientation rules for causal discovery in the presence of
+latent confounders and selection bias, Artificial Intelligence 172 (2008), section 3. ``A *-> B``
+reads: the mark at B is an arrowhead, the mark at A is anything.
+
+1. Start marks: circles, with an arrowhead at the later end of an edge across tiers.
+2. R0 on all unshielded triples.
+3. R1, R2, R3, R4 in turn until nothing changes.
+4. When learning has ended: R8, R9, R10 until nothing changes. R9 and R10 ask for uncovered
+   possibly directed paths, which those rules do not change, so they are found once per node.
+
+Stable mode (``simultaneous``): a rule reads a graph that does not change while it runs; its matches
+claim marks. A circle that is claimed by one kind takes it; a circle claimed as both tail and
+arrowhead stays a circle from then on and counts as a conflict. Marks other than circles stay.
+Sequential mode: each match is written at once, over whatever is there.
+
+Uncovered possibly directed paths are searched as walks over pairs (previous, node) with unshielded
+triples. In a valid PAG such a walk visits no node twice, so walks and paths are the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from causal_kernels.graph import ARROW, CIRCLE, NONE, TAIL, neighbour_lists
+
+__all__ = [
+    "complete_tails",
+    "initial_marks",
+    "orient",
+    "rule_0",
+    "rule_1",
+    "rule_2",
+    "rule_3",
+    "rule_4",
+    "rule_8",
+    "rule_9",
+    "rule_10",
+    "uncovered_reach",
+]
+
+CLAIMED_ARROW = 1
+CLAIMED_TAIL = 2
+CONFLICT = 4
+
+
+@njit(cache=True, nogil=True)
+def initial_marks(marks, tiers):
+    """Reset the marks of all edges in place: circles, arrowheads into later tiers."""
+    n = marks.shape[0]
+    for i in range(n):
+        for j in range(n):
+            if marks[i, j] != NONE:
+                marks[i, j] = ARROW if tiers[j] > tiers[i] else CIRCLE
+
+
+@njit(cache=True, nogil=True)
+def _claim(marks, claims, i, j, mark, simultaneous):
+    """Claim, or in sequential mode write, ``mark`` at j on the edge i-j; return 1 if written."""
+    if simultaneous:
+        claims[i, j] |= CLAIMED_ARROW if mark == ARROW else CLAIMED_TAIL
+        return 0
+    if marks[i, j] == mark:
+        return 0
+    marks[i, j] = mark
+    return 1
+
+
+@njit(cache=True, nogil=True)
+def _settle(marks, claims, start, neighbour):
+    """Write the claims of one rule, forget them, keep conflicts; return the number of changes."""
+    changed = 0
+    for i in range(marks.shape[0]):
+        for k in range(start[i], start[i + 1]):
+            j = neighbour[k]
+            claim = claims[i, j]
+            if claim == 0 or claim == CONFLICT:
+                continue
+            claims[i, j] = claim & CONFLICT
+            if marks[i, j] != CIRCLE or claims[i, j] == CONFLICT:
+                continue
+            if claim == CLAIMED_ARROW | CLAIMED_TAIL:
+                claims[i, j] = CONFLICT
+            else:
+                marks[i, j] = ARROW if claim == CLAIMED_ARROW else TAIL
+                changed += 1
+    return changed
+
+
+@njit(cache=True, nogil=True)
+def _in_sepset(node, i, j, sepset_start, sepset_size, sepset_members):
+    """Tell whether the node is in the stored separating set of i and j."""
+    if i > j:
+        i, j = j, i
+    first = sepset_start[i, j]
+    for k in range(first, first + sepset_size[i, j]):
+        if sepset_members[k] == node:
+            return True
+    return False
+
+
+@njit(cache=True, nogil=True)
+def rule_0(
+    marks, claims, start, neighbour, sepset_start, sepset_size, sepset_members, simultaneous
+):
+    """If A *-* B *-* C, A and C not adjacent, B not in sepset(A, C): orient A *-> B <-* C."""
+    changed = 0
+    for b in range(marks.shape[0]):
+        for k in range(start[b], start[b + 1]):
+            a = neighbour[k]
+            for m in range(k + 1, start[b + 1]):
+                c = neighbour[m]
+                if marks[a, c] != NONE or (marks[a, b] == ARROW and marks[c, b] == ARROW):
+                    continue
+                if not _in_sepset(b, a, c, sepset_start, sepset_size, sepset_members):
+                    changed += _claim(marks, claims, a, b, ARROW, simultaneous)
+                    changed += _claim(marks, claims, c, b, ARROW, simultaneous)
+    return changed
+
+
+@njit(cache=True, nogil=True)
+def rule_1(marks, claims, start, neighbour, simultaneous):
+    """If A *-> B o-* C and A and C are not adjacent: orient B -> C."""
+    changed = 0
+    for b in range(marks.shape[0]):
+        for m in range(start[b], start[b + 1]):
+            c = neighbour[m]
+            if marks[c, b] != CIRCLE:
+                continue
+            for k in range(start[b], start[b + 1]):
+                a = neighbour[k]
+                if marks[a, b] == ARROW and a != c and marks[a, c] == NONE:
+                    changed += _claim(marks, claims, c, b, TAIL, simultaneous)
+                    changed += _claim(marks, claims, b, c, ARROW, simultaneous)
+                    break
+    return changed
+
+
+@njit(cache=True, nogil=True)
+def rule_2(marks, claims, start, neighbour, simultaneous):
+    """If A -> B *-> C or A *-> B -> C, and A *-o C: orient A *-> C."""
+    changed = 0
+    for a in range(marks.shape[0]):
+        for m in range(start[a], start[a + 1]):
+            c = neighbour[m]
+            if marks[a, c] != CIRCLE:
+                continue
+            for k in range(start[a], start[a + 1]):
+                b = neighbour[k]
+                if (
+                    marks[a, b] == ARROW
+                    and marks[b, c] == ARROW
+                    and (marks[b, a] == TAIL or marks[c, b] == TAIL)
+                ):
+                    changed += _claim(marks, claims, a, c, ARROW, simultaneous)
+                    break
+    return changed
+
+
+@njit(cache=True, nogil=True)
+def rule_3(marks, claims, start, neighbour, simultaneous):
+    """If A *-> B <-* C, A *-o D o-* C, A and C not adjacent, D *-o B: orient D *-> B."""
+    changed = 0
+    for d in range(marks.shape[0]):
+        for m in range(start[d], start[d + 1]):
+            b = neighbour[m]
+            if marks[d, b] != CIRCLE:
+                continue
+            found = False
+            for k in range(start[d], start[d + 1]):
+                a = neighbour[k]
+                if marks[a, d] != CIRCLE or marks[a, b] != ARROW:
+                    continue
+                for q in range(k + 1, start[d + 1]):
+                    c = neighbour[q]
+                    if marks[c, d] == CIRCLE and marks[c, b] == ARROW and marks[a, c] == NONE:
+                        found = True
+                        break
+                if found:
+                    changed += _claim(marks, claims, d, b, ARROW, simultaneous)
+                    break
+    return changed
+
+
+@njit(cache=True, nogil=True)
+def rule_4(
+    marks, claims, start, neighbour, sepset_start, sepset_size, sepset_members, simultaneous,
+    visited, queue,
+):  # fmt: skip
+    """If (D, ..., A, B, C) is a discriminating path for B and B o-* C.
+
+    Orient B -> C if B is in sepset(D, C), else A <-> B <-> C. ``visited`` int64 (N,) and
+    ``queue`` int64 (N,) are work. Every A and every D counts in simultaneous mode; in sequential
+    mode the first found ends the search for this edge.
+    """
+    n = marks.shape[0]
+    changed = 0
+    visited[:] = -1
+    stamp = 0
+    for b in range(n):
+        for m in range(start[b], start[b + 1]):
+            c = neighbour[m]
+            if marks[c, b] != CIRCLE:
+                continue
+            done = False
+            for k in range(start[b], start[b + 1]):
+                a = neighbour[k]
+                if done or a == c or marks[b, a] != ARROW:
+                    continue
+                if marks[a, c] != ARROW or marks[c, a] != TAIL:
+                    continue
+                stamp += 1
+                visited[a] = stamp
+                visited[b] = stamp
+                visited[c] = stamp
+                queue[0] = a
+                head = 0
+                tail = 1
+                while head < tail and not done:
+                    at = queue[head]
+                    head += 1
+                    for q in range(start[at], start[at + 1]):
+                        d = neighbour[q]
+                        if visited[d] == stamp or marks[d, at] != ARROW:
+                            continue
+                        if marks[d, c] == NONE:
+                            visited[d] = stamp
+                            if _in_sepset(b, d, c, sepset_start, sepset_size, sepset_members):
+                                changed += _claim(marks, claims, c, b, TAIL, simultaneous)
+                                changed += _claim(marks, claims, b, c, ARROW, simultaneous)
+                            else:
+                                changed += _claim(marks, claims, b, a, ARROW, simultaneous)
+                                changed += _claim(marks, claims, a, b, ARROW, simultaneous)
+                                changed += _claim(marks, claims, b, c, ARROW, simultaneous)
+                                changed += _claim(marks, claims, c, b, ARROW, simultaneous)
+                            if not simultaneous:
+                                done = True
+                                break
+                        elif marks[d, c] == ARROW and marks[c, d] == TAIL and marks[at, d] == ARROW:
+                            visited[d] = stamp
+                            queue[tail] = d
+                            tail += 1
+    return changed
+
+
+@njit(cache=True, nogil=True)
+def orient(marks, tiers, sepset_start, sepset_size, sepset_members, simultaneous):
+    """Reset all marks and apply R0, then R1-R4 to a fixed point, in place.
+
+    ``sepset_start`` int64 (N, N) and ``sepset_size`` int16 (N, N) locate, for i < j, the members
+    in ``sepset_members`` int64. Returns the number of conflicting marks.
+    """
+    n = marks.shape[0]
+    initial_marks(marks, tiers)
+    start, neighbour = neighbour_lists(marks)
+    claims = np.zeros((n, n), np.uint8)
+    visited = np.empty(n, np.int64)
+    queue = np.empty(n, np.int64)
+    rule_0(marks, claims, start, neighbour, sepset_start, sepset_size, sepset_members, simultaneous)
+    _settle(marks, claims, start, neighbour)
+    changed = 1
+    while changed > 0:
+        changed = rule_1(marks, claims, start, neighbour, simultaneous)
+        changed += _settle(marks, claims, start, neighbour)
+        changed += rule_2(marks, claims, start, neighbour, simultaneous)
+        changed += _settle(marks, claims, start, neighbour)
+        changed += rule_3(marks, claims, start, neighbour, simultaneous)
+        changed += _settle(marks, claims, start, neighbour)
+        changed += rule_4(
+            marks, claims, start, neighbour, sepset_start, sepset_size, sepset_members,
+            simultaneous, visited, queue,
+        )  # fmt: skip
+        changed += _settle(marks, claims, start, neighbour)
+    conflicts = 0
+    for i in range(n):
+        for j in range(n):
+            if claims[i, j] == CONFLICT:
+                conflicts += 1
+    return conflicts
+
+
+@njit(cache=True, nogil=True)
+def rule_8(marks, start, neighbour):
+    """If A -> B -> C or A -o B -> C, and A o-> C: orient A -> C (the tail at A)."""
+    changed = 0
+    for a in range(marks.shape[0]):
+        for m in range(start[a], start[a + 1]):
+            c = neighbour[m]
+            if marks[c, a] != CIRCLE or marks[a, c] != ARROW:
+                continue
+            for k in range(start[a], start[a + 1]):
+                b = neighbour[k]
+                if (
+                    marks[b, a] == TAIL
+                    and (marks[a, b] == ARROW or marks[a, b] == CIRCLE)
+                    and marks[b, c] == ARROW
+                    and marks[c, b] == TAIL
+                ):
+                    marks[c, a] = TAIL
+                    changed += 1
+                    break
+    return changed
+
+
+@njit(cache=True, nogil=True)
+def uncovered_reach(marks, start, neighbour, a, reach, seen, stamp, queue):
+    """Fill ``reach`` uint8 (degree of a, N): uncovered possibly directed paths out of a.
+
+    ``reach[k, x]`` is 1 if such a path a, mu, ..., x exists, mu being the k-th neighbour of a
+    (x = mu: the edge itself). ``seen`` int64 (N, N) holds stamps; those from ``stamp`` on are
+    free. ``queue`` int64 (>= 2E, 2). Returns the next free stamp.
+    """
+    for k in range(start[a], start[a + 1]):
+        row = k - start[a]
+        reach[row, :] = 0
+        mu = neighbour[k]
+        if marks[mu, a] == ARROW or marks[a, mu] == TAIL:
+            continue
+        reach[row, mu] = 1
+        queue[0, 0] = a
+        queue[0, 1] = mu
+        head = 0
+        tail = 1
+        while head < tail:
+            u = queue[head, 0]
+            v = queue[head, 1]
+            head += 1
+            for m in range(start[v], start[v + 1]):
+                w = neighbour[m]
+                if w == u or w == a or marks[w, v] == ARROW or marks[v, w] == TAIL:
+                    continue
+                if marks[u, w] != NONE or seen[v, w] == stamp:
+                    continue
+                seen[v, w] = stamp
+                reach[row, w] = 1
+                queue[tail, 0] = v
+                queue[tail, 1] = w
+                tail += 1
+        stamp += 1
+    return stamp
+
+
+@njit(cache=True, nogil=True)
+def rule_9(marks, start, neighbour, a, reach):
+    """If A o-> C and an uncovered possibly directed path A, B, ..., C with B, C not adjacent.
+
+    Orient A -> C (the tail at A), for one node A and its ``reach``.
+    """
+    changed = 0
+    for m in range(start[a], start[a + 1]):
+        c = neighbour[m]
+        if marks[c, a] != CIRCLE or marks[a, c] != ARROW:
+            continue
+        for k in range(start[a], start[a + 1]):
+            b = neighbour[k]
+            if b != c and marks[b, c] == NONE and reach[k - start[a], c] == 1:
+                marks[c, a] = TAIL
+                changed += 1
+                break
+    return changed
+
+
+@njit(cache=True, nogil=True)
+def _two_ways(marks, start, neighbour, a, c, b, d, reach):
+    """Tell whether uncovered paths A, mu, ..., B and A, omega, ..., D start apart (R10)."""
+    first = start[a]
+    for k in range(first, start[a + 1]):
+        mu = neighbour[k]
+        if mu == c or reach[k - first, b] == 0:
+            continue
+        for m in range(first, start[a + 1]):
+            omega = neighbour[m]
+            if omega == c or omega == mu or reach[m - first, d] == 0:
+                continue
+            if marks[mu, omega] == NONE:
+                return True
+    return False
+
+
+@njit(cache=True, nogil=True)
+def rule_10(marks, start, neighbour, a, reach):
+    """If A o-> C, B -> C <- D, and uncovered possibly directed paths lead from A to B and to D.
+
+    If moreover their first nodes mu and omega differ and are not adjacent: orient A -> C (the
+    tail at A), for one node A and its ``reach``.
+    """
+    changed = 0
+    for m in range(start[a], start[a + 1]):
+        c = neighbour[m]
+        if marks[c, a] != CIRCLE or marks[a, c] != ARROW:
+            continue
+        found = False
+        for k in range(start[c], start[c + 1]):
+            b = neighbour[k]
+            if found or b == a or marks[b, c] != ARROW or marks[c, b] != TAIL:
+                continue
+            for q in range(k + 1, start[c + 1]):
+                d = neighbour[q]
+                if d == a or marks[d, c] != ARROW or marks[c, d] != TAIL:
+                    continue
+                if _two_ways(marks, start, neighbour, a, c, b, d, reach):
+                    found = True
+                    break
+        if found:
+            marks[c, a] = TAIL
+            changed += 1
+    return changed
+
+
+@njit(cache=True, nogil=True)
+def complete_tails(marks):
+    """Apply R8, R9, R10 to a fixed point, in place; they only turn circles into tails."""
+    n = marks.shape[0]
+    start, neighbour = neighbour_lists(marks)
+    most = 0
+    for i in range(n):
+        most = max(most, start[i + 1] - start[i])
+    reach = np.zeros((most, n), np.uint8)
+    seen = np.full((n, n), -1, np.int64)
+    queue = np.empty((len(neighbour) + 1, 2), np.int64)
+    stamp = 0
+    changed = 1
+    while changed > 0:
+        changed = rule_8(marks, start, neighbour)
+        for a in range(n):
+            open_end = False
+            for m in range(start[a], start[a + 1]):
+                c = neighbour[m]
+                if marks[c, a] == CIRCLE and marks[a, c] == ARROW:
+                    open_end = True
+                    break
+            if open_end:
+                stamp = uncovered_reach(marks, start, neighbour, a, reach, seen, stamp, queue)
+                changed += rule_9(marks, start, neighbour, a, reach)
+                changed += rule_10(marks, start, neighbour, a, reach)

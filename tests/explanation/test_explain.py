@@ -1,0 +1,232 @@
+"""`explain` against a model whose causes are known, and against trying every subset."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from causal_lvlm.errors import BudgetError, SelfCheckError, TargetError
+from causal_lvlm.explanation import Explanation, exhaustive_explanation, explain
+from tests.explanation.fakes import FakeTrace, layout
+
+N_UNITS = 6  # positions 1..6: four image tokens and two words
+UNITS = frozenset(range(1, 1 + N_UNITS))
+
+
+def table_model(answers: list[bool]):
+    """A model given by a truth table over the visible units; nothing masked says SAID."""
+
+    def keeps(visible: frozenset[int]) -> bool:
+        index = sum(1 << (p - 1) for p in UNITS - visible)
+        return True if index == 0 else answers[index]
+
+    return keeps
+
+
+tables = st.lists(st.booleans(), min_size=2**N_UNITS, max_size=2**N_UNITS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(answers=tables, seed=st.integers(0, 5), mode=st.sampled_from(["necessary", "sufficient"]))
+def test_a_minimum_is_as_small_as_the_smallest_set_found_by_trying_every_subset(
+    answers, seed, mode
+):
+    trace = FakeTrace(table_model(answers), seed=seed)
+    result = explain(trace, 0, mode=mode, max_runs=1000)
+    for name, one in result.sets.items():
+        truth = exhaustive_explanation(
+            FakeTrace(table_model(answers), seed=seed), 0, mode=mode, max_size=N_UNITS,
+            candidates="all" if name == "joint" else name,
+        )  # fmt: skip
+        if one.outcome == "not_maskable":
+            scope = {"joint": range(1, 7), "image": range(1, 5), "text": range(5, 7)}[name]
+            everything = frozenset(range(len(trace.layout)))
+            assert table_model(answers)(everything - frozenset(scope))
+        else:
+            assert one.outcome == "explained" and one.verified
+            assert one.minimality == "minimum"
+            assert one.size == truth.size
+            assert one.positions in truth.sets
+
+
+@settings(max_examples=60, deadline=None)
+@given(answers=tables, max_runs=st.integers(2, 60), mode=st.sampled_from(["necessary", "sufficient"]))
+def test_no_budget_is_exceeded_every_run_is_counted_and_every_claim_was_run(
+    answers, max_runs, mode
+):
+    trace = FakeTrace(table_model(answers))
+    result = explain(trace, 0, mode=mode, max_runs=max_runs)
+    assert trace.rows == result.model_runs <= max_runs
+    for name, one in result.sets.items():
+        if not one.verified:
+            assert one.positions == ()
+            continue
+        scope = {"joint": UNITS, "image": frozenset(range(1, 5)), "text": frozenset({5, 6})}[name]
+        members = frozenset(one.positions)
+        masked = members if mode == "necessary" else scope - members
+        assert masked in trace.asked  # verified: exactly this mask was run
+        assert table_model(answers)(frozenset(range(9)) - masked) == (mode == "sufficient")
+        if one.minimality in ("irreducible", "minimum"):
+            for member in members:
+                smaller = members - {member}
+                mask = smaller if mode == "necessary" else scope - smaller
+                assert table_model(answers)(frozenset(range(9)) - mask) == (mode == "necessary")
+
+
+def needs(*positions: int):
+    """Says SAID only while one of each of the given positions is visible."""
+    return lambda visible: all(p in visible for p in positions)
+
+
+def test_a_single_cause_is_found_and_called_a_minimum():
+    result = explain(FakeTrace(needs(3)), "red")
+    assert result.positions == (3,) and result.minimality == "minimum" and result.verified
+    assert result.image.positions == (3,)
+    assert result.text.outcome == "not_maskable" and not result.text.verified
+
+
+def test_a_redundant_pair_needs_both_members():
+    either = lambda visible: 2 in visible or 5 in visible  # noqa: E731
+    result = explain(FakeTrace(either), "red")
+    assert result.positions == (2, 5) and result.minimality == "minimum"
+    assert result.image.outcome == "not_maskable" and result.text.outcome == "not_maskable"
+
+
+def test_the_sufficient_set_of_a_redundant_pair_is_one_of_them():
+    either = lambda visible: 2 in visible or 5 in visible  # noqa: E731
+    result = explain(FakeTrace(either), "red", mode="sufficient")
+    assert len(result.positions) == 1 and result.positions[0] in (2, 5)
+    assert result.minimality == "minimum"
+
+
+def test_a_cause_that_no_graph_holds_is_reported_as_fallback():
+    trace = FakeTrace(needs(3))
+    isolated = explain(trace, "red", threshold=0.999999)
+    assert isolated.graph_outcome == "isolated"
+    assert isolated.positions == (3,) and isolated.found_by == "fallback"
+    assert isolated.main.head is None and isolated.main.radius is None
+
+
+def test_found_by_graph_means_that_the_pds_tree_of_that_head_holds_the_set():
+    result = explain(FakeTrace(needs(3)), "red", threshold=0.05)
+    assert result.found_by == "graph"
+    graph = result.graph
+    inside = {p for n in graph.tree.within(result.main.radius) for p in graph.members[n]}
+    assert set(result.positions) <= inside
+
+
+def test_alternatives_are_other_sets_of_the_same_size_that_were_run():
+    result = explain(FakeTrace(needs(2, 3)), "red", max_runs=200, threshold=0.999999)
+    met = {result.positions, *result.joint.alternatives}
+    assert all(len(a) == 1 for a in met)
+    assert result.positions in {(2,), (3,)}
+
+
+def test_random_controls_have_the_same_composition_and_their_rate_is_right():
+    result = explain(FakeTrace(needs(2, 3), layout=layout(4, 4, 3)), "red", n_random=15)
+    image = result.image
+    # 15 other single patches, of which exactly one (the other cause) flips.
+    assert image.n_random == 15 and image.random_flip_rate == pytest.approx(1 / 15)
+
+
+def test_two_runs_with_one_seed_are_equal():
+    def run() -> dict:
+        value = explain(FakeTrace(needs(2, 5)), "red", seed=3).to_dict()
+        value.pop("seconds")
+        return value
+
+    assert run() == run()
+
+
+def test_pooled_units_mask_whole_blocks():
+    trace = FakeTrace(needs(1), layout=layout(4, 4, 1))
+    result = explain(trace, "red", pool=2, candidates="image")
+    assert result.main.units == ((1, 2, 5, 6),)
+
+
+def test_candidates_restrict_the_scope():
+    either = lambda visible: 2 in visible or 5 in visible  # noqa: E731
+    only = explain(FakeTrace(either), "red", candidates=[2, 5])
+    assert list(only.sets) == ["custom"] and only.positions == (2, 5)
+
+
+@pytest.mark.parametrize("tester", ["flip", "drop", "contrast"])
+def test_every_tester_finds_the_same_cause_where_they_agree(tester):
+    assert explain(FakeTrace(needs(4)), "red", tester=tester).positions == (4,)
+
+
+def test_an_interrupted_search_returns_what_was_found():
+    either = lambda visible: 2 in visible or 5 in visible  # noqa: E731
+    trace = FakeTrace(either, layout=layout(4, 4, 3), interrupt_at=30)
+    result = explain(trace, "red", threshold=0.999999)
+    assert result.joint.ended == "interrupted" and result.joint.verified
+    assert {2, 5} <= set(result.positions)
+    assert result.image.outcome == result.text.outcome == "interrupted"
+    assert trace.rows == 30
+
+
+def test_a_time_limit_ends_the_search_and_says_so():
+    result = explain(FakeTrace(needs(2)), "red", time_limit=1e-9)
+    assert result.joint.outcome == "time_limit" and not result.verified
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"max_runs": 1}, BudgetError),
+        ({"time_limit": 0}, BudgetError),
+        ({"mode": "maybe"}, ValueError),
+        ({"tester": "maybe"}, ValueError),
+        ({"masking": "maybe"}, ValueError),
+        ({"source": "maybe"}, ValueError),
+        ({"drop_ratio": 1.5}, ValueError),
+        ({"candidates": [0]}, TargetError),
+        ({"candidates": "words"}, ValueError),
+        ({"tester": "contrast", "against": "red"}, TargetError),
+        ({"against": "blue"}, ValueError),
+        ({"layer": 5}, ValueError),
+        ({"heads": [9]}, ValueError),
+    ],
+)
+def test_bad_options_give_a_typed_error(options, error):
+    with pytest.raises(error):
+        explain(FakeTrace(needs(2)), "red", **options)
+
+
+def test_a_word_that_is_not_in_the_answer_is_refused_with_what_is():
+    with pytest.raises(TargetError, match="red"):
+        explain(FakeTrace(needs(2)), "green")
+
+
+def test_a_token_that_is_not_the_models_choice_is_refused():
+    with pytest.raises(TargetError, match="nothing masked"):
+        explain(FakeTrace(lambda visible: False), "red")
+
+
+def test_a_failed_self_check_refuses_unless_forced(monkeypatch):
+    trace = FakeTrace(needs(2))
+    failed = type("Check", (), {"passed": False})()
+    monkeypatch.setattr(FakeTrace, "self_check", property(lambda self: failed))
+    with pytest.raises(SelfCheckError):
+        explain(trace, "red")
+    assert explain(trace, "red", force=True).positions == (2,)
+
+
+def test_an_explanation_survives_saving_and_loading(tmp_path):
+    result = explain(FakeTrace(needs(2, 5)), "red")
+    loaded = Explanation.load(result.save(tmp_path / "red.json"))
+    assert loaded.sets == result.sets and loaded.target == result.target
+    assert loaded.sentence() == result.sentence()
+    assert loaded.model_runs == result.model_runs
+    for a, b in itertools.zip_longest(loaded.graphs, result.graphs):
+        assert np.array_equal(a.structure.pag.marks, b.structure.pag.marks)
+        assert np.array_equal(a.tree.node, b.tree.node) and a.labels == b.labels
+
+
+def test_the_sentence_names_the_words_and_the_rival():
+    text = explain(FakeTrace(needs(5)), "red", candidates="text").sentence()
+    assert "“w0”" in text and "“blue”" in text and "0.90 → 0.10" in text
