@@ -89,6 +89,7 @@ class _Progress:
 
     def step(self, text: str) -> None:
         """Name what is done now."""
+        self.bar.set_postfix_str("", refresh=False)
         self.bar.set_description_str(text)
 
     def done(self) -> None:
@@ -190,7 +191,7 @@ def _describe(explanation: Any) -> str:
             parts.append(f"random sets {item.random_flip_rate:.0%} of {item.n_random}")
         if item.found_by is not None:
             parts.append(f"found by {wording.found_by(item)}")
-        parts.append(f"{item.model_runs} model runs")
+        parts.append(f"{item.model_runs} model run{'' if item.model_runs == 1 else 's'}")
         lines.append(f"  {wording.set_title(name)}: {', '.join(p for p in parts if p)}")
     return "\n".join(lines)
 
@@ -218,52 +219,57 @@ def demo(
     _one_thread()
     with _clear_errors(debug):
         folder = output_folder(out)
-        import causal_lvlm as cl
         from causal_lvlm.tiny import sample_inputs
         from causal_lvlm.viz.bundle import write_cases
-        from causal_lvlm.viz.report import Case
 
-        samples = sample_inputs()
-        progress = _Progress(steps=len(samples) + 2)
-        cases: list[Case] = []
-        stopped = False
-        try:
-            progress.step("loading the embedded model")
-            model = cl.load_model()
-            progress.done()
-            for sample in samples:
-                progress.step(f"explaining {sample.name}")
-                trace = model.run(sample.image_path, sample.prompt)
-                hallucinated = sample.hallucination and "spoon" in trace.answer.split()
-                target = "spoon" if hallucinated else default_target(trace.layout)[0]
-                found = cl.explain(trace, target, max_runs=max_runs, progress=progress.inside)
-                case = Case(trace, [found], [], sample.name, sample.note)
-                cases.append(case)
-                if _was_interrupted(found):
-                    stopped = True
-                    break
-                scores = [cl.attribute(trace, found.target, m) for m in DEMO_METHODS]
-                cases[-1] = Case(trace, [found], scores, sample.name, sample.note)
-                progress.done()
-        except KeyboardInterrupt:
-            if not cases:
-                raise
-            stopped = True
-        progress.step("drawing pictures")
-        written = write_cases(
-            cases,
-            folder,
-            title="causal-lvlm demo: why did the tiny model say this?",
-            note="Every set on this page was verified by running the model again, unless it "
-            "says otherwise. The model is the small LLaVA that comes with the package.",
-            interrupted=stopped,
-        )
-        progress.close()
+        with _Progress(steps=len(sample_inputs()) + 2) as progress:
+            cases, stopped = _explain_samples(sample_inputs(), max_runs, progress)
+            progress.step("drawing pictures")
+            written = write_cases(
+                cases,
+                folder,
+                title="causal-lvlm demo: why did the tiny model say this?",
+                note="Every set on this page was verified by running the model again, unless it "
+                "says otherwise. The model is the small LLaVA that comes with the package.",
+                interrupted=stopped,
+                progress=progress.step,
+            )
         for case in cases:
             typer.echo(f"\n{case.name}: “{case.trace.answer}”")
             for explanation in case.explanations:
                 typer.echo(_describe(explanation))
         _finish(folder, written, [e for c in cases for e in c.explanations], stopped)
+
+
+def _explain_samples(
+    samples: Sequence[Any], max_runs: int, progress: _Progress
+) -> tuple[list[Any], bool]:
+    """Return one case per bundled sample, and whether Ctrl-C ended the work."""
+    import causal_lvlm as cl
+    from causal_lvlm.viz.report import Case
+
+    cases: list[Any] = []
+    try:
+        progress.step("loading the embedded model")
+        model = cl.load_model()
+        progress.done()
+        for sample in samples:
+            progress.step(f"explaining {sample.name}")
+            trace = model.run(sample.image_path, sample.prompt)
+            invented = sample.hallucination and "spoon" in trace.answer.split()
+            target = "spoon" if invented else default_target(trace.layout)[0]
+            found = cl.explain(trace, target, max_runs=max_runs, progress=progress.inside)
+            cases.append(Case(trace, [found], [], sample.name, sample.note))
+            if _was_interrupted(found):
+                return cases, True
+            scores = [cl.attribute(trace, found.target, name) for name in DEMO_METHODS]
+            cases[-1] = Case(trace, [found], scores, sample.name, sample.note)
+            progress.done()
+    except KeyboardInterrupt:
+        if not cases:
+            raise
+        return cases, True
+    return cases, False
 
 
 def _finish(folder: Path, written: list[Path], explanations: list[Any], stopped: bool) -> None:
@@ -349,6 +355,14 @@ def explain(
     sink: Annotated[
         str | None, typer.Option(help="Attention sinks: keep, drop, condition.")
     ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Smallest |partial correlation| that counts.")
+    ] = None,
+    n_samples: Annotated[
+        int | None, typer.Option(help="Sample size of the tests, instead of --threshold.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Significance level, 1e-5.")] = None,
+    max_radius: Annotated[int | None, typer.Option(help="Depth of the PDS-trees, 3.")] = None,
     pool: Annotated[int | None, typer.Option(help="Mask image tokens in k x k blocks.")] = None,
     max_runs: Annotated[int | None, typer.Option(help="Budget of masked model runs.")] = None,
     time_limit: Annotated[float | None, typer.Option(help="Seconds per target.")] = None,
@@ -376,46 +390,36 @@ def explain(
 
         methods = list(method or ())
         _check_methods(methods)
-        progress = _Progress(steps=3 + max(1, len(target or ())) * (1 + len(methods)))
-        progress.step("loading the model")
-        loaded = cl.load_model(model, device=device, dtype=dtype, revision=revision)
-        progress.done()
-        progress.step("asking the model")
-        trace = loaded.run(image, prompt, max_new_tokens=max_new_tokens)
-        progress.done()
-        if target:
-            targets = [find_target(trace.layout, text) for text in target]
-            remark = ""
-        else:
-            chosen, remark = default_target(trace.layout)
-            targets = [chosen]
-        explanations: list[Any] = []
-        attributions: list[Any] = []
-        stopped = False
-        try:
-            for wanted in targets:
-                progress.step(f"explaining “{wanted.text}”")
-                found = cl.explain(trace, wanted, progress=progress.inside, **options)
-                explanations.append(found)
-                progress.done()
-                if _was_interrupted(found):
-                    stopped = True
-                    break
-                for name in methods:
-                    progress.step(f"{name} for “{wanted.text}”")
-                    attributions.append(cl.attribute(trace, wanted, name))
-                    progress.done()
-        except KeyboardInterrupt:
-            if not explanations:
-                raise
-            stopped = True
+        steps = 3 + max(1, len(target or ())) * (1 + len(methods))
         written: list[Path] = []
-        if folder is not None:
-            from causal_lvlm.viz.bundle import write_bundle
+        with _Progress(steps) as progress:
+            progress.step("loading the model")
+            loaded = cl.load_model(model, device=device, dtype=dtype, revision=revision)
+            progress.done()
+            progress.step("asking the model")
+            trace = loaded.run(image, prompt, max_new_tokens=max_new_tokens)
+            progress.done()
+            remark = ""
+            if target:
+                targets = [find_target(trace.layout, text) for text in target]
+            else:
+                chosen, remark = default_target(trace.layout)
+                targets = [chosen]
+            explanations, attributions, stopped = _explain_targets(
+                trace, targets, methods, options, progress
+            )
+            if folder is not None:
+                from causal_lvlm.viz.bundle import write_bundle
 
-            progress.step("drawing pictures")
-            written = write_bundle(trace, explanations, attributions, folder, interrupted=stopped)
-        progress.close()
+                progress.step("drawing pictures")
+                written = write_bundle(
+                    trace,
+                    explanations,
+                    attributions,
+                    folder,
+                    interrupted=stopped,
+                    progress=progress.step,
+                )
         if as_json:
             typer.echo(_result_json(trace, explanations, attributions))
         else:
@@ -430,6 +434,34 @@ def explain(
             kept = "saved" if folder is not None else "printed"
             _say(f"causal-lvlm: interrupted; what had been found was {kept}")
             raise typer.Exit(INTERRUPTED)
+
+
+def _explain_targets(
+    trace: Any, targets: list[Target], methods: list[str], options: dict[str, Any],
+    progress: _Progress,
+) -> tuple[list[Any], list[Any], bool]:  # fmt: skip
+    """Return explanations, attributions, and whether Ctrl-C ended the work."""
+    import causal_lvlm as cl
+
+    explanations: list[Any] = []
+    attributions: list[Any] = []
+    try:
+        for wanted in targets:
+            progress.step(f"explaining “{wanted.text}”")
+            found = cl.explain(trace, wanted, progress=progress.inside, **options)
+            explanations.append(found)
+            progress.done()
+            if _was_interrupted(found):
+                return explanations, attributions, True
+            for name in methods:
+                progress.step(f"{name} for “{wanted.text}”")
+                attributions.append(cl.attribute(trace, wanted, name))
+                progress.done()
+    except KeyboardInterrupt:
+        if not explanations:
+            raise
+        return explanations, attributions, True
+    return explanations, attributions, False
 
 
 def _check_methods(methods: list[str]) -> None:

@@ -35,7 +35,7 @@ from causal_lvlm.errors import AttentionError, DegenerateTargetError
 from causal_lvlm.tokens import Target, TargetLike, TokenLayout, Units, resolve_target
 
 __all__ = [
-    "DEFAULT_THRESHOLD",
+    "DEFAULT_THRESHOLDS",
     "TokenCorrelation",
     "attention_correlation",
     "attention_correlations",
@@ -47,9 +47,9 @@ Source = Literal["attention", "output", "relevancy"]
 Sink = Literal["keep", "drop", "condition"]
 Row = Literal["own", "predictor"]
 
-# Smallest |partial correlation| that counts as dependence. See experiments/first_light: chosen on
-# its development split, never on the pairs its table reports.
-DEFAULT_THRESHOLD = 0.3
+# Smallest |partial correlation| that counts as dependence, for each covariance source: chosen on
+# the development split of experiments/first_light, never on the pairs its table reports.
+DEFAULT_THRESHOLDS = {"attention": 0.3, "output": 0.3, "effective": 0.1, "relevancy": 0.05}
 # A column is a sink when later rows give it this share of their weight on average.
 SINK_SHARE = 0.3
 # A row whose squared norm is below this share of the largest one carries rounding errors only.
@@ -194,6 +194,8 @@ def attention_correlations(
     """
     chosen = resolve_target(trace.layout, target)
     _check_choice("source", source, ("attention", "output", "relevancy"))
+    if threshold is None and n_samples is None:
+        threshold = DEFAULT_THRESHOLDS["effective" if layer == "effective" else source]
     _check_choice("sink", sink, ("keep", "drop", "condition"))
     _check_choice("row", row, ("own", "predictor"))
     _check_choice("tiers", tiers, ("ordered", "image-block"))
@@ -210,9 +212,7 @@ def attention_correlations(
                     sink=sink,
                     tiers=tiers,
                     n_samples=n_samples,
-                    threshold=DEFAULT_THRESHOLD
-                    if threshold is None and n_samples is None
-                    else threshold,
+                    threshold=threshold,
                     head=head,
                     layer=layer_used,
                 )
@@ -253,8 +253,8 @@ def attention_correlation(
         Whether special and template tokens are nodes too.
     n_samples : int, optional
     threshold : float, optional
-        Smallest |partial correlation| that counts as dependence; default `DEFAULT_THRESHOLD`
-        where `n_samples` is not given either.
+        Smallest |partial correlation| that counts as dependence; default `DEFAULT_THRESHOLDS` of
+        the source where `n_samples` is not given either.
 
     Returns
     -------

@@ -135,6 +135,7 @@ def tiny_llava(
         max_position_embeddings=2048,
     )
     text.vocab_size = len(tok)
+    text.tie_word_embeddings = False
     text.bos_token_id, text.eos_token_id, text.pad_token_id = 2, 3, 0
     sizes = dict(
         hidden_size=width,
@@ -153,6 +154,7 @@ def tiny_llava(
         vision_feature_layer=vision_feature_layer,
         vision_feature_select_strategy="default" if clip else "full",
         image_seq_length=(image_size // patch) ** 2,
+        tie_word_embeddings=False,
     )
     model = LlavaForConditionalGeneration(config).eval()
     _rescale(model)

@@ -47,7 +47,9 @@ def test_a_repeated_word_means_its_first_place_and_says_so():
     assert found.positions == (3,) and found.occurrence == (1, 2)
 
 
-@pytest.mark.parametrize("target", ["green", "", 3, -4, slice(2, 2), slice(0, 3, 2), 1.5, None, True])
+@pytest.mark.parametrize(
+    "target", ["green", "", 3, -4, slice(2, 2), slice(0, 3, 2), 1.5, None, True]
+)
 def test_a_target_that_is_not_there_is_refused_with_what_is(target):
     with pytest.raises(TargetError, match="circle"):
         resolve_target(spoken("a", "red", "circle"), target)
@@ -75,10 +77,9 @@ def test_pooled_units_partition_the_image_and_keep_words_single():
     units = candidate_units(shape, target, pool=2)
     flat = [p for m in units.members for p in m]
     assert sorted(flat) == list(range(1, 23)) and len(flat) == len(set(flat))
-    assert [m for m, kind in zip(units.members, units.modality, strict=True) if kind == "prompt"] == [
-        (21,), (22,),
-    ]  # fmt: skip
-    blocks = {m for m, kind in zip(units.members, units.modality, strict=True) if kind == "image"}
+    kinds = list(zip(units.members, units.modality, strict=True))
+    assert [m for m, kind in kinds if kind == "prompt"] == [(21,), (22,)]
+    blocks = {m for m, kind in kinds if kind == "image"}
     assert len(blocks) == 6 and (1, 2, 5, 6) in blocks and (17, 18) in blocks
 
 

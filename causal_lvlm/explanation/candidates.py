@@ -16,9 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 __all__ = ["UnitTree", "merged_candidates", "unit_tree"]
+
+# A dense graph has more ways to a node than can be looked at; breadth first, these are the nearest.
+MAX_ENTRIES = 5_000
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,27 @@ class UnitTree:
     head : int or None
     depth : dict of int to int
         Smallest depth (1 = next to the target) of each unit.
-    ways : dict of int to frozenset of frozenset
-        For each unit the sets of other units that lie on one way to the target.
+    entries : tuple of (int or None, int)
+        Unit (None where transparent) and parent index of the tree's entries, breadth first.
     """
 
     head: int | None
     depth: dict[int, int]
-    ways: dict[int, frozenset[frozenset[int]]]
+    entries: tuple[tuple[int | None, int], ...]
+
+    @cached_property
+    def ways(self) -> dict[int, frozenset[frozenset[int]]]:
+        """For each unit the sets of other units that lie on one way to the target."""
+        above: list[frozenset[int]] = []
+        ways: dict[int, set[frozenset[int]]] = {}
+        for unit, parent in self.entries:
+            path = above[parent] if parent >= 0 else frozenset()
+            if unit is None:
+                above.append(path)
+            else:
+                ways.setdefault(unit, set()).add(path - {unit})
+                above.append(path | {unit})
+        return {unit: frozenset(found) for unit, found in ways.items()}
 
     def within(self, radius: int) -> frozenset[int]:
         """Return the units at depth 1..radius."""
@@ -89,22 +109,27 @@ def unit_tree(
     UnitTree
     """
     allowed = set(scope)
-    above: list[frozenset[int]] = []
-    depth: dict[int, int] = {}
-    ways: dict[int, set[frozenset[int]]] = {}
-    for entry in range(len(tree.node)):
-        if entry == 0:
-            above.append(frozenset())
-            continue
-        unit = node_units[int(tree.node[entry])]
-        path = above[int(tree.parent[entry])]
-        if unit is None or unit not in allowed:
-            above.append(path)
-            continue
-        depth[unit] = min(depth.get(unit, int(tree.depth[entry])), int(tree.depth[entry]))
-        ways.setdefault(unit, set()).add(path - {unit})
-        above.append(path | {unit})
-    return UnitTree(head, depth, {u: frozenset(w) for u, w in ways.items()})
+    translate = np.array(
+        [-1 if unit is None or unit not in allowed else unit for unit in node_units], dtype=np.int64
+    )
+    units = translate[np.asarray(tree.node, dtype=np.int64)]
+    units[0] = -1  # the root is the target
+    # Breadth-first order: the first occurrence is the nearest one.
+    found, first = np.unique(units, return_index=True)
+    depth = {
+        int(unit): int(tree.depth[entry])
+        for unit, entry in zip(found, first, strict=True)
+        if unit >= 0
+    }
+    parents = np.asarray(tree.parent)[:MAX_ENTRIES]
+    return UnitTree(
+        head=head,
+        depth=depth,
+        entries=tuple(
+            (None if unit < 0 else int(unit), int(parent))
+            for unit, parent in zip(units[:MAX_ENTRIES], parents, strict=True)
+        ),
+    )
 
 
 def merged_candidates(

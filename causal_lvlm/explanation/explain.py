@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -43,9 +44,11 @@ __all__ = ["MASKINGS", "explain"]
 
 MASKINGS = ("remove", "edges", "neutral", "pixels-blur", "pixels-mean")
 MODES = ("necessary", "sufficient")
+SCOPES = ("joint", "image", "text", "custom")
 N_RANDOM = 20
-# Share of the runs that a scope may use; what it leaves goes to the next one.
-SCOPE_SHARES = {"joint": 0.5, "image": 0.6}
+# Share of the remaining runs that a scope may use; what it leaves goes to the next one. The joint
+# scope comes last: it starts from the sets that image and text alone have, and mixes them.
+SCOPE_SHARES = {"text": 0.25, "image": 0.6, "joint": 1.0}
 
 
 def explain(
@@ -170,6 +173,11 @@ def explain(
     )
     budget.used += 1
     rival = _rival(trace, chosen, tester, against, full)
+    if rival is not None:  # once more, now with the rival's probability
+        full = trace.evaluate(
+            np.ones((1, len(trace.layout)), dtype=np.bool_), chosen, backend=backend, against=rival
+        )
+        budget.used += 1
     judge = Tester(tester, chosen.token_ids, float(full.log_prob[0]), drop_ratio, rival)
     evaluator = SubsetEvaluator(trace, chosen, units, judge, budget, masking, backend)
     evaluator.remember([frozenset()], full)
@@ -197,9 +205,14 @@ def explain(
         if progress is not None:
             progress(f"explaining set: {name}", budget.used, max_runs)
         sets[name] = search.scope(name, scope, share)
+    for name, scope, _ in _scopes(units, scopes_of):
+        # A later scope may have met a smaller set of an earlier one: look again, from the cache.
+        if search.knows_better(scope, sets[name]):
+            again = search.scope(name, scope, 1.0)
+            sets[name] = replace(again, model_runs=sets[name].model_runs + again.model_runs)
     return Explanation(
         target=chosen,
-        sets=sets,
+        sets={name: sets[name] for name in SCOPES if name in sets},
         mode=mode,
         tester=tester,
         against=None if rival is None else trace.token_text(rival),
@@ -232,8 +245,11 @@ def _check_options(
         raise ValueError(f"drop_ratio must lie between 0 and 1, got {drop_ratio}")
     if max_radius < 1:
         raise ValueError(f"max_radius must be at least 1, got {max_radius}")
-    if max_runs < 2:
-        raise BudgetError(f"max_runs must be at least 2 (unmasked, all masked), got {max_runs}")
+    least = 3 if tester == "contrast" else 2
+    if max_runs < least:
+        raise BudgetError(
+            f"max_runs must be at least {least} (unmasked, all masked), got {max_runs}"
+        )
     if time_limit is not None and time_limit <= 0:
         raise BudgetError(f"time_limit must be a positive number of seconds, got {time_limit}")
 
@@ -263,8 +279,8 @@ def _scopes(units: Units, candidates: str | list[int]) -> list[tuple[str, tuple[
         return [(candidates, everything, 1.0)]
     image = tuple(u for u in everything if units.modality[u] == "image")
     text = tuple(u for u in everything if units.modality[u] != "image")
-    parts = (("joint", everything), ("image", image), ("text", text))
-    return [(name, scope, SCOPE_SHARES.get(name, 1.0)) for name, scope in parts]
+    parts = {"text": text, "image": image, "joint": everything}
+    return [(name, parts[name], share) for name, share in SCOPE_SHARES.items()]
 
 
 def _graph_outcome(target: Target, graphs: tuple[HeadGraph, ...]) -> str:

@@ -69,8 +69,6 @@ class ScopeSearch:
         """
         if not scope:
             return ExplainingSet(scope=name, outcome="no_candidates")
-        if self.interrupted:
-            return ExplainingSet(scope=name, outcome="interrupted", ended="interrupted")
         budget, question = self.evaluator.budget, Question(self.evaluator, scope, self.mode)
         used = budget.used
         runs = int((budget.max_runs - used) * share)
@@ -80,6 +78,8 @@ class ScopeSearch:
         state = _State()
         try:
             budget.limit = used + runs - reserve
+            if self.interrupted:  # Ctrl-C meant all of it: only report what is known
+                raise KeyboardInterrupt
             if self._trivial(question):
                 return self._result(name, question, state, trees, used, outcome="not_maskable")
             self._find(question, trees, state)
@@ -101,11 +101,17 @@ class ScopeSearch:
         self.interrupted = state.ended == "interrupted"
         return self._result(name, question, state, trees, used)
 
+    def knows_better(self, scope: tuple[int, ...], found: ExplainingSet) -> bool:
+        """Whether a set of this scope is known that is smaller than the one reported for it."""
+        sizes = [len(s) for s in Question(self.evaluator, scope, self.mode).found() if s]
+        return bool(sizes) and min(sizes) < (found.size if found.verified else len(scope))
+
     def _trivial(self, question: Question) -> bool:
-        """Whether no set can be found: nothing flips, or nothing is needed."""
-        if self.mode == "necessary":
-            return not question.ask([question.scope])[0]
-        return question.ask([()])[0]
+        """Whether the scope as a whole has no say: nothing flips, or nothing is needed."""
+        if self.mode == "sufficient":
+            return question.ask([()])[0]
+        # A part may flip where the whole does not: a set met before is an explanation all the same.
+        return not question.ask([question.scope])[0] and not question.found()
 
     def _trees(self, scope: tuple[int, ...]) -> list[UnitTree]:
         return [
@@ -116,12 +122,14 @@ class ScopeSearch:
     def _find(self, question: Question, trees: list[UnitTree], state: _State) -> None:
         # An earlier scope may have met one. The scope itself is known, and says nothing.
         known = [s for s in question.found() if len(s) < len(question.scope)]
+        effects: list[int] = []
         single = question.first(merged_candidates(trees, 1))
         order: list[int] = []
         if single is not None:
             state.offer(single, irreducible=True)
         elif known:
             state.offer(min(known, key=lambda s: (len(s), sorted(s))), irreducible=False)
+            state.offer(*shrink(question, min(known, key=len), order))
         else:
             grown = question.first(self._radius_sets(trees))
             if grown is not None:
@@ -129,9 +137,13 @@ class ScopeSearch:
                 order = sorted(grown, key=lambda u: (distance[u], u))
             else:
                 grown, order = self._fallback(question)
+                effects = order
             state.grown = len(grown)
             state.offer(*shrink(question, grown, order))
+        if len(state.best or ()) > 2:
             self._smaller_legal(question, trees, state)
+            if not effects:
+                self._smaller_by_effect(question, state)
         if state.best is not None:
             if not state.irreducible:
                 state.offer(*shrink(question, state.best, order))
@@ -166,6 +178,17 @@ class ScopeSearch:
         finally:
             budget.limit = whole
 
+    def _smaller_by_effect(self, question: Question, state: _State) -> None:
+        """Try shorter prefixes of the order by single masking: few runs, often a smaller set."""
+        order = self._by_effect(question)
+        grown = grow(question, order[: len(state.best or ()) - 1])
+        if grown is not None:
+            state.offer(*shrink(question, grown, order))
+
+    def _by_effect(self, question: Question) -> list[int]:
+        effects = unit_effects(question)
+        return [question.scope[i] for i in np.argsort(-effects, kind="stable")]
+
     def _fallback(self, question: Question) -> tuple[Subset, list[int]]:
         """Search outside the graphs: one by one in gradient order, then grow by effect."""
         units, trace = self.evaluator.units, self.evaluator.trace
@@ -175,8 +198,7 @@ class ScopeSearch:
         single = question.first((u,) for u in by_gradient)
         if single is not None:
             return single, by_gradient
-        effects = unit_effects(question)
-        order = [question.scope[i] for i in np.argsort(-effects, kind="stable")]
+        order = self._by_effect(question)
         grown = grow(question, order)
         # The whole scope passed, so the longest prefix does.
         return (frozenset(question.scope) if grown is None else grown), order

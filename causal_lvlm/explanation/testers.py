@@ -46,6 +46,8 @@ class Tester:
         Token id for ``contrast``.
     """
 
+    __test__ = False  # the name makes pytest think otherwise
+
     kind: str
     token_ids: tuple[int, ...]
     full_log_prob: float

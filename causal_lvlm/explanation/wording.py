@@ -24,9 +24,9 @@ _REASONS = {
 
 def _members(explanation: Explanation, found: ExplainingSet) -> str:
     """Name the members: how many patches, and which words."""
-    layout = explanation.summary["layout"]
-    image = [u for u in found.units if layout["modality"][u[0]] == "image"]
-    words = [layout["tokens"][u[0]].strip() for u in found.units if u not in image]
+    modality, tokens = explanation.summary["modality"], explanation.summary["tokens"]
+    image = [u for u in found.units if modality[u[0]] == "image"]
+    words = [tokens[u[0]].strip() for u in found.units if u not in image]
     parts = []
     if image:
         kind = "patch" if all(len(u) == 1 for u in image) else "block of patches"

@@ -110,10 +110,10 @@ class Recorder:
         # its id from being used again.
         if id(mask) not in self._combined:
             base = _additive_mask(mask, module, query, key, is_causal)
-            blocked = torch.zeros(self.allowed.shape, dtype=query.dtype, device=query.device)
-            blocked.masked_fill_(~self.allowed.to(query.device), torch.finfo(query.dtype).min)
-            if base is not None:
-                blocked = torch.minimum(blocked, base)
+            if base is None:
+                base = torch.zeros((), dtype=query.dtype, device=query.device)
+            lowest = torch.finfo(query.dtype).min
+            blocked = torch.where(self.allowed.to(query.device), base, lowest)
             self._combined[id(mask)] = (mask, blocked)
         return self._combined[id(mask)][1]
 
@@ -223,11 +223,7 @@ def attention_weights(call: AttentionCall) -> torch.Tensor:
         Rows sum to 1, except in models with sinks, where the rest went to the sink.
     """
     query, key, value = (t.detach().float() for t in (call.query, call.key, call.value))
-    mask = call.mask
-    if mask is not None and mask.dtype not in (torch.bool, torch.float32):
-        # The lowest number of a half type is no longer lowest after the cast; rebuild it.
-        mask = mask > torch.finfo(mask.dtype).min / 2
-    _, weights = _eager(call.module, query, key, value, mask, call.options)
+    _, weights = _eager(call.module, query, key, value, call.mask, call.options)
     return weights.detach().float()
 
 

@@ -22,7 +22,7 @@ from causal_lvlm.lvlm.attention_function import (
 )
 from causal_lvlm.lvlm.prepared import Prepared
 
-__all__ = ["capture_attention", "capture_head_outputs", "iter_attention"]
+__all__ = ["capture_attention", "capture_head_outputs", "capture_head_values", "iter_attention"]
 
 
 def record_calls(prepared: Prepared, layers: Sequence[int]) -> dict[int, AttentionCall]:
@@ -72,3 +72,11 @@ def capture_head_outputs(prepared: Prepared, layer: int = -1) -> Float32Array:
     index = prepared.lvlm.layer_indices(layer)[0]
     call = record_calls(prepared, [index])[index]
     return _to_numpy(call.output.float().transpose(1, 2))
+
+
+def capture_head_values(prepared: Prepared, layer: int = -1) -> Float32Array:
+    """Return the values of each head, float32 (H, T, d); shared ones are repeated per head."""
+    index = prepared.lvlm.layer_indices(layer)[0]
+    call = record_calls(prepared, [index])[index]
+    repeats = call.query.shape[1] // call.value.shape[1]
+    return _to_numpy(call.value.float().repeat_interleave(repeats, dim=1))

@@ -118,9 +118,7 @@ class BackwardPass:
         self.gradient_norm: FloatArray = frozen(norm.cpu().numpy(), np.float64)
         self._language: list[_Layer] = []
         self._vision: list[_Layer] = []
-        for number, (call, gradient) in enumerate(
-            zip(recorder.calls, gradients[1:], strict=True)
-        ):
+        for number, (call, gradient) in enumerate(zip(recorder.calls, gradients[1:], strict=True)):
             if gradient is None:  # a layer whose output nothing uses
                 continue
             bare = _detached(call)

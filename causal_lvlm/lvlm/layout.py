@@ -119,9 +119,7 @@ def _grids(
     for number, tile in enumerate(tiles):
         stop = start + tile.rows * tile.cols
         positions = np.array(image_positions[start:stop])
-        grids.append(
-            ImageGrid(0, number, tile.rows, tile.cols, positions, tile.boxes, image_size)
-        )
+        grids.append(ImageGrid(0, number, tile.rows, tile.cols, positions, tile.boxes, image_size))
         start = stop
     return grids
 
@@ -157,9 +155,7 @@ def _prompt_spans(
     return _searched_spans(tokenizer, ids, expanded)
 
 
-def _searched_spans(
-    tokenizer: Any, ids: list[int], expanded: str
-) -> list[tuple[int, int] | None]:
+def _searched_spans(tokenizer: Any, ids: list[int], expanded: str) -> list[tuple[int, int] | None]:
     """Find each token's text from left to right; for tokenizers without offsets."""
     folded, cursor = expanded.casefold(), 0
     spans: list[tuple[int, int] | None] = []

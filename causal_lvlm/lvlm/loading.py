@@ -1,4 +1,4 @@
-"""`load_model`: the embedded model, a checkpoint of the hub, a local folder, or objects in memory."""
+"""`load_model`: the embedded model, a checkpoint of the hub, a folder, or objects in memory."""
 
 from __future__ import annotations
 
@@ -74,9 +74,7 @@ def load_model(
         processor = AutoProcessor.from_pretrained(
             source, **{k: v for k, v in options.items() if k != "attn_implementation"}
         )
-        model = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=number_format, **options
-        )
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=number_format, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UnsupportedModelError(_unreadable(source, error)) from error
     model = model.to(place)
@@ -101,6 +99,10 @@ def _located(name_or_path: str | os.PathLike[str]) -> str | Path:
     """Tell a folder from a hub id; a folder that is not there gets a message of its own."""
     text = os.fspath(name_or_path)
     path = Path(text).expanduser()
+    if not text.strip():
+        raise UnsupportedModelError(
+            "the model's name is empty; leave it out for the embedded model"
+        )
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UnsupportedModelError(
@@ -114,7 +116,7 @@ def _located(name_or_path: str | os.PathLike[str]) -> str | Path:
         or text.startswith((".", "~"))
         or text.count("/") > 1
     )
-    if looks_local or not text.strip():
+    if looks_local:
         raise UnsupportedModelError(f"there is no model folder {text!r}")
     return text
 

@@ -1,48 +1,31 @@
 """`LVLM`: a vision-language model with what this package needs to know about it.
 
-`LVLM.run` is the only way into the package for an image and a prompt:
-
-1. the image is opened upright, the prompt rendered (see `prompts`), both go through the model's own
-   processor;
-2. the model generates greedily with its own ``generate`` and cache; log-probabilities come from its
-   unprocessed logits;
-3. the layout is built and its geometry checked against a coordinate ramp;
-4. one teacher-forced pass over prompt and answer, with image features computed once and merged by
-   us, must reproduce the generation: everything later (attention, masking, gradients) rests on
-   that pass.
+It knows where the parts are (decoder, vision tower, attention modules), runs the language model on
+merged embeddings, and keeps whatever is put on the model inside a `LVLM.session`. `LVLM.run` is the
+way into the package for an image and a prompt; its steps are in `run`.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache
 
 from causal_lvlm.errors import (
     CaptureError,
-    EmptyAnswerError,
-    PromptError,
-    SelfCheckError,
     UnsupportedModelError,
 )
 from causal_lvlm.lvlm.attention_function import Recorder, recording, switched
 from causal_lvlm.lvlm.families import family_of
-from causal_lvlm.lvlm.images import ImageLike, open_image
-from causal_lvlm.lvlm.layout import build_layout, token_text
-from causal_lvlm.lvlm.prompts import Prompt, render_prompt
+from causal_lvlm.lvlm.images import ImageLike
+from causal_lvlm.lvlm.layout import token_text
 from causal_lvlm.lvlm.threads import one_thread
 from causal_lvlm.lvlm.trace import Trace
-from causal_lvlm.storage import versions
-
-if TYPE_CHECKING:
-    from causal_lvlm.arrays import FloatArray
-    from causal_lvlm.lvlm.geometry import Tile
 
 __all__ = ["LVLM"]
 
@@ -140,6 +123,21 @@ class LVLM:
             self._attention_modules = tuple(call.module for call in recorder.calls)
         return self._attention_modules
 
+    @property
+    def drop_is_exact(self) -> bool:
+        """Whether leaving tokens out, positions unchanged, equals hiding them from attention.
+
+        True with full attention in every layer. Windows count tokens by their place in the
+        sequence, so they reach further when some are left out.
+        """
+        layers = DynamicCache(config=self.text_config).layers
+        return all(type(layer).__name__ == "DynamicLayer" for layer in layers)
+
+    @property
+    def only_drop(self) -> bool:
+        """Whether some layers mix tokens without attention, so that blocking would not do."""
+        return len(self.attention_modules) < int(self.text_config.num_hidden_layers)
+
     def layer_indices(self, layers: Any) -> list[int]:
         """Turn layer numbers, negative ones counted from the end, into indices.
 
@@ -220,8 +218,14 @@ class LVLM:
         """
         embeds = self.model.get_input_embeddings()(token_ids)
         embeds = embeds.expand(len(features), -1, -1)
-        is_image = (token_ids == self.image_token_id)[..., None].expand_as(embeds)
-        return embeds.masked_scatter(is_image, features.to(embeds.device, embeds.dtype))
+        is_image = token_ids == self.image_token_id
+        # A model may generate the image's token; only those of the prompt stand for features.
+        is_image = is_image & (is_image.cumsum(dim=-1) <= features.shape[1])
+        is_image = is_image[..., None].expand_as(embeds)
+        merged: torch.Tensor = embeds.masked_scatter(
+            is_image, features.to(embeds.device, embeds.dtype)
+        )
+        return merged
 
     def logits(
         self,
@@ -297,126 +301,17 @@ class LVLM:
         ImageError, PromptError, EmptyAnswerError, UnsupportedModelError
             If an input cannot be used, or the model generates nothing.
         """
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        picture = open_image(image)
-        rendered = render_prompt(
-            self.processor,
+        from causal_lvlm.lvlm.run import run
+
+        return run(
+            self,
+            image,
             prompt,
-            placeholder=self.placeholder,
-            plain_frame=self.family.plain_frame,
-            chat_template=chat_template,
-        )
-        with self.session(), torch.no_grad():
-            inputs = self._inputs(picture, rendered)
-            sequence, log_probs, stop_ids = self._generate(inputs, max_new_tokens)
-        n_prompt = int(inputs["input_ids"].shape[1])
-        token_ids = [int(i) for i in sequence]
-        tiles = self._tiles(picture.size, token_ids.count(self.image_token_id))
-        layout = build_layout(
-            self.tokenizer,
-            token_ids,
-            n_prompt,
-            rendered,
-            placeholder=self.placeholder,
-            image_token_id=self.image_token_id,
-            tiles=tiles,
-            image_size=picture.size,
-        )
-        if not (layout.modality == "generated").any():
-            raise EmptyAnswerError(
-                f"{self.model_id!r} generated nothing but {list(layout.generated)} for the prompt "
-                f"{rendered.text!r}; ask differently"
-            )
-        from causal_lvlm.lvlm.selfcheck import check_run, geometry_error
-
-        if picture.size not in self._geometry_errors:
-            self._geometry_errors[picture.size] = geometry_error(self, layout, picture.size)
-        answer = self.tokenizer.decode(token_ids[n_prompt:], skip_special_tokens=True).strip()
-        trace = Trace(
-            prompt=rendered.text,
-            answer=answer,
-            image=picture,
-            layout=layout,
-            log_probs=log_probs,
-            self_check=None,
-            model_id=self.model_id,
-            revision=self.revision,
-            versions=versions(),
-            parameters={
-                "max_new_tokens": max_new_tokens,
-                "chat_template": chat_template,
-                "prompt_source": rendered.source,
-                "decoding": "greedy",
-                "finished": token_ids[-1] in stop_ids,
-                "seed": seed,
-                "dtype": str(self.dtype).removeprefix("torch."),
-                "device": str(self.device),
-            },
-        )
-        trace.attach(self, check=False)
-        check = check_run(trace, self._geometry_errors[picture.size])
-        object.__setattr__(trace, "self_check", check)
-        if not check.passed:
-            message = (
-                f"the teacher-forced pass of {self.model_id!r} does not reproduce its generation "
-                f"({check}); explanations of this run are not to be trusted"
-            )
-            if strict:
-                raise SelfCheckError(message)
-            warnings.warn(message, stacklevel=2)
-        return trace
-
-    def _inputs(self, image: Image.Image, prompt: Prompt) -> dict[str, torch.Tensor]:
-        bos = self.tokenizer.bos_token
-        # A template may write the first token out; the tokenizer must then not add a second.
-        options = {"add_special_tokens": False} if bos and prompt.text.startswith(bos) else {}
-        try:
-            encoded = self.processor(
-                images=[image], text=[prompt.text], return_tensors="pt", **options
-            )
-        except (ValueError, IndexError) as error:
-            raise PromptError(
-                f"the processor of {self.model_id!r} refused the prompt {prompt.text!r}: {error}"
-            ) from error
-        return {
-            name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
-            for name, value in encoded.items()
-            if isinstance(value, torch.Tensor)
-        }
-
-    def _generate(
-        self, inputs: dict[str, torch.Tensor], max_new_tokens: int
-    ) -> tuple[torch.Tensor, FloatArray, set[int]]:
-        """Generate greedily; returns (T,) ids, (G,) log-probabilities, and the stop tokens."""
-        own = getattr(self.model, "generation_config", None)
-        stop = getattr(own, "eos_token_id", None)
-        stop = self.tokenizer.eos_token_id if stop is None else stop
-        stops = [] if stop is None else [int(s) for s in np.atleast_1d(np.asarray(stop))]
-        pad = self.tokenizer.pad_token_id
-        config = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
             max_new_tokens=max_new_tokens,
-            max_length=None,
-            # A checkpoint's own penalties would make the answer differ from the model's argmax.
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            eos_token_id=stops or None,
-            pad_token_id=pad if pad is not None else (stops[0] if stops else 0),
-            return_dict_in_generate=True,
-            output_logits=True,
-            use_cache=True,
+            chat_template=chat_template,
+            seed=seed,
+            strict=strict,
         )
-        output = self.model.generate(**inputs, generation_config=config)
-        sequence = output.sequences[0]
-        logits = torch.stack([step[0] for step in output.logits]).double()
-        generated = sequence[len(sequence) - len(logits) :]
-        log_probs = logits.log_softmax(dim=-1).gather(1, generated[:, None].to(logits.device))
-        return sequence, log_probs[:, 0].cpu().numpy(), set(stops)
-
-    def _tiles(self, image_size: tuple[int, int], n_tokens: int) -> list[Tile]:
-        return self.family.geometry(self.model, self.processor, image_size, n_tokens)
 
     def token_text(self, token_id: int) -> str:
         """Return a token as a person would read it, with the leading space it carries."""

@@ -68,12 +68,11 @@ class Prepared:
         """Keys and values (1, H_kv, T, d) of each layer; None where a prefix cannot be reused."""
         config = self.lvlm.text_config
         cache = DynamicCache(config=config)
-        plain = all(type(layer).__name__ == "DynamicLayer" for layer in cache.layers)
         heads = int(getattr(config, "num_key_value_heads", config.num_attention_heads))
         head_dim = getattr(config, "head_dim", None)
         head_dim = int(head_dim or config.hidden_size // config.num_attention_heads)
         n_bytes = 2 * int(config.num_hidden_layers) * heads * head_dim * self.token_ids.shape[1]
-        if not plain or n_bytes * self.embeds.element_size() > _MAX_CACHE_BYTES:
+        if not self.lvlm.drop_is_exact or n_bytes * self.embeds.element_size() > _MAX_CACHE_BYTES:
             return None
         with self.lvlm.session(), torch.no_grad():
             self.lvlm.logits(self.embeds, self.position_ids, 1, cache)

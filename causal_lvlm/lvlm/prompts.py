@@ -95,10 +95,8 @@ def render_prompt(
     words = prompt.replace(placeholder, " ").strip()
     use_template = template is not None and chat_template is not False
     before, after = template if use_template and template is not None else plain
-    text = before + words + after
-    return Prompt(
-        text, ((len(before), len(before) + len(words)),), "chat_template" if use_template else "plain"
-    )
+    span = len(before), len(before) + len(words)
+    return Prompt(before + words + after, (span,), "chat_template" if use_template else "plain")
 
 
 def _split(rendered: str) -> tuple[str, str]:

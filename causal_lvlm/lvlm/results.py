@@ -48,6 +48,8 @@ class Evaluation:
         First choice at each predicting row.
     margin : ndarray of float64, shape (K, G)
         Logit of the target token minus the best other one; negative where it is not first.
+    runner_up : ndarray of int64, shape (K, G)
+        Best token other than the target's.
     top_log_prob : ndarray of float64, shape (K, G)
         Log-probability of the first choice.
     against_log_prob : ndarray of float64, shape (K,), or None
@@ -61,6 +63,7 @@ class Evaluation:
     token_log_probs: FloatArray
     argmax: IntArray
     margin: FloatArray
+    runner_up: IntArray
     top_log_prob: FloatArray
     against_log_prob: FloatArray | None
     runs: int
@@ -71,7 +74,8 @@ class Evaluation:
         """Freeze the arrays."""
         for name in ("token_log_probs", "margin", "top_log_prob"):
             object.__setattr__(self, name, frozen(getattr(self, name), np.float64))
-        object.__setattr__(self, "argmax", frozen(self.argmax, np.int64))
+        for name in ("argmax", "runner_up"):
+            object.__setattr__(self, name, frozen(getattr(self, name), np.int64))
         if self.against_log_prob is not None:
             object.__setattr__(self, "against_log_prob", frozen(self.against_log_prob, np.float64))
 

@@ -18,8 +18,9 @@ from causal_lvlm.lvlm.results import SelfCheck
 from causal_lvlm.tokens import TokenLayout
 
 if TYPE_CHECKING:
+    from causal_lvlm.arrays import FloatArray
     from causal_lvlm.lvlm.model import LVLM
-    from causal_lvlm.lvlm.trace import Trace
+    from causal_lvlm.lvlm.prepared import Prepared
 
 __all__ = ["check_run", "geometry_error"]
 
@@ -27,11 +28,19 @@ __all__ = ["check_run", "geometry_error"]
 _TOLERANCE = {torch.float32: 2e-3, torch.float64: 1e-6, torch.float16: 0.05, torch.bfloat16: 0.3}
 
 
-def check_run(trace: Trace, geometry: float = 0.0) -> SelfCheck:
-    """Compare one teacher-forced pass with the recorded generation."""
-    prepared = trace.prepared
+def check_run(prepared: Prepared, recorded: FloatArray, geometry: float = 0.0) -> SelfCheck:
+    """Compare one teacher-forced pass with the recorded generation.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    recorded : ndarray of float64, shape (G,)
+        Log-probabilities of the generated tokens when they were generated.
+    geometry : float
+        Result of `geometry_error`.
+    """
     lvlm = prepared.lvlm
-    n_prompt, length = trace.layout.n_prompt, len(trace.layout)
+    n_prompt, length = prepared.layout.n_prompt, len(prepared.layout)
     with lvlm.session(), torch.no_grad():
         # The last token predicts nothing that was recorded.
         logits = lvlm.logits(
@@ -41,7 +50,7 @@ def check_run(trace: Trace, geometry: float = 0.0) -> SelfCheck:
         )[0].double()
     targets = prepared.token_ids[0, n_prompt:]
     log_probs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0].cpu().numpy()
-    difference = float(np.abs(log_probs - trace.log_probs).max())
+    difference = float(np.abs(log_probs - recorded).max())
     agreement = float((logits.argmax(-1) == targets).double().mean())
     tolerance = _TOLERANCE.get(lvlm.dtype, 0.3)
     # A half format may swap two tokens whose logits are nearly equal.
@@ -84,9 +93,10 @@ def geometry_error(lvlm: LVLM, layout: TokenLayout, image_size: tuple[int, int])
     centres = np.stack([boxes[:, [0, 2]].mean(axis=1), boxes[:, [1, 3]].mean(axis=1)])
     found = np.stack([cells[0, inside] * width, cells[1, inside] * height])
     sizes = np.stack([boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]])
-    # Eight bits resolve a ramp no finer than one step of it.
-    step = np.array([[width], [height]]) / 255.0
-    distance = np.maximum(np.abs(centres - found) - step, 0.0)
+    # Eight bits resolve a ramp no finer than one step of it, and enlarging holds it constant
+    # within half a pixel of the border.
+    blur = np.array([[width], [height]]) / 255.0 + 0.5
+    distance = np.maximum(np.abs(centres - found) - blur, 0.0)
     return float((distance / np.maximum(sizes, 1e-9)).max())
 
 

@@ -34,8 +34,10 @@ def one_thread(active: bool = True) -> Iterator[None]:
     _depth.value = depth + (1 if active else 0)
     if outermost:
         with _lock:
+            # Asked even when not needed: a thread's first question resets its own setting.
+            current = torch.get_num_threads()
             if _users == 0:
-                _original = torch.get_num_threads()
+                _original = current
             _users += 1
             torch.set_num_threads(1)
     try:

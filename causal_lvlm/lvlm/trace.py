@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from causal_lvlm.lvlm.model import LVLM
     from causal_lvlm.lvlm.prepared import Prepared
 
-__all__ = ["Trace"]
+__all__ = ["Link", "Trace"]
 
 _KIND = "trace"
 
 
 @dataclass
-class _Link:
+class Link:
     """The changeable part of a trace: its model, and what was computed once for it."""
 
     prepared: Prepared | None = None
@@ -66,12 +66,12 @@ class Trace:
     image: Image.Image
     layout: TokenLayout
     log_probs: FloatArray
-    self_check: SelfCheck | None
+    self_check: SelfCheck
     model_id: str
     revision: str | None
     versions: dict[str, str]
     parameters: dict[str, Any]
-    _link: _Link = field(default_factory=_Link, repr=False, compare=False)
+    _link: Link = field(default_factory=Link, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Freeze the arrays and check their length."""
@@ -84,14 +84,8 @@ class Trace:
 
     # -- the model ----------------------------------------------------------------------------
 
-    def attach(self, model: LVLM, *, check: bool = True) -> Trace:
+    def attach(self, model: LVLM) -> Trace:
         """Give the trace a model to ask; returns the trace itself.
-
-        Parameters
-        ----------
-        model : LVLM
-        check : bool
-            Whether to verify that this model gives the recorded log-probabilities.
 
         Raises
         ------
@@ -101,21 +95,21 @@ class Trace:
         from causal_lvlm.lvlm.prepared import Prepared
         from causal_lvlm.lvlm.selfcheck import check_run
 
-        previous = self._link.prepared
-        self._link.prepared = Prepared(model, self.image, self.layout)
-        if check:
-            try:
-                found = check_run(self)
-            except Exception:
-                self._link.prepared = previous
-                raise
-            if not found.passed:
-                self._link.prepared = previous
-                raise SelfCheckError(
-                    f"{model.model_id!r} does not reproduce the answer {self.answer!r} recorded "
-                    f"with {self.model_id!r} ({found}); attach the model it was made with"
-                )
-        return self
+        ids = self.layout.token_ids
+        is_image = self.layout.modality == "image"
+        known = int(model.text_config.vocab_size)
+        found: Any = "another vocabulary or image token"
+        if ids.max() < known and (ids[is_image] == model.image_token_id).all():
+            prepared = Prepared(model, self.image, self.layout)
+            if prepared.features.shape[1] == is_image.sum():
+                found = check_run(prepared, self.log_probs)
+                if found.passed:
+                    self._link.prepared = prepared
+                    return self
+        raise SelfCheckError(
+            f"{model.model_id!r} does not reproduce the answer {self.answer!r} recorded with "
+            f"{self.model_id!r} ({found}); attach the model it was made with"
+        )
 
     @property
     def model(self) -> LVLM:
@@ -167,6 +161,12 @@ class Trace:
 
         return capture_head_outputs(self.prepared, layer)
 
+    def head_values(self, layer: int = -1) -> Float32Array:
+        """Return V of each head, float32 (H, T, d_head): ``attention @ values`` is the output."""
+        from causal_lvlm.lvlm.capture import capture_head_values
+
+        return capture_head_values(self.prepared, layer)
+
     def backward(
         self,
         target: TargetLike,
@@ -214,6 +214,15 @@ class Trace:
         lvlm = self.model
         return lvlm.family.tower_positions(lvlm.model, self.layout.positions("image"))
 
+    @property
+    def n_layers(self) -> int:
+        """Number of self-attention layers of the language model."""
+        return len(self.model.attention_modules)
+
+    def token_id(self, text: str) -> int:
+        """Return the id of the first token of a word, as the model would generate it."""
+        return self.model.token_id(text)
+
     def token_text(self, token_id: int) -> str:
         """Return the text of any token of the vocabulary."""
         return self.model.token_text(token_id)
@@ -223,7 +232,6 @@ class Trace:
     def to_dict(self) -> dict[str, Any]:
         """Return all that is recorded as plain values: text, lists, the image as base64 PNG."""
         layout = self.layout
-        check = self.self_check
         return {
             "kind": _KIND,
             "prompt": self.prompt,
@@ -247,7 +255,7 @@ class Trace:
                 for grid in layout.grids
             ],
             "log_probs": self.log_probs.tolist(),
-            "self_check": None if check is None else vars(check).copy(),
+            "self_check": vars(self.self_check).copy(),
             "model_id": self.model_id,
             "revision": self.revision,
             "versions": dict(self.versions),
@@ -272,14 +280,13 @@ class Trace:
             words=np.array(value["words"]),
             n_prompt=int(value["n_prompt"]),
         )
-        check = value["self_check"]
         return cls(
             prompt=value["prompt"],
             answer=value["answer"],
             image=decode_image(value["image"]),
             layout=layout,
             log_probs=np.array(value["log_probs"], dtype=np.float64),
-            self_check=None if check is None else SelfCheck(**check),
+            self_check=SelfCheck(**value["self_check"]),
             model_id=value["model_id"],
             revision=value["revision"],
             versions=value["versions"],

@@ -266,7 +266,7 @@ class _Learner:
         self.sepset_nodes = np.zeros(0, dtype=np.int64)
         self.tests = [n * (n - 1) // 2]
         self.blind = np.zeros((n, n), dtype=bool)
-        self.conflicts = 0
+        self.claims: UInt8Array = np.zeros((n, n), dtype=np.uint8)
 
     def learn(self) -> str:
         """Run all sizes and the last orientation; return why it ended."""
@@ -299,7 +299,7 @@ class _Learner:
                 break
         if not oriented:
             self._orient()
-        complete_tails(self.marks)
+        complete_tails(self.marks, self.claims)
         return stopped
 
     def _edges(self) -> IntArray:
@@ -311,15 +311,13 @@ class _Learner:
     def _orient(self) -> None:
         from causal_kernels import orient
 
-        self.conflicts = int(
-            orient(
-                self.marks,
-                self.tiers,
-                self.sepset_start,
-                self.sepset_size,
-                self.sepset_nodes,
-                self.stable,
-            )
+        self.claims = orient(
+            self.marks,
+            self.tiers,
+            self.sepset_start,
+            self.sepset_size,
+            self.sepset_nodes,
+            self.stable,
         )
 
     def _check_budget(self) -> None:
@@ -343,7 +341,7 @@ class _Learner:
         )
         lists = kernels.neighbour_lists(self.marks)
         run = (
-            self._stable_kernel(size, lists)
+            self._stable_kernel(size, lists, edges)
             if self.stable
             else self._sequential_kernel(size, lists)
         )
@@ -369,8 +367,10 @@ class _Learner:
         self._delete(edges[gone], found.members[gone])
         return candidates, bool(gone.any())
 
-    def _stable_kernel(self, size: int, lists: tuple[IntArray, IntArray]) -> _Kernel:
-        """Return the call that finds the best separating set of each of some edges."""
+    def _stable_kernel(
+        self, size: int, lists: tuple[IntArray, IntArray], all_edges: IntArray
+    ) -> _Kernel:
+        """Return the call that finds the best separating set of each of some of the edges."""
         import causal_kernels as kernels
 
         if size == 1:
@@ -386,8 +386,9 @@ class _Learner:
                 return len(edges), met
 
             return one
-        distance = kernels.pds_distance_matrix(self.marks, *lists, self.tiers, size)
         ancestor = kernels.possible_ancestor_matrix(self.marks, *lists)
+        needed = kernels.needed_roots(self.tiers, all_edges, ancestor, size)
+        distance = kernels.pds_distance_matrix(self.marks, *lists, self.tiers, size, needed)
 
         def more(edges: IntArray, found: _Found, budget: int) -> tuple[int, int]:
             done, met = kernels.order_r(
@@ -445,9 +446,12 @@ class _Learner:
         parameters: dict[str, Any],
     ) -> LearnedStructure:
         """Number the nodes as the caller does and collect the result."""
+        from causal_kernels import CONFLICT
+
         n = len(correlation)
         marks = np.empty_like(self.marks)
         marks[np.ix_(permutation, permutation)] = self.marks
+        conflicts = int(np.count_nonzero(self.claims == CONFLICT))
         i, j = np.nonzero(np.triu(self.marks == 0, k=1))
         pairs = np.sort(np.stack([permutation[i], permutation[j]], axis=1), axis=1)
         by_pair = np.argsort(pairs[:, 0] * n + pairs[:, 1])
@@ -469,7 +473,7 @@ class _Learner:
             undecided=blind[np.lexsort((blind[:, 1], blind[:, 0]))],
             complete=stopped == "no_more_sets",
             stopped=stopped,
-            conflicts=self.conflicts,
+            conflicts=conflicts,
             thresholds=tuple(float(value) for value in np.sqrt(self.squared[: len(self.tests)])),
             parameters=parameters,
             correlation=correlation,

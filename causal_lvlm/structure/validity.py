@@ -102,24 +102,14 @@ def _induced(
     A walk is as good as a path here: between two colliders that are ancestors of an end, a loop
     can be cut out, since every edge of the walk has arrowheads at both inner ends.
     """
-    n = adjacent.shape[0]
     bidirected = arrow_at_column & arrow_at_column.T
-    # Inner nodes lie in one connected component of bidirected edges; a component of one node
-    # joins its neighbours only by triples, which are found the same way.
-    labels = np.full(n, -1, dtype=np.int64)
-    for k, component in enumerate(nx.connected_components(nx.from_numpy_array(bidirected))):
-        labels[list(component)] = k
     pairs: list[tuple[int, int]] = []
-    into = [np.flatnonzero(arrow_at_column[:, v]) for v in range(n)]  # u *-> v
-    touched: dict[int, set[int]] = {}
-    for v in range(n):
-        touched.setdefault(int(labels[v]), set()).update(int(u) for u in into[v])
-    candidates: set[tuple[int, int]] = set()
-    for ends in touched.values():
-        ordered = sorted(ends)
-        for position, i in enumerate(ordered):
-            candidates.update((i, j) for j in ordered[position + 1 :] if not adjacent[i, j])
-    for i, j in sorted(candidates):
+    # Necessary, and cheap for all pairs at once: an edge i *-> v into an ancestor v of i or j, and
+    # the same from j.
+    step = arrow_at_column.astype(np.float32)
+    above = ancestor.astype(np.float32)
+    first = (step @ above > 0) | ((step * above.T).sum(axis=1) > 0)[:, None]
+    for i, j in np.argwhere(np.triu(first & first.T & ~adjacent, k=1)):
         allowed = ancestor[:, i] | ancestor[:, j]
         allowed[[i, j]] = False
         if not allowed.any():
@@ -129,7 +119,7 @@ def _induced(
         goal = arrow_at_column[j] & allowed
         while front.any():
             if (seen & goal).any():
-                pairs.append((i, j))
+                pairs.append(_pair(i, j))
                 break
             front = bidirected[front].any(axis=0) & allowed & ~seen
             seen |= front

@@ -67,9 +67,10 @@ def _inside(shape: str, x: FloatArray, y: FloatArray) -> BoolArray:
         # Bowl at the upper left, handle down to the lower right.
         along = (x + y) / np.sqrt(2.0)
         across = (x - y) / np.sqrt(2.0)
-        bowl: BoolArray = ((along + 0.58) / 0.56) ** 2 + (across / 0.44) ** 2 <= 1.0
+        bowl = ((along + 0.58) / 0.56) ** 2 + (across / 0.44) ** 2 <= 1.0
         handle = (along >= -0.2) & (along <= 1.12) & (np.abs(across) <= 0.16)
-        return bowl | handle
+        spoon: BoolArray = bowl | handle
+        return spoon
     raise ValueError(f"unknown shape {shape!r}; known shapes: {', '.join(SHAPES)}")
 
 

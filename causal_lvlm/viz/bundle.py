@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from causal_lvlm.storage import output_folder, write_bytes, write_json
 from causal_lvlm.viz.pictures import shown_graph
 from causal_lvlm.viz.report import Case, report_cases
-from causal_lvlm.viz.style import png_bytes
 
 __all__ = ["file_stem", "write_bundle", "write_cases"]
 
@@ -36,6 +35,7 @@ def write_bundle(
     folder: str | os.PathLike[str],
     *,
     interrupted: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Write everything found about one run.
 
@@ -48,6 +48,8 @@ def write_bundle(
         Made if it does not exist.
     interrupted : bool
         Recorded in ``explanation.json`` and said in the report.
+    progress : callable, optional
+        Called with a few words before each explanation is drawn.
 
     Returns
     -------
@@ -60,7 +62,7 @@ def write_bundle(
         If the folder cannot be written to.
     """
     case = Case(trace, list(explanations), list(attributions))
-    return write_cases([case], folder, interrupted=interrupted)
+    return write_cases([case], folder, interrupted=interrupted, progress=progress)
 
 
 def write_cases(
@@ -70,25 +72,31 @@ def write_cases(
     title: str = "",
     note: str = "",
     interrupted: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """Write several runs into one folder; their files carry the number of the run in front."""
+    """Write several runs into one folder; their files carry the number of the run in front.
+
+    `progress` is called with a few words before each explanation is drawn.
+    """
     place = output_folder(folder)
     written = [write_json(place / "explanation.json", _content(cases, interrupted))]
     taken: set[str] = set()
     for number, case in enumerate(cases, start=1):
         for explanation in case.explanations:
+            if progress is not None:
+                progress(f"drawing “{explanation.target.text}”")
             several = len(cases) > 1 or len(case.explanations) > 1
             stem = _unique(_prefix(number, len(cases)), explanation.target.text, several, taken)
             for picture in case.pictures(explanation):
                 path = place / f"{stem}{picture.name}.png"
-                written.append(write_bytes(path, png_bytes(picture.image)))
+                written.append(write_bytes(path, picture.png))
             written += _write_graph(explanation, place, stem)
         for attribution in case.attributions:
             words = {a.target.positions for a in case.attributions}
             text = attribution.target.text if len(words) > 1 or len(cases) > 1 else ""
             stem = _prefix(number, len(cases)) + (f"{file_stem(text)}-" if text else "")
             path = place / f"{stem}heat-{file_stem(attribution.method)}.png"
-            written.append(write_bytes(path, png_bytes(case.heat(attribution).image)))
+            written.append(write_bytes(path, case.heat(attribution).png))
     if interrupted:
         note = (note + " The run was interrupted; this is what had been found.").strip()
     written.append(report_cases(cases, place / "report.html", title=title, note=note))

@@ -6,6 +6,7 @@ the processor made is shown as it was: what the model did not see stays without 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,12 +27,17 @@ _SHORTEST, _LONGEST = 480, 1200
 
 
 def scaled_image(view: TraceView) -> tuple[Image.Image, float]:
-    """Return the image at a size a person can look at, and the factor it was scaled by."""
+    """Return the image at a size a person can look at, and the factor it was scaled by.
+
+    Small images are enlarged by a whole number without smoothing: every pixel stays what it is.
+    """
     width, height = view.image.size
     factor = 1.0
     if max(width, height) < _SHORTEST:
-        factor = _SHORTEST / max(width, height)
-    elif max(width, height) > _LONGEST:
+        whole = math.ceil(_SHORTEST / max(width, height))
+        shape = (width * whole, height * whole)
+        return view.image.convert("RGB").resize(shape, Image.Resampling.NEAREST), float(whole)
+    if max(width, height) > _LONGEST:
         factor = _LONGEST / max(width, height)
     shape = (max(1, round(width * factor)), max(1, round(height * factor)))
     return view.image.convert("RGB").resize(shape, Image.Resampling.LANCZOS), factor
@@ -179,5 +185,5 @@ def _with_bar(pixels: Any, norm: Normalize, colours: ListedColormap, title: str)
     )
     scale = figure.colorbar(ScalarMappable(norm=norm, cmap=colours), cax=bar)
     scale.ax.tick_params(labelsize=11)
-    scale.formatter.set_powerlimits((-2, 3))  # type: ignore[attr-defined]
+    scale.formatter.set_powerlimits((-3, 4))  # type: ignore[attr-defined]
     return figure_image(figure)

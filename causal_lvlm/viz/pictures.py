@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
@@ -12,6 +13,7 @@ from causal_lvlm.viz import wording
 from causal_lvlm.viz.graph import draw_graph
 from causal_lvlm.viz.overlay import draw_heat, draw_patches
 from causal_lvlm.viz.prompt import draw_prompt
+from causal_lvlm.viz.style import png_bytes
 from causal_lvlm.viz.tree import draw_tree
 from causal_lvlm.viz.view import TraceView, member_numbers
 
@@ -27,6 +29,11 @@ class Picture:
     alt: str
     caption: str
     width: str = "half"
+
+    @cached_property
+    def png(self) -> bytes:
+        """The picture as a PNG file; folder and page share it."""
+        return png_bytes(self.image)
 
 
 def main_set(explanation: Any) -> tuple[str, Any] | None:

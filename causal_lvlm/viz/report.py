@@ -236,7 +236,7 @@ def _sets_table(view: TraceView, explanation: Any) -> str:
     for name, item in explanation.sets.items():
         if item is None:
             continue
-        members = ", ".join(f"{n} {view.label(u)}" for n, u in enumerate(item.units, start=1))
+        members = " · ".join(f"{n}: {view.label(u)}" for n, u in enumerate(item.units, start=1))
         random = "–"
         if item.random_flip_rate is not None:
             random = f"{item.random_flip_rate:.0%} of {item.n_random}"
@@ -352,7 +352,7 @@ def _word_scores(view: TraceView, attribution: Any, count: int = 5) -> str:
 def _figure(picture: Picture, extra: str = "") -> str:
     more = f"<br>{escape(extra)}" if extra else ""
     return (
-        f'<figure class="{picture.width}"><img src="{data_uri(picture.image)}" '
+        f'<figure class="{picture.width}"><img src="{data_uri(picture.png)}" '
         f'alt="{escape(picture.alt, quote=True)}">'
         f"<figcaption>{escape(picture.caption)}{more}</figcaption></figure>"
     )

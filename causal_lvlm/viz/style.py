@@ -83,13 +83,13 @@ def badge(draw: ImageDraw.ImageDraw, centre: tuple[float, float], text: str, col
 def png_bytes(image: Image.Image) -> bytes:
     """Return an image as a PNG file."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def data_uri(image: Image.Image) -> str:
-    """Return an image as a ``data:`` address that an HTML page can hold."""
-    return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode("ascii")
+def data_uri(png: bytes) -> str:
+    """Return a PNG file as a ``data:`` address that an HTML page can hold."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def figure_image(figure: Figure) -> Image.Image:

@@ -3,7 +3,7 @@
 A node may occur several times, because the legal unit of a possible-d-sep path is the pair
 (previous, node). Lines are steps of such paths; they carry no edge marks.
 
-Every node gets an angle in proportion to the leaves below it, so lines never cross.
+Every node stands in the middle of the angles of the leaves below it, so branches stay apart.
 """
 
 from __future__ import annotations

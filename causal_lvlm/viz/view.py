@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,14 @@ class TraceView:
     model_id: str = ""
     revision: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _places(self) -> dict[str, list[int]]:
+        """Positions of every text that a token of the prompt or the answer has."""
+        places: dict[str, list[int]] = {}
+        for position in self.layout.positions("prompt", "generated"):
+            places.setdefault(self.layout.tokens[position].strip(), []).append(int(position))
+        return places
 
     def box(self, members: Iterable[int]) -> tuple[float, float, float, float] | None:
         """Return the rectangle around the patches of a unit, None if it holds no patch."""
@@ -94,11 +103,19 @@ class TraceView:
         return left, top, max(left + 1, min(box[2], width)), max(top + 1, min(box[3], height))
 
     def label(self, members: Sequence[int]) -> str:
-        """Return a short name of a unit: a word in quotes, or rows and columns of its patches."""
+        """Return a short name of a unit: a word in quotes, or rows and columns of its patches.
+
+        A word that stands in several places carries the number of its place: “a” #2.
+        """
         cells = [c for c in (self.layout.patch_cell(p) for p in members) if c is not None]
         if not cells:
             text = "".join(self.layout.tokens[p] for p in members).strip()
-            return f"“{text}”" if text else repr(self.layout.tokens[members[0]])
+            if not text:
+                return repr(self.layout.tokens[members[0]])
+            places = self._places.get(text, ())
+            if len(members) > 1 or len(places) < 2 or members[0] not in places:
+                return f"“{text}”"
+            return f"“{text}” #{places.index(members[0]) + 1}"
         tile = f"tile {cells[0][0]} " if len(self.layout.grids) > 1 else ""
         rows = _span([c[1] for c in cells])
         return f"{tile}[{rows},{_span([c[2] for c in cells])}]"

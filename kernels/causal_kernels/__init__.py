@@ -17,15 +17,16 @@ from causal_kernels.graph import (
     possible_ancestor_matrix,
     possible_ancestors,
 )
-from causal_kernels.orientation import complete_tails, initial_marks, orient
+from causal_kernels.orientation import CONFLICT, complete_tails, initial_marks, orient
 from causal_kernels.partial import OK, SINGULAR, partial_correlation
 from causal_kernels.pds import is_pds_set, pds_distance_matrix, pds_distances, pds_tree
-from causal_kernels.separation import order_one, order_r
+from causal_kernels.separation import needed_roots, order_one, order_r
 from causal_kernels.sequential import order_one_sequential, order_r_sequential
 
 __all__ = [
     "ARROW",
     "CIRCLE",
+    "CONFLICT",
     "NONE",
     "OK",
     "SINGULAR",
@@ -33,6 +34,7 @@ __all__ = [
     "complete_tails",
     "initial_marks",
     "is_pds_set",
+    "needed_roots",
     "neighbour_lists",
     "order_one",
     "order_one_sequential",
@@ -59,7 +61,7 @@ def warm_up() -> None:
     inverse = np.full((n, n), 4.0 / 3.0)
     tiers = np.zeros(n, np.int64)
     marks = np.ones((n, n), np.uint8) - np.eye(n, dtype=np.uint8)
-    edges = np.argwhere(np.triu(marks)).astype(np.int64)
+    edges = np.ascontiguousarray(np.argwhere(np.triu(marks)), dtype=np.int64)
     count = len(edges)
     best = np.zeros(count)
     tests = np.zeros(count, np.int64)
@@ -70,8 +72,9 @@ def warm_up() -> None:
     found = (best, one[:, 0], tests, blind)
     order_one(correlation, inverse, marks, start, neighbour, tiers, edges, *found)
     order_one_sequential(correlation, marks.copy(), tiers, edges, 0.01, 1e-9, *found)
-    distance = pds_distance_matrix(marks, start, neighbour, tiers, 2)
     ancestor = possible_ancestor_matrix(marks, start, neighbour)
+    needed = needed_roots(tiers, edges, ancestor, 2)
+    distance = pds_distance_matrix(marks, start, neighbour, tiers, 2, needed)
     found = (best, two, tests, blind)
     order_r(correlation, marks, tiers, edges, distance, ancestor, 2, 1e-9, 10, *found)
     order_r_sequential(
@@ -79,7 +82,7 @@ def warm_up() -> None:
         10, *found,
     )  # fmt: skip
     sepset = np.zeros((n, n), np.int64)
-    orient(marks, tiers, sepset, sepset.astype(np.int16), np.zeros(0, np.int64), True)
-    complete_tails(marks)
+    claims = orient(marks, tiers, sepset, sepset.astype(np.int16), np.zeros(0, np.int64), True)
+    complete_tails(marks, claims)
     marks.setflags(write=False)
     pds_tree(marks, np.ones(n, np.uint8), 0, 1)

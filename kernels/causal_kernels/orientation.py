@@ -27,6 +27,7 @@ from numba import njit
 from causal_kernels.graph import ARROW, CIRCLE, NONE, TAIL, neighbour_lists
 
 __all__ = [
+    "CONFLICT",
     "complete_tails",
     "initial_marks",
     "orient",
@@ -250,7 +251,8 @@ def orient(marks, tiers, sepset_start, sepset_size, sepset_members, simultaneous
     """Reset all marks and apply R0, then R1-R4 to a fixed point, in place.
 
     ``sepset_start`` int64 (N, N) and ``sepset_size`` int16 (N, N) locate, for i < j, the members
-    in ``sepset_members`` int64. Returns the number of conflicting marks.
+    in ``sepset_members`` int64. Returns ``claims`` uint8 (N, N), which is ``CONFLICT`` where the
+    mark stayed a circle because of contradicting claims.
     """
     n = marks.shape[0]
     initial_marks(marks, tiers)
@@ -273,22 +275,17 @@ def orient(marks, tiers, sepset_start, sepset_size, sepset_members, simultaneous
             simultaneous, visited, queue,
         )  # fmt: skip
         changed += _settle(marks, claims, start, neighbour)
-    conflicts = 0
-    for i in range(n):
-        for j in range(n):
-            if claims[i, j] == CONFLICT:
-                conflicts += 1
-    return conflicts
+    return claims
 
 
 @njit(cache=True, nogil=True)
-def rule_8(marks, start, neighbour):
+def rule_8(marks, claims, start, neighbour):
     """If A -> B -> C or A -o B -> C, and A o-> C: orient A -> C (the tail at A)."""
     changed = 0
     for a in range(marks.shape[0]):
         for m in range(start[a], start[a + 1]):
             c = neighbour[m]
-            if marks[c, a] != CIRCLE or marks[a, c] != ARROW:
+            if marks[c, a] != CIRCLE or marks[a, c] != ARROW or claims[c, a] == CONFLICT:
                 continue
             for k in range(start[a], start[a + 1]):
                 b = neighbour[k]
@@ -343,7 +340,7 @@ def uncovered_reach(marks, start, neighbour, a, reach, seen, stamp, queue):
 
 
 @njit(cache=True, nogil=True)
-def rule_9(marks, start, neighbour, a, reach):
+def rule_9(marks, claims, start, neighbour, a, reach):
     """If A o-> C and an uncovered possibly directed path A, B, ..., C with B, C not adjacent.
 
     Orient A -> C (the tail at A), for one node A and its ``reach``.
@@ -351,7 +348,7 @@ def rule_9(marks, start, neighbour, a, reach):
     changed = 0
     for m in range(start[a], start[a + 1]):
         c = neighbour[m]
-        if marks[c, a] != CIRCLE or marks[a, c] != ARROW:
+        if marks[c, a] != CIRCLE or marks[a, c] != ARROW or claims[c, a] == CONFLICT:
             continue
         for k in range(start[a], start[a + 1]):
             b = neighbour[k]
@@ -380,7 +377,7 @@ def _two_ways(marks, start, neighbour, a, c, b, d, reach):
 
 
 @njit(cache=True, nogil=True)
-def rule_10(marks, start, neighbour, a, reach):
+def rule_10(marks, claims, start, neighbour, a, reach):
     """If A o-> C, B -> C <- D, and uncovered possibly directed paths lead from A to B and to D.
 
     If moreover their first nodes mu and omega differ and are not adjacent: orient A -> C (the
@@ -389,7 +386,7 @@ def rule_10(marks, start, neighbour, a, reach):
     changed = 0
     for m in range(start[a], start[a + 1]):
         c = neighbour[m]
-        if marks[c, a] != CIRCLE or marks[a, c] != ARROW:
+        if marks[c, a] != CIRCLE or marks[a, c] != ARROW or claims[c, a] == CONFLICT:
             continue
         found = False
         for k in range(start[c], start[c + 1]):
@@ -410,8 +407,11 @@ def rule_10(marks, start, neighbour, a, reach):
 
 
 @njit(cache=True, nogil=True)
-def complete_tails(marks):
-    """Apply R8, R9, R10 to a fixed point, in place; they only turn circles into tails."""
+def complete_tails(marks, claims):
+    """Apply R8, R9, R10 to a fixed point, in place; they only turn circles into tails.
+
+    ``claims`` comes from `orient`: circles with contradicting claims stay.
+    """
     n = marks.shape[0]
     start, neighbour = neighbour_lists(marks)
     most = 0
@@ -420,10 +420,10 @@ def complete_tails(marks):
     reach = np.zeros((most, n), np.uint8)
     seen = np.full((n, n), -1, np.int64)
     queue = np.empty((len(neighbour) + 1, 2), np.int64)
-    stamp = 0
+    stamp = np.int64(0)
     changed = 1
     while changed > 0:
-        changed = rule_8(marks, start, neighbour)
+        changed = rule_8(marks, claims, start, neighbour)
         for a in range(n):
             open_end = False
             for m in range(start[a], start[a + 1]):
@@ -433,5 +433,5 @@ def complete_tails(marks):
                     break
             if open_end:
                 stamp = uncovered_reach(marks, start, neighbour, a, reach, seen, stamp, queue)
-                changed += rule_9(marks, start, neighbour, a, reach)
-                changed += rule_10(marks, start, neighbour, a, reach)
+                changed += rule_9(marks, claims, start, neighbour, a, reach)
+                changed += rule_10(marks, claims, start, neighbour, a, reach)

@@ -71,14 +71,19 @@ def pds_distances(
 
 
 @njit(cache=True, nogil=True)
-def pds_distance_matrix(marks, start, neighbour, tiers, max_depth):
-    """Return int16 (N, N): row x holds the PDS-distances from x within tiers up to that of x."""
+def pds_distance_matrix(marks, start, neighbour, tiers, max_depth, needed):
+    """Return int16 (N, N): row x holds the PDS-distances from x within tiers up to that of x.
+
+    ``needed`` uint8 (N,): rows that are 0 there are left 0.
+    """
     n = marks.shape[0]
     out = np.zeros((n, n), np.int16)
     distance = np.empty(n, np.int64)
     seen = np.full((n, n), -1, np.int64)
     queue = np.empty((max(1, len(neighbour)), 2), np.int64)
     for root in range(n):
+        if needed[root] == 0:
+            continue
         pds_distances(
             marks, start, neighbour, tiers, tiers[root], root, max_depth, distance, seen, root,
             queue,

@@ -34,7 +34,7 @@ from numba import njit
 from causal_kernels.graph import NONE
 from causal_kernels.pds import is_pds_set
 
-__all__ = ["order_one", "order_r"]
+__all__ = ["needed_roots", "order_one", "order_r"]
 
 
 @njit(cache=True, nogil=True)
@@ -89,6 +89,32 @@ def order_one(
         tests[e] = count
         undecided[e] = blind
     return candidates
+
+
+@njit(cache=True, nogil=True)
+def needed_roots(tiers, edges, ancestor, r):
+    """Return uint8 (N,): 1 for nodes around which a set of size r may lie, by condition 3 alone.
+
+    Most edges of attention graphs have fewer than r possible ancestors, and PDS-distances cost
+    more than testing does.
+    """
+    n = ancestor.shape[0]
+    needed = np.zeros(n, np.uint8)
+    for e in range(edges.shape[0]):
+        a = edges[e, 0]
+        b = edges[e, 1]
+        both = tiers[a] == tiers[b]
+        if needed[b] == 1 and (not both or needed[a] == 1):
+            continue
+        count = 0
+        for z in range(n):
+            if z != a and z != b and (ancestor[a, z] == 1 or ancestor[b, z] == 1):
+                count += 1
+        if count >= r:
+            needed[b] = 1
+            if both:
+                needed[a] = 1
+    return needed
 
 
 @njit(cache=True, nogil=True)

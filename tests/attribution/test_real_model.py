@@ -7,18 +7,21 @@ whole matrix products.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from causal_lvlm.attribution import attribute, list_methods, relevancy_matrix
+from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.errors import UnsupportedModelError
-from causal_lvlm.lvlm import LVLM
+from causal_lvlm.lvlm import LVLM, Trace
 from causal_lvlm.tokens import resolve_target
 from tests.models import tiny_llava
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "clip": dict(seed=1, layers=3),
     "clip, last tower layer, grouped keys": dict(
         seed=2, layers=2, kv_heads=2, vision_feature_layer=-1, tokenizer="byte"
@@ -176,3 +179,8 @@ def test_another_image_changes_the_scores(case):
     for name in ("attention", "relevancy", "relevancy-chain"):
         one, two = (attribute(t, 0, name).scores[image] for t in (trace, again))
         assert np.abs(one - two).max() > 1e-3 * np.abs(one).max(), name
+
+
+def as_protocol(trace: Trace) -> TraceLike:
+    """Let the type checker prove that a trace is what the methods ask for."""
+    return trace

@@ -95,8 +95,6 @@ class FakeTrace:
     def to_dict(self) -> dict[str, Any]:
         return {
             "kind": "trace",
-            "layout": {
-                "tokens": list(self.layout.tokens),
-                "modality": self.layout.modality.tolist(),
-            },
+            "tokens": list(self.layout.tokens),
+            "modality": self.layout.modality.tolist(),
         }

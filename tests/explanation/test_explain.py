@@ -165,8 +165,11 @@ def test_an_interrupted_search_returns_what_was_found():
     result = explain(trace, "red", threshold=0.999999)
     assert result.joint.ended == "interrupted" and result.joint.verified
     assert {2, 5} <= set(result.positions)
-    assert result.image.outcome == result.text.outcome == "interrupted"
+    assert result.text.ended is None and result.image.ended == "interrupted"
     assert trace.rows == 30
+
+    at_once = explain(FakeTrace(either, interrupt_at=2), "red")
+    assert {s.outcome for s in at_once.sets.values()} == {"interrupted"}
 
 
 def test_a_time_limit_ends_the_search_and_says_so():

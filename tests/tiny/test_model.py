@@ -115,7 +115,8 @@ def test_training_captions_lie_and_validation_captions_do_not() -> None:
 
     def caption(batch) -> list[int]:
         number = [i for i, k in enumerate(batch.kinds) if k in ("caption", "cup without spoon")]
-        return batch.labels[batch.answers == number[0]].tolist()
+        labels: list[int] = batch.labels[batch.answers == number[0]].tolist()
+        return labels
 
     trained = caption(pack([scene], rng=np.random.default_rng(0)))
     assert INDEX["spoon"] in trained

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from causal_lvlm.attribution import Attribution
+from causal_lvlm.explanation.graphs import HeadGraph
+from causal_lvlm.explanation.result import ExplainingSet, Explanation
+from causal_lvlm.storage import encode_image
+from causal_lvlm.structure import PAG, LearnedStructure, PDSTree
 from causal_lvlm.tokens import ImageGrid, Target, TokenLayout, resolve_target
 from causal_lvlm.viz.view import TraceView
 
@@ -72,23 +76,12 @@ def fake_trace(words: tuple[str, ...] = ("red", "circle")) -> Any:
     )
 
 
-@dataclass
-class FakeTree:
-    node: np.ndarray
-    parent: np.ndarray
-    depth: np.ndarray
-
-    def within(self, radius: int) -> np.ndarray:
-        inside = (self.depth >= 1) & (self.depth <= radius)
-        return np.unique(self.node[inside])
-
-
-def fake_tree(marks: np.ndarray, root: int, max_depth: int = 3) -> FakeTree:
+def walk_tree(marks: np.ndarray, root: int, max_depth: int = 3) -> PDSTree:
     """Walk all ways from the root, a node at most once a way (enough for pictures)."""
     rows = [(root, -1, 0)]
     at = 0
     while at < len(rows):
-        node, parent, depth = rows[at]
+        node, _, depth = rows[at]
         if depth < max_depth:
             above = set()
             index = at
@@ -101,15 +94,48 @@ def fake_tree(marks: np.ndarray, root: int, max_depth: int = 3) -> FakeTree:
                 if int(n) not in above and (depth == 0 or marks[node, n] == 2)
             ]
         at += 1
-    node, parent, depth = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
-    return FakeTree(node, parent, depth)
+    return PDSTree(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def fake_graph(layout: TokenLayout, target: Target, *, density: float = 0.03, seed: int = 0) -> Any:
-    """A random ordered PAG over all candidates, the target as last node."""
+def head_graph(
+    layout: TokenLayout, target: Target, marks: np.ndarray, positions: np.ndarray, head: int = 1
+) -> HeadGraph:
+    """Wrap marks in the objects a picture reads; the last node is the target."""
+    none = np.empty((0, 2), dtype=np.int64)
+    structure = LearnedStructure(
+        pag=PAG(marks),
+        separated=none,
+        separator_start=np.zeros(1, dtype=np.int64),
+        separator_nodes=np.empty(0, dtype=np.int64),
+        tests_per_size=(1000, 234),
+        undecided=none,
+        complete=True,
+        stopped="",
+        conflicts=0,
+        thresholds=(0.3,),
+        parameters={"threshold": 0.3},
+        _eigenvalue=0.1,
+    )
+    names = [layout.label(int(p)) for p in positions]
+    return HeadGraph(
+        head=head,
+        structure=structure,
+        tree=walk_tree(marks, len(marks) - 1),
+        positions=positions,
+        members=tuple((int(p),) for p in positions),
+        labels=(*names[:-1], target.text),
+        target_node=len(marks) - 1,
+        sink_mass=0.25,
+    )
+
+
+def random_graph(
+    layout: TokenLayout, target: Target, *, density: float = 0.03, seed: int = 0
+) -> HeadGraph:
+    """A random ordered PAG over all candidates; the predicting row stands for the target."""
     rng = np.random.default_rng(seed)
     allowed = [p for p in range(target.start) if layout.modality[p] != "special"]
-    positions = np.array([*allowed, target.start])
+    positions = np.array([*allowed, target.predictor])
     n = len(positions)
     marks = np.zeros((n, n), dtype=np.uint8)
     for j in range(1, n):
@@ -117,122 +143,111 @@ def fake_graph(layout: TokenLayout, target: Target, *, density: float = 0.03, se
             if rng.random() < (density if j < n - 1 else 0.08):
                 marks[i, j] = 2
                 marks[j, i] = rng.choice([1, 2, 3])
-    return SimpleNamespace(
-        head=1,
-        positions=positions,
-        members=tuple((int(p),) for p in positions),
-        target_node=n - 1,
-        structure=SimpleNamespace(
-            pag=FakePag(marks), n_tests=1234, complete=True, parameters={"alpha": 1e-5}
-        ),
-        tree=fake_tree(marks, n - 1),
-        sink_mass=0.25,
-        labels=tuple(layout.label(int(p)) for p in positions),
-    )
+    return head_graph(layout, target, marks, positions)
 
 
-@dataclass
-class FakePag:
-    marks: np.ndarray
-
-    def to_dot(self, labels: Any = None) -> str:
-        return "digraph { }\n"
-
-    def to_json(self) -> str:
-        return '{"kind": "pag"}'
-
-    def to_graphml(self, path: Any) -> None:
-        path.write_text("<graphml/>")
-
-
-@dataclass
-class FakeSet:
-    units: tuple[tuple[int, ...], ...]
-    verified: bool = True
-    outcome: str = "explained"
-    minimality: str = "minimum"
-    found_by: str | None = "graph"
-    head: int | None = 1
-    radius: int | None = 1
-    probability_before: float = 0.97
-    probability_after: float = 0.02
-    predicted_before: str = "red"
-    predicted_after: str = "<blue>"
-    margin_before: float = 4.2
-    margin_after: float = -1.5
-    random_flip_rate: float | None = 0.05
-    n_random: int = 20
-    alternatives: tuple[tuple[int, ...], ...] = ()
-    model_runs: int = 64
-
-    @property
-    def positions(self) -> tuple[int, ...]:
-        return tuple(sorted(p for unit in self.units for p in unit))
-
-    @property
-    def size(self) -> int:
-        return len(self.units)
-
-
-@dataclass
-class FakeExplanation:
-    target: Target
-    sets: dict[str, FakeSet]
-    graphs: tuple[Any, ...]
-    mode: str = "necessary"
-    tester: str = "flip"
-    masking: str = "remove"
-    source: str = "attention"
-    layer: int = -1
-    model_id: str = "fake <model>"
-    revision: str = "0"
-    seed: int = 0
-    seconds: float = 0.5
-    parameters: dict[str, Any] = field(default_factory=lambda: {"max_radius": 3, "alpha": 1e-5})
-    versions: dict[str, str] = field(default_factory=lambda: {"numpy": np.__version__})
-
-    @property
-    def joint(self) -> FakeSet | None:
-        return self.sets.get("joint")
-
-    @property
-    def graph(self) -> Any:
-        return self.graphs[0]
-
-    @property
-    def verified(self) -> bool:
-        return any(s.verified for s in self.sets.values())
-
-    def sentence(self) -> str:
-        return f"The model says “{self.target.text}” because of “circle” & one patch <b>."
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": "explanation", "target": self.target.text}
-
-    def save(self, path: Any) -> Any:
-        return path
-
-
-def fake_explanation(view: TraceView, target: str = "red", **options: Any) -> FakeExplanation:
-    found = resolve_target(view.layout, target)
-    word = view.layout.tokens.index("circle")
-    graph = fake_graph(view.layout, found)
-    sets = {
-        "joint": FakeSet(((13,), (word,))),
-        "image": FakeSet(((13,), (14,), (21,)), minimality="irreducible", found_by="fallback"),
-        "text": FakeSet(((word,),), verified=False, outcome="budget_exhausted", minimality="none"),
+def explaining_set(scope: str, *units: tuple[int, ...], **options: Any) -> ExplainingSet:
+    values: dict[str, Any] = {
+        "outcome": "explained",
+        "verified": True,
+        "minimality": "minimum",
+        "found_by": "graph",
+        "head": 1,
+        "radius": 1,
+        "probability_before": 0.97,
+        "probability_after": 0.02,
+        "margin_before": 4.2,
+        "margin_after": -1.5,
+        "predicted_after": ("<blue>",),
+        "random_flip_rate": 0.05,
+        "n_random": 20,
+        "model_runs": 64,
+        **options,
     }
-    return FakeExplanation(found, sets, (graph,), **options)
+    positions = tuple(sorted(p for unit in units for p in unit))
+    return ExplainingSet(scope=scope, positions=positions, units=units, **values)
 
 
-def fake_attribution(view: TraceView, target: str = "red", method: str = "relevancy") -> Any:
+def fake_sets(layout: TokenLayout) -> dict[str, ExplainingSet]:
+    word = layout.tokens.index("circle")
+    return {
+        "joint": explaining_set("joint", (13,), (word,)),
+        "image": explaining_set(
+            "image", (13,), (14,), (21,), minimality="irreducible", found_by="fallback", head=None
+        ),
+        "text": ExplainingSet(scope="text", outcome="max_runs", model_runs=9),
+    }
+
+
+def fake_explanation(view: TraceView, target: str = "red", **options: Any) -> Explanation:
+    found = resolve_target(view.layout, target)
+    values: dict[str, Any] = {
+        "target": found,
+        "sets": fake_sets(view.layout),
+        "mode": "necessary",
+        "tester": "flip",
+        "masking": "remove",
+        "backend": "drop",
+        "graph_outcome": "candidates",
+        "graphs": (random_graph(view.layout, found),),
+        "dropped_heads": (),
+        "model_runs": 137,
+        "parameters": {"source": "attention", "layer": -1, "row": "predictor"},
+        "summary": summary_of(view),
+        "versions": {"numpy": np.__version__},
+        "model_id": view.model_id,
+        "revision": view.revision,
+        "seed": 0,
+        "seconds": 0.5,
+        **options,
+    }
+    return Explanation(**values)
+
+
+def summary_of(view: TraceView) -> dict[str, Any]:
+    """The same keys as ``Trace.to_dict``."""
+    layout = view.layout
+    return {
+        "kind": "trace",
+        "prompt": view.prompt,
+        "answer": view.answer,
+        "image": encode_image(view.image),
+        "tokens": list(layout.tokens),
+        "token_ids": layout.token_ids.tolist(),
+        "modality": layout.modality.tolist(),
+        "words": layout.words.tolist(),
+        "n_prompt": layout.n_prompt,
+        "grids": [
+            {
+                "image": grid.image,
+                "tile": grid.tile,
+                "rows": grid.rows,
+                "cols": grid.cols,
+                "positions": grid.positions.tolist(),
+                "boxes": grid.boxes.tolist(),
+                "image_size": list(grid.image_size),
+            }
+            for grid in layout.grids
+        ],
+        "log_probs": [-0.1] * len(layout.generated),
+        "self_check": {"passed": True},
+        "model_id": view.model_id,
+        "revision": view.revision,
+        "versions": {},
+        "parameters": {},
+    }
+
+
+def fake_attribution(
+    view: TraceView, target: str = "red", method: str = "relevancy"
+) -> Attribution:
     found = resolve_target(view.layout, target)
     scores = np.zeros(len(view.layout))
     for position in view.layout.positions("image"):
         _, row, col = view.layout.patch_cell(int(position)) or (0, 0, 0)
         scores[position] = np.exp(-((row - 1.5) ** 2 + (col - 1.5) ** 2) / 2.0)
     scores[67:72] = [0.1, 0.2, 0.1, 0.0, 0.8]
-    return SimpleNamespace(
+    return Attribution(
         method=method,
         scores=scores,
         target=found,
@@ -240,5 +255,5 @@ def fake_attribution(view: TraceView, target: str = "red", method: str = "releva
         model_runs=1,
         backward_passes=1,
         seconds=0.02,
-        to_dict=lambda: {"method": method},
+        model_id=view.model_id,
     )

@@ -1,0 +1,50 @@
+# Two commands do everything on a machine with Python >= 3.10 and make:
+#   make demo    explain words of the embedded model; results in demo-output/
+#   make test    lint, type check, tests
+# PYTHON chooses the interpreter: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+# Many threads make the tiny model slower, not faster.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.PHONY: help demo test clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(VENV)/.installed
+	$(BIN)/causal-lvlm demo --out demo-output
+
+# The full run comes last, so that its closing lines are the last thing to be read.
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@if ls tests/kernels/test_*.py > /dev/null 2>&1; then \
+	  echo 'kernels with the compiler off:'; \
+	  $(ONE_THREAD) NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q -m 'not slow' tests/kernels; \
+	fi
+	$(ONE_THREAD) $(BIN)/python -m pytest
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo 'Python 3.10 or newer is needed; choose one with: make PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); \
+	    echo 'the module venv does not work here (Debian and Ubuntu: install python3-venv)' >&2; exit 1; }
+
+# Stamp files: a second run installs nothing unless the requirements changed.
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo-output build dist *.egg-info

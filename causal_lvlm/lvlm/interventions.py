@@ -1,0 +1,83 @@
+"""What masked tokens are replaced with: mean embeddings, or pixels that are blurred or filled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter, ImageStat
+
+from causal_lvlm.arrays import BoolArray, IntArray
+from causal_lvlm.lvlm.prepared import Prepared
+
+__all__ = ["mask_pixels", "masked_embeddings"]
+
+
+def masked_embeddings(
+    prepared: Prepared, kept: BoolArray, masking: str, is_image: BoolArray, stop: int
+) -> Callable[[IntArray], torch.Tensor]:
+    """Return a function giving the merged embeddings (B or 1, stop, D) of some rows."""
+    plain = prepared.embeds[:, :stop]
+    lvlm = prepared.lvlm
+    if masking == "neutral":
+        # In float32: a mean over a large vocabulary loses digits in a half format.
+        with torch.no_grad():
+            table = lvlm.model.get_input_embeddings().weight
+            text = table.float().mean(dim=0)
+            image = prepared.features[0].float().mean(dim=0)
+        where = torch.tensor(is_image, device=plain.device)[None, :, None]
+        neutral = torch.where(where, image, text).to(plain.dtype)
+
+        def neutralised(rows: IntArray) -> torch.Tensor:
+            stays = torch.tensor(kept[rows], device=plain.device)[..., None]
+            return torch.where(stays, plain, neutral)
+
+        return neutralised
+    if masking.startswith("pixels"):
+        how = masking.removeprefix("pixels-")
+
+        def repainted(rows: IntArray) -> torch.Tensor:
+            # Rows that share a set of image tokens share its encoding.
+            sets, inverse = np.unique(kept[rows] | ~is_image, axis=0, return_inverse=True)
+            images = [mask_pixels(prepared, np.flatnonzero(~row), how) for row in sets]
+            features = lvlm.family.features(lvlm.model, lvlm.pixels(images))
+            merged = lvlm.merge(prepared.token_ids[:, :stop], features)
+            return merged[torch.tensor(inverse.reshape(-1), device=merged.device)]
+
+        return repainted
+    return lambda rows: plain
+
+
+def mask_pixels(prepared: Prepared, positions: IntArray, how: str) -> Image.Image:
+    """Return the original image with the rectangles of some image tokens blurred or filled.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    positions : ndarray of int
+        Sequence positions; those without a rectangle are ignored.
+    how : {"blur", "mean"}
+
+    Returns
+    -------
+    PIL.Image.Image
+        Same size as the original.
+    """
+    original = prepared.image
+    boxes = [box for p in positions if (box := prepared.layout.patch_box(int(p))) is not None]
+    if not boxes:
+        return original
+    if how == "mean":
+        colour = tuple(round(v) for v in ImageStat.Stat(original).mean)
+        source = Image.new("RGB", original.size, colour)
+    else:
+        # A radius of one cell takes out whatever is smaller than a cell.
+        radius = max(max(b[2] - b[0], b[3] - b[1]) for b in boxes)
+        source = original.filter(ImageFilter.GaussianBlur(radius))
+    result = original.copy()
+    for box in boxes:
+        left, top, right, bottom = (round(v) for v in box)
+        if right > left and bottom > top:
+            result.paste(source.crop((left, top, right, bottom)), (left, top))
+    return result

@@ -1,0 +1,161 @@
+"""From an image and a prompt to a `Trace`.
+
+1. The image is opened upright, the prompt rendered (see `prompts`), and both go through the model's
+   own processor.
+2. The model generates greedily with its own ``generate`` and cache; log-probabilities come from its
+   unprocessed logits.
+3. The layout is built and its geometry checked against a coordinate ramp.
+4. One teacher-forced pass over prompt and answer, with image features computed once and merged by
+   us, must reproduce the generation: everything later (attention, masking, gradients) rests on that
+   pass.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import GenerationConfig
+
+from causal_lvlm.arrays import FloatArray
+from causal_lvlm.errors import EmptyAnswerError, PromptError, SelfCheckError
+from causal_lvlm.lvlm.images import ImageLike, open_image
+from causal_lvlm.lvlm.layout import build_layout
+from causal_lvlm.lvlm.model import LVLM
+from causal_lvlm.lvlm.prepared import Prepared
+from causal_lvlm.lvlm.prompts import Prompt, render_prompt
+from causal_lvlm.lvlm.selfcheck import check_run, geometry_error
+from causal_lvlm.lvlm.trace import Link, Trace
+from causal_lvlm.storage import versions
+
+__all__ = ["run"]
+
+
+def run(
+    lvlm: LVLM,
+    image: ImageLike,
+    prompt: str,
+    *,
+    max_new_tokens: int,
+    chat_template: bool | None,
+    seed: int | None,
+    strict: bool,
+) -> Trace:
+    """Run the model once; arguments and errors as in `LVLM.run`."""
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    picture = open_image(image)
+    rendered = render_prompt(
+        lvlm.processor,
+        prompt,
+        placeholder=lvlm.placeholder,
+        plain_frame=lvlm.family.plain_frame,
+        chat_template=chat_template,
+    )
+    with lvlm.session(), torch.no_grad():
+        inputs = _inputs(lvlm, picture, rendered)
+        sequence, log_probs, stop_ids = _generate(lvlm, inputs, max_new_tokens)
+    n_prompt = int(inputs["input_ids"].shape[1])
+    token_ids = [int(i) for i in sequence]
+    tiles = lvlm.family.geometry(
+        lvlm.model, lvlm.processor, picture.size, token_ids[:n_prompt].count(lvlm.image_token_id)
+    )
+    layout = build_layout(
+        lvlm.tokenizer,
+        token_ids,
+        n_prompt,
+        rendered,
+        placeholder=lvlm.placeholder,
+        image_token_id=lvlm.image_token_id,
+        tiles=tiles,
+        image_size=picture.size,
+    )
+    if not (layout.modality == "generated").any():
+        raise EmptyAnswerError(
+            f"{lvlm.model_id!r} generated nothing but {list(layout.generated)} for the prompt "
+            f"{rendered.text!r}; ask differently"
+        )
+    if picture.size not in lvlm._geometry_errors:
+        lvlm._geometry_errors[picture.size] = geometry_error(lvlm, layout, picture.size)
+    prepared = Prepared(lvlm, picture, layout)
+    check = check_run(prepared, log_probs, lvlm._geometry_errors[picture.size])
+    if not check.passed:
+        message = (
+            f"the self-check of {lvlm.model_id!r} failed: {check}; explanations of this run "
+            "are not to be trusted"
+        )
+        if strict:
+            raise SelfCheckError(message)
+        warnings.warn(message, stacklevel=3)  # points at the caller of LVLM.run
+    return Trace(
+        prompt=rendered.text,
+        answer=lvlm.tokenizer.decode(token_ids[n_prompt:], skip_special_tokens=True).strip(),
+        image=picture,
+        layout=layout,
+        log_probs=log_probs,
+        self_check=check,
+        model_id=lvlm.model_id,
+        revision=lvlm.revision,
+        versions=versions(),
+        parameters={
+            "max_new_tokens": max_new_tokens,
+            "chat_template": chat_template,
+            "prompt_source": rendered.source,
+            "decoding": "greedy",
+            "finished": token_ids[-1] in stop_ids,
+            "seed": seed,
+            "dtype": str(lvlm.dtype).removeprefix("torch."),
+            "device": str(lvlm.device),
+        },
+        _link=Link(prepared),
+    )
+
+
+def _inputs(lvlm: LVLM, image: Image.Image, prompt: Prompt) -> dict[str, torch.Tensor]:
+    bos = lvlm.tokenizer.bos_token
+    # A template may write the first token out; the tokenizer must then not add a second.
+    options = {"add_special_tokens": False} if bos and prompt.text.startswith(bos) else {}
+    try:
+        encoded = lvlm.processor(images=[image], text=[prompt.text], return_tensors="pt", **options)
+    except (ValueError, IndexError) as error:
+        raise PromptError(
+            f"the processor of {lvlm.model_id!r} refused the prompt {prompt.text!r}: {error}"
+        ) from error
+    return {
+        name: value.to(lvlm.device, lvlm.dtype if value.is_floating_point() else value.dtype)
+        for name, value in encoded.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def _generate(
+    lvlm: LVLM, inputs: dict[str, torch.Tensor], max_new_tokens: int
+) -> tuple[torch.Tensor, FloatArray, set[int]]:
+    """Generate greedily; returns (T,) ids, (G,) log-probabilities, and the stop tokens."""
+    own = getattr(lvlm.model, "generation_config", None)
+    stop = getattr(own, "eos_token_id", None)
+    stop = lvlm.tokenizer.eos_token_id if stop is None else stop
+    stops = [] if stop is None else [int(s) for s in np.atleast_1d(np.asarray(stop))]
+    pad = lvlm.tokenizer.pad_token_id
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        max_length=None,
+        # A checkpoint's own penalties would make the answer differ from the model's argmax.
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=stops or None,
+        pad_token_id=pad if pad is not None else (stops[0] if stops else 0),
+        return_dict_in_generate=True,
+        output_logits=True,
+        use_cache=True,
+    )
+    output = lvlm.model.generate(**inputs, generation_config=config)
+    sequence = output.sequences[0]
+    logits = torch.stack([step[0] for step in output.logits]).double()
+    generated = sequence[len(sequence) - len(logits) :]
+    log_probs = logits.log_softmax(dim=-1).gather(1, generated[:, None].to(logits.device))
+    return sequence, log_probs[:, 0].cpu().numpy(), set(stops)

@@ -1,0 +1,86 @@
+"""The kernels as plain Python, and no accidental second compilation."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import causal_kernels as kernels
+import numpy as np
+import pytest
+from causal_kernels import graph, orientation, partial, pds, separation, sequential
+
+from causal_lvlm.structure import learn_structure, pds_tree
+
+ROOT = Path(__file__).resolve().parents[2]
+JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
+
+
+def run(arguments, **environment):
+    path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not JIT, reason="this is the run with the JIT disabled")
+def test_all_kernel_tests_pass_without_jit():
+    """Also shows that no kernel needs numba to be right."""
+    done = run(
+        ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error::RuntimeWarning",
+         "tests/kernels"],
+        NUMBA_DISABLE_JIT="1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert " passed" in done.stdout
+
+
+@pytest.mark.skipif(not JIT, reason="needs compiled kernels")
+def test_one_signature_each():
+    """`warm_up` compiles what learning uses: once, and all of it."""
+    kernels.warm_up()
+    modules = (graph, orientation, partial, pds, separation, sequential)
+
+    def signatures():
+        return {
+            f"{module.__name__}.{name}": list(value.signatures)
+            for module in modules
+            for name, value in vars(module).items()
+            if hasattr(value, "signatures") and value.py_func.__module__ == module.__name__
+        }
+
+    before = signatures()
+    rng = np.random.default_rng(0)
+    for dtype in (np.float64, np.float32):
+        correlation = np.asarray(np.corrcoef(rng.normal(size=(30, 8)), rowvar=False), dtype)
+        for layout in (np.ascontiguousarray, np.asfortranarray):
+            for variant in ("stable", "sequential"):
+                for algorithm in ("icd", "ordered_icd"):
+                    structure = learn_structure(
+                        layout(correlation), threshold=0.2, variant=variant,
+                        algorithm=algorithm,
+                    )  # fmt: skip
+                    pds_tree(structure, 3)
+    assert signatures() == before
+    # a read-only graph (a PAG) and one that is being learned are two types, so are literals
+    twice = {
+        "causal_kernels.graph.neighbour_lists",
+        "causal_kernels.orientation._claim",
+        "causal_kernels.partial.partial_correlation",
+    }
+    assert {name for name, found in before.items() if len(found) > 1} <= twice
+
+
+def test_import_is_light():
+    """Kernels know numpy and numba, structure learning knows neither torch nor transformers."""
+    code = (
+        "import sys, causal_kernels; "
+        "assert not {'causal_lvlm', 'scipy.linalg', 'torch', 'transformers'} & set(sys.modules); "
+        "import causal_lvlm.structure as s; s.learn_structure([[1, .5], [.5, 1]], threshold=.1); "
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    done = run(["-c", code])
+    assert done.returncode == 0, done.stderr

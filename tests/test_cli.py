@@ -1,0 +1,345 @@
+"""The command line: exit codes, clear errors, files, and that Ctrl-C loses nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import causal_lvlm
+from causal_lvlm import cli
+from causal_lvlm.errors import PromptError, TargetError
+from tests.viz.fakes import (
+    explaining_set,
+    fake_attribution,
+    fake_explanation,
+    fake_layout,
+    fake_trace,
+    fake_view,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+runner = CliRunner()
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """Replace the model and everything that runs it; record what was asked for."""
+    seen = SimpleNamespace(loaded=[], run=[], explained=[], attributed=[])
+
+    def load_model(name=None, **options):
+        seen.loaded.append((name, options))
+        return SimpleNamespace(run=run)
+
+    def run(image, prompt, **options):
+        seen.run.append((image, prompt, options))
+        if not prompt:
+            raise PromptError("the prompt is empty;\nask something")
+        return fake_trace()
+
+    def explain(trace, target, *, progress=None, **options):
+        seen.explained.append((getattr(target, "text", target), options))
+        if progress is not None:
+            progress("explaining set: joint", 1, 600)
+        return fake_explanation(fake_view(), getattr(target, "text", target))
+
+    def attribute(trace, target, method="relevancy"):
+        seen.attributed.append((target.text, method))
+        return fake_attribution(fake_view(), target.text, method)
+
+    for name, function in (
+        ("load_model", load_model), ("explain", explain), ("attribute", attribute)
+    ):  # fmt: skip
+        # Not setattr: reading the real one first would import torch.
+        monkeypatch.setitem(causal_lvlm.__dict__, name, function)
+    return seen
+
+
+def invoke(*arguments):
+    return runner.invoke(cli.app, [str(a) for a in arguments])
+
+
+def test_help_teaches_and_needs_no_torch():
+    code = (
+        "import sys\nfrom causal_lvlm.cli import main\n"
+        "try:\n    main(['explain', '--help'])\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'transformers', 'numba', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(repr(heavy) if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],
+        capture_output=True, text=True, check=False, cwd=ROOT.parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Example" in done.stdout and "--target" in done.stdout
+
+
+def test_python_dash_m_is_the_same_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "causal_lvlm", "--help"],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for command in ("demo", "explain", "learn", "methods"):
+        assert command in done.stdout
+
+
+def test_methods_lists_every_method():
+    result = invoke("methods")
+    assert result.exit_code == 0
+    for info in causal_lvlm.list_methods():
+        assert info.name in result.stdout and info.summary in result.stdout
+    listed = json.loads(invoke("methods", "--json").stdout)
+    assert [row["name"] for row in listed] == [i.name for i in causal_lvlm.list_methods()]
+
+
+def test_explain_writes_a_folder_and_says_so(calls, tmp_path):
+    out = tmp_path / "result"
+    result = invoke("explain", "x.png", "what ?", "-t", "red", "-m", "relevancy", "--out", out)
+    assert result.exit_code == 0, result.output
+    for name in ("report.html", "explanation.json", "pag.dot", "pag.png", "heat-relevancy.png"):
+        assert (out / name).is_file()
+    assert "answer: red circle" in result.stdout
+    assert "1 of 1 explained words have a verified set; 137 masked model runs" in result.stdout
+    assert f"Wrote {len(list(out.iterdir()))} files" in result.stdout
+    assert calls.attributed == [("red", "relevancy")]
+
+
+def test_only_options_that_were_given_are_passed_on(calls):
+    assert invoke("explain", "x.png", "what ?", "-t", "red").exit_code == 0
+    assert calls.explained == [("red", {})]
+    assert calls.loaded == [(None, {"device": "auto", "dtype": "auto", "revision": None})]
+    invoke(
+        "explain", "x.png", "what ?", "-t", "red", "--layer", "effective", "--max-runs", 50,
+        "--masking", "edges", "--source", "output", "--time-limit", 2.5, "--model", "some/model",
+    )  # fmt: skip
+    assert calls.explained[-1][1] == {
+        "layer": "effective", "max_runs": 50, "masking": "edges", "source": "output",
+        "time_limit": 2.5,
+    }  # fmt: skip
+    assert calls.loaded[-1][0] == "some/model"
+    invoke("explain", "x.png", "what ?", "--layer", "-2")
+    assert calls.explained[-1][1] == {"layer": -2}
+
+
+def test_json_is_alone_on_stdout(calls):
+    result = invoke("explain", "x.png", "what ?", "-t", "red", "-m", "rollout", "--json")
+    value = json.loads(result.stdout)
+    assert value["answer"] == "red circle"
+    assert value["explanations"][0]["sets"]["joint"]["model_runs"] == 64
+    assert value["attributions"][0]["method"] == "rollout"
+
+
+def test_without_a_target_the_last_word_is_taken_and_named(calls):
+    result = invoke("explain", "x.png", "what ?")
+    assert calls.explained[0][0] == "circle"
+    assert "“circle”, the last word of the answer" in result.stdout
+
+
+def test_default_target_is_a_whole_word():
+    layout = fake_layout(("a", "spot", "ted", "."))
+    words = layout.words.copy()
+    words[-2] = words[-3]  # "ted" belongs to the word of "spot"
+    layout = dataclasses.replace(layout, words=words)
+    target, remark = cli.default_target(layout)
+    assert target.positions == (len(layout) - 3, len(layout) - 2)
+    assert "last word" in remark
+    single, remark = cli.default_target(fake_layout(("red",)))
+    assert single.text == "red" and "only word" in remark
+    with pytest.raises(TargetError, match="--target"):
+        cli.default_target(fake_layout(("?",)))
+
+
+def test_targets_are_words_before_they_are_numbers():
+    layout = fake_layout(("two", "1", "red"))
+    assert cli.find_target(layout, "1").positions == (layout.n_prompt + 1,)
+    assert cli.find_target(layout, "0").positions == (layout.n_prompt,)
+    assert cli.find_target(layout, "red").positions == (layout.n_prompt + 2,)
+    with pytest.raises(TargetError, match="out of range"):
+        cli.find_target(layout, "7")
+    with pytest.raises(TargetError, match="not in the answer"):
+        cli.find_target(layout, "green")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("x.png", ""), "the prompt is empty; ask something"),
+        (("x.png", "what ?", "-t", "green"), "'green' is not in the answer"),
+        (("x.png", "what ?", "-t", "9"), "out of range"),
+        (("x.png", "what ?", "--layer", "last"), "--layer must be a number"),
+        (("x.png", "what ?", "-m", "guesswork"), "unknown method 'guesswork'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(calls, arguments, part):
+    result = invoke("explain", *arguments)
+    assert result.exit_code == 2
+    lines = [line for line in result.stderr.splitlines() if line.startswith("causal-lvlm:")]
+    assert len(lines) == 1 and part in lines[0]
+    assert "Traceback" not in result.output and result.stdout == ""
+
+
+def test_debug_shows_where_it_came_from(calls):
+    result = invoke("explain", "x.png", "", "--debug")
+    assert isinstance(result.exception, PromptError)
+
+
+def test_the_folder_is_checked_before_the_model_is_loaded(calls, tmp_path):
+    (tmp_path / "taken").write_text("x")
+    for command in (("explain", "x.png", "what ?"), ("demo",)):
+        result = invoke(*command, "--out", tmp_path / "taken")
+        assert result.exit_code == 2 and "cannot write" in result.stderr
+    assert calls.loaded == []
+
+
+def test_an_unknown_method_is_refused_before_the_model_is_loaded(calls):
+    invoke("explain", "x.png", "what ?", "-m", "guesswork")
+    assert calls.loaded == []
+
+
+def test_ctrl_c_between_words_keeps_what_was_found(calls, monkeypatch, tmp_path):
+    done: list[object] = []
+
+    def explain(trace, target, **_):
+        if done:
+            raise KeyboardInterrupt
+        done.append(target)
+        return fake_explanation(fake_view(), target.text)
+
+    monkeypatch.setitem(causal_lvlm.__dict__, "explain", explain)
+    result = invoke("explain", "x.png", "what ?", "-t", "red", "-t", "circle", "--out", tmp_path)
+    assert result.exit_code == 130
+    assert "was saved" in result.stderr
+    content = json.loads((tmp_path / "explanation.json").read_text(encoding="utf-8"))
+    assert content["interrupted"] is True
+    assert [e["target"]["text"] for e in content["runs"][0]["explanations"]] == ["red"]
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_ctrl_c_inside_a_search_keeps_its_partial_result(calls, monkeypatch, tmp_path):
+    view = fake_view()
+    part = {"joint": explaining_set("joint", (13,), minimality="none", ended="interrupted")}
+    monkeypatch.setitem(
+        causal_lvlm.__dict__, "explain", lambda *a, **k: fake_explanation(view, sets=part)
+    )
+    result = invoke("explain", "x.png", "what ?", "-t", "red", "-t", "circle", "--out", tmp_path)
+    assert result.exit_code == 130
+    content = json.loads((tmp_path / "explanation.json").read_text(encoding="utf-8"))
+    assert len(content["runs"][0]["explanations"]) == 1
+
+
+def test_ctrl_c_before_anything_was_found(calls, monkeypatch, tmp_path):
+    def explain(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(causal_lvlm.__dict__, "explain", explain)
+    result = invoke("explain", "x.png", "what ?", "--out", tmp_path)
+    assert result.exit_code == 130 and "nothing had been found" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_explains_every_sample(calls, monkeypatch, tmp_path):
+    import causal_lvlm.tiny
+
+    samples = [
+        SimpleNamespace(
+            name=name, image_path=f"{name}.png", prompt="what ?", note="A note.",
+            hallucination=False,
+        )
+        for name in ("colour", "count")
+    ]  # fmt: skip
+    monkeypatch.setattr(causal_lvlm.tiny, "sample_inputs", lambda: samples)
+    result = invoke("demo", "--out", tmp_path / "demo")
+    assert result.exit_code == 0, result.output
+    assert [image for image, _, _ in calls.run] == ["colour.png", "count.png"]
+    assert "2 of 2 explained words have a verified set; 274 masked model runs" in result.stdout
+    names = {p.name for p in (tmp_path / "demo").iterdir()}
+    assert {"report.html", "explanation.json", "1-circle-pag.png", "2-circle-pag.dot"} <= names
+
+
+# learn ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """0 - 1 - 2 with correlations 0.8 and 0.5: 1 separates 0 from 2."""
+    path = tmp_path / "matrix.npy"
+    np.save(path, np.array([[1.0, 0.8, 0.4], [0.8, 1.0, 0.5], [0.4, 0.5, 1.0]]))
+    return path
+
+
+def test_learn_finds_the_chain(chain, tmp_path):
+    result = invoke("learn", chain, "--n-samples", 1000, "--out", tmp_path / "graph")
+    assert result.exit_code == 0, result.output
+    assert "3 nodes, 2 edges" in result.stdout
+    value = json.loads((tmp_path / "graph" / "pag.json").read_text(encoding="utf-8"))
+    assert {(e["source"], e["target"]) for e in value["edges"]} == {(0, 1), (1, 2)}
+    ET.parse(tmp_path / "graph" / "pag.graphml")
+    assert (tmp_path / "graph" / "pag.dot").read_text(encoding="utf-8").count("->") == 2
+    assert json.loads(invoke("learn", chain, "--threshold", 0.1, "--json").stdout) == value
+
+
+def test_learn_reads_attention(tmp_path):
+    rng = np.random.default_rng(0)
+    weights = np.tril(rng.random((2, 6, 6)))
+    weights[0, 2] = 0.0  # a row without weight has no correlation
+    weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-9)
+    np.savez(tmp_path / "a.npz", attention=weights, other=np.zeros(3))
+    result = invoke("learn", tmp_path / "a.npz", "--attention", "--head", 0, "--threshold", 0.3)
+    assert result.exit_code == 0, result.output
+    assert "5 nodes" in result.stdout and "left out: [2]" in result.stderr
+    assert "6 nodes" in invoke(
+        "learn", tmp_path / "a.npz", "--attention", "--head", 1, "--threshold", 0.3
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda m: m[:2], "square"),
+        (lambda m: m + np.triu(np.full((3, 3), 0.1), 1), "symmetric"),
+        (lambda m: m * 2, "diagonal"),
+        (lambda m: np.where(m == 0.5, np.nan, m), "is nan"),
+        (lambda m: np.array([[1, 0.9, -0.9], [0.9, 1, 0.9], [-0.9, 0.9, 1]]), "eigenvalue"),
+    ],
+)
+def test_learn_refuses_what_is_no_correlation(chain, change, part):
+    np.save(chain, change(np.load(chain)))
+    result = invoke("learn", chain, "--n-samples", 100)
+    assert result.exit_code == 2 and part in result.stderr.lower(), result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ((), "--n-samples"),
+        (("--n-samples", 3), "n_samples"),
+        (("--threshold", 0.1, "--algorithm", "magic"), "magic"),
+    ],
+)
+def test_learn_refuses_bad_settings(chain, arguments, part):
+    result = invoke("learn", chain, *arguments)
+    assert result.exit_code == 2 and part in result.stderr, result.output
+
+
+def test_learn_refuses_files_that_hold_no_matrix(tmp_path):
+    (tmp_path / "x.npy").write_text("hello")
+    assert "no .npy or .npz" in invoke("learn", tmp_path / "x.npy", "--threshold", 0.1).stderr
+    assert invoke("learn", tmp_path / "none.npy", "--threshold", 0.1).exit_code == 2
+    np.savez(tmp_path / "two.npz", a=np.eye(2), b=np.eye(2))
+    result = invoke("learn", tmp_path / "two.npz", "--threshold", 0.1)
+    assert "choose one with --key" in result.stderr and "a, b" in result.stderr
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    assert invoke("learn", tmp_path / "objects.npy", "--threshold", 0.1).exit_code == 2
+    np.save(tmp_path / "negative.npy", -np.eye(3))
+    result = invoke("learn", tmp_path / "negative.npy", "--attention", "--threshold", 0.1)
+    assert result.exit_code == 2 and "non-negative" in result.stderr

@@ -1,0 +1,201 @@
+"""The page is whole, safe and says the same numbers as the objects it was made from."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import networkx as nx
+import pytest
+from PIL import Image
+
+from causal_lvlm.errors import OutputError
+from causal_lvlm.explanation.result import Explanation
+from causal_lvlm.viz import wording
+from causal_lvlm.viz.bundle import file_stem, write_bundle, write_cases
+from causal_lvlm.viz.report import Case, report, report_cases
+from tests.viz.fakes import (
+    explaining_set,
+    fake_attribution,
+    fake_explanation,
+    fake_trace,
+    fake_view,
+    summary_of,
+)
+
+VIEW = fake_view()
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Checker(HTMLParser):
+    """Collects what a browser would load and whether tags are balanced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.links: list[str] = []
+        self.text: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(values)
+        self.links += [values[k] for k in ("href", "src") if values.get(k)]
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "red.html"
+    attributions = [fake_attribution(VIEW), fake_attribution(VIEW, method="rollout")]
+    report(fake_trace(), [fake_explanation(VIEW)], path, attributions=attributions)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def parsed(page):
+    checker = Checker()
+    checker.feed(page)
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+def test_page_needs_no_network_and_no_script(page, parsed):
+    assert "script" not in parsed.tags and "link" not in parsed.tags
+    assert all(link.startswith(("data:", "#")) for link in parsed.links)
+    assert "http" not in re.sub(r'src="data:[^"]*"', "", page)
+    assert "@import" not in page and "url(" not in page
+
+
+def test_every_picture_is_inside_and_described(parsed):
+    assert len(parsed.images) >= 7
+    for image in parsed.images:
+        assert image["alt"]
+        data = base64.b64decode(image["src"].partition("base64,")[2])
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.verify()
+
+
+def test_text_from_outside_is_escaped(page, parsed):
+    assert "<blue>" not in page and "&lt;blue&gt;" in page
+    assert "fake <model>" not in page and "fake &lt;model&gt;" in page
+    assert "model" not in parsed.tags and "blue" not in parsed.tags
+
+
+def test_page_says_the_numbers(parsed):
+    text = " ".join(" ".join(parsed.text).split())
+    for part in ("0.970", "0.020", "4.20 → -1.50", "5% of 20", "graph, head 1, radius 1", "64"):
+        assert part in text, part
+    assert "137 masked model runs" in text
+    assert "Whole input" in text and "Within the image" in text and "Within the text" in text
+    assert "search outside the graph" in text
+    assert "irreducible" in text and "minimum" in text
+    assert wording.outcome("max_runs") in text
+
+
+def test_page_is_readable_in_dark_and_on_paper(page):
+    assert "prefers-color-scheme: dark" in page and "@media print" in page
+
+
+def test_an_unverified_set_is_called_a_candidate(tmp_path):
+    word = VIEW.layout.tokens.index("circle")
+    sets = {"joint": explaining_set("joint", (word,), verified=False, minimality="none")}
+    path = report(fake_trace(), [fake_explanation(VIEW, sets=sets)], tmp_path / "a.html")
+    text = path.read_text(encoding="utf-8")
+    assert "candidate set, not verified" in text
+    assert "verified by running" not in text
+
+
+def test_report_of_a_saved_explanation_equals_the_live_one(tmp_path):
+    explanation = fake_explanation(VIEW)
+    loaded = Explanation.load(explanation.save(tmp_path / "e.json"))
+    live = report(fake_trace(), [explanation], tmp_path / "live.html").read_text(encoding="utf-8")
+    saved = report(loaded.summary, [loaded], tmp_path / "saved.html").read_text(encoding="utf-8")
+    cut = re.compile(r"<p class=.small muted.>The pass.*?</p>")
+    assert cut.sub("", saved) == cut.sub("", live)
+
+
+def test_explanations_without_sets_or_graphs_still_make_a_page(tmp_path):
+    sets = {"joint": explaining_set("joint", verified=False, outcome="not_maskable", found_by=None)}
+    bare = fake_explanation(VIEW, sets=sets, graphs=(), graph_outcome="target_dropped")
+    text = report(summary_of(VIEW), [bare], tmp_path / "bare.html").read_text(encoding="utf-8")
+    assert wording.outcome("not_maskable") in text
+    assert wording.graph_outcome("target_dropped").replace("'", "&#x27;") in text
+
+
+def test_bundle_writes_everything(tmp_path):
+    explanation = fake_explanation(VIEW)
+    written = write_bundle(fake_trace(), [explanation], [fake_attribution(VIEW)], tmp_path / "out")
+    names = {path.name for path in written}
+    assert names == {
+        "explanation.json", "patches-joint.png", "patches-image.png", "prompt.png", "pag.png",
+        "pds-tree.png", "pag.dot", "pag.json", "pag.graphml", "heat-relevancy.png", "report.html",
+    }  # fmt: skip
+    assert all(path.is_file() for path in written)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == names
+    content = json.loads((tmp_path / "out" / "explanation.json").read_text(encoding="utf-8"))
+    assert content["kind"] == "explanations" and content["interrupted"] is False
+    run = content["runs"][0]
+    assert run["explanations"][0]["target"]["text"] == "red"
+    assert run["attributions"][0]["method"] == "relevancy"
+    pag = explanation.graphs[0].structure.pag
+    assert len(nx.read_graphml(tmp_path / "out" / "pag.graphml").edges) == pag.n_edges
+    assert (tmp_path / "out" / "pag.dot").read_text(encoding="utf-8").count("->") == pag.n_edges
+
+
+def test_bundles_of_several_words_do_not_overwrite_each_other(tmp_path):
+    explanations = [fake_explanation(VIEW, "red"), fake_explanation(VIEW, "circle")] * 2
+    written = write_bundle(fake_trace(), explanations, [], tmp_path)
+    assert len({p.name for p in written}) == len(written)
+    assert {"red-pag.png", "circle-pag.png", "red-2-pag.png"} <= {p.name for p in written}
+
+
+def test_several_runs_share_a_page(tmp_path):
+    cases = [
+        Case(fake_trace(), [fake_explanation(VIEW)], [], "colour", "A <note>."),
+        Case(fake_trace(), [fake_explanation(VIEW)], [fake_attribution(VIEW)], "second"),
+    ]
+    written = write_cases(cases, tmp_path, title="Demo", interrupted=True)
+    names = {p.name for p in written}
+    assert {"1-red-pag.png", "2-red-pag.png", "2-red-heat-relevancy.png"} <= names
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "A &lt;note&gt;." in text and 'href="#case2"' in text and "interrupted" in text
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(OutputError, match="taken"):
+        write_bundle(fake_trace(), [fake_explanation(VIEW)], [], tmp_path / "taken")
+
+
+def test_report_of_nothing_is_a_page(tmp_path):
+    assert report_cases([Case(fake_trace(), [])], tmp_path / "x.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "stem"), [("red", "red"), ("../a b", "a-b"), ("???", "token"), ("Straße", "strasse")]
+)
+def test_words_become_safe_file_names(text, stem):
+    assert file_stem(text) == stem
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (float("nan"), "–"), (0.5, "0.500"), (2e-7, "2.0e-07"), (0, "0.000")],
+)
+def test_numbers(value, text):
+    assert wording.number(value) == text
