@@ -71,6 +71,21 @@ def _clear_errors(debug: bool) -> Iterator[None]:
         raise typer.Exit(BAD_INPUT) from None
 
 
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say what is safe when Ctrl-C comes while pictures are drawn: the numbers come first."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = folder / "explanation.json"
+        _say(
+            f"causal-lvlm: interrupted while drawing; the numbers are in {kept}"
+            if kept.is_file()
+            else "causal-lvlm: interrupted before anything was written"
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
 class _Progress:
     """A progress bar on stderr, which is removed before anything else is printed."""
 
@@ -225,15 +240,16 @@ def demo(
         with _Progress(steps=len(sample_inputs()) + 2) as progress:
             cases, stopped = _explain_samples(sample_inputs(), max_runs, progress)
             progress.step("drawing pictures")
-            written = write_cases(
-                cases,
-                folder,
-                title="causal-lvlm demo: why did the tiny model say this?",
-                note="Every set on this page was verified by running the model again, unless it "
-                "says otherwise. The model is the small LLaVA that comes with the package.",
-                interrupted=stopped,
-                progress=progress.step,
-            )
+            with _writing(folder):
+                written = write_cases(
+                    cases,
+                    folder,
+                    title="causal-lvlm demo: why did the tiny model say this?",
+                    note="Every set on this page was verified by running the model again, unless "
+                    "it says otherwise. The model is the small LLaVA that comes with the package.",
+                    interrupted=stopped,
+                    progress=progress.step,
+                )
         for case in cases:
             typer.echo(f"\n{case.name}: “{case.trace.answer}”")
             for explanation in case.explanations:
@@ -384,6 +400,7 @@ def explain(
         options = _options(
             mode=mode, tester=tester, against=against, candidates=candidates, masking=masking,
             layer=_layer(layer), source=source, row=row, sink=sink, pool=pool,
+            threshold=threshold, n_samples=n_samples, alpha=alpha, max_radius=max_radius,
             max_runs=max_runs, time_limit=time_limit, seed=seed,
         )  # fmt: skip
         import causal_lvlm as cl
@@ -412,14 +429,15 @@ def explain(
                 from causal_lvlm.viz.bundle import write_bundle
 
                 progress.step("drawing pictures")
-                written = write_bundle(
-                    trace,
-                    explanations,
-                    attributions,
-                    folder,
-                    interrupted=stopped,
-                    progress=progress.step,
-                )
+                with _writing(folder):
+                    written = write_bundle(
+                        trace,
+                        explanations,
+                        attributions,
+                        folder,
+                        interrupted=stopped,
+                        progress=progress.step,
+                    )
         if as_json:
             typer.echo(_result_json(trace, explanations, attributions))
         else:

@@ -237,6 +237,19 @@ def test_ctrl_c_inside_a_search_keeps_its_partial_result(calls, monkeypatch, tmp
     assert len(content["runs"][0]["explanations"]) == 1
 
 
+def test_ctrl_c_while_drawing_keeps_the_numbers(calls, monkeypatch, tmp_path):
+    import causal_lvlm.viz  # its `report` is the function; the module is found by its name
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["causal_lvlm.viz.report"], "pictures_of", stop)
+    result = invoke("explain", "x.png", "what ?", "-t", "red", "--out", tmp_path)
+    assert result.exit_code == 130 and "explanation.json" in result.stderr
+    content = json.loads((tmp_path / "explanation.json").read_text(encoding="utf-8"))
+    assert content["runs"][0]["explanations"][0]["target"]["text"] == "red"
+
+
 def test_ctrl_c_before_anything_was_found(calls, monkeypatch, tmp_path):
     def explain(*_, **__):
         raise KeyboardInterrupt

@@ -46,6 +46,7 @@ MASKINGS = ("remove", "edges", "neutral", "pixels-blur", "pixels-mean")
 MODES = ("necessary", "sufficient")
 SCOPES = ("joint", "image", "text", "custom")
 N_RANDOM = 20
+MAX_TESTS = 2_000_000
 # Share of the remaining runs that a scope may use; what it leaves goes to the next one. The joint
 # scope comes last: it starts from the sets that image and text alone have, and mixes them.
 SCOPE_SHARES = {"text": 0.25, "image": 0.6, "joint": 1.0}
@@ -71,6 +72,7 @@ def explain(
     algorithm: str = "ordered_icd",
     variant: str = "stable",
     max_conditioning_size: int | None = None,
+    max_tests: int | None = MAX_TESTS,
     alpha: float = 1e-5,
     n_samples: int | None = None,
     threshold: float | None = None,
@@ -105,6 +107,10 @@ def explain(
         See `causal_lvlm.correlation.attention_correlation`.
     algorithm, variant, max_conditioning_size, alpha
         See `causal_lvlm.learn_structure`.
+    max_tests : int or None
+        CI tests for each graph. Tokens driven by one common factor have exponentially many
+        conditioning sets; a graph that ended early says ``complete=False``. (A limit in tests, not
+        seconds, so that results can be repeated.)
     max_radius : int
         Depth of the PDS-trees.
     max_size : int, optional
@@ -195,7 +201,7 @@ def explain(
     graphs = learn_graphs(
         correlations, trace.layout, chosen.text, max_radius=max_radius, alpha=alpha,
         algorithm=algorithm, variant=variant, max_conditioning_size=max_conditioning_size,
-        n_jobs=n_jobs,
+        max_tests=max_tests, n_jobs=n_jobs,
     )  # fmt: skip
     usable = [c for c in correlations if isinstance(c, TokenCorrelation)]
     node_units = [nodes_to_units(c, units) for c in usable]

@@ -134,6 +134,7 @@ def learn_graphs(
     algorithm: str,
     variant: str,
     max_conditioning_size: int | None,
+    max_tests: int | None,
     n_jobs: int | None = None,
 ) -> tuple[HeadGraph, ...]:
     """Learn one graph per correlation; entries that are errors are skipped.
@@ -147,7 +148,7 @@ def learn_graphs(
         Label of the target's node.
     max_radius : int
         Depth of the PDS-trees.
-    alpha, algorithm, variant, max_conditioning_size
+    alpha, algorithm, variant, max_conditioning_size, max_tests
         See `learn_structure`.
     n_jobs : int, optional
         Threads; default is the number of processors, at most one per head. The result does not
@@ -174,6 +175,7 @@ def learn_graphs(
             tiers=correlation.tiers if algorithm == "ordered_icd" else None,
             variant=variant,
             max_conditioning_size=max_conditioning_size,
+            max_tests=max_tests,
         )
         names = [layout.label(int(p)) for p in correlation.positions]
         names[correlation.target_node] = target_text

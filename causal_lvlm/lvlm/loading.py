@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging
 
 from causal_lvlm.errors import UnsupportedModelError
 from causal_lvlm.lvlm.families import family_of
@@ -74,13 +77,29 @@ def load_model(
         processor = AutoProcessor.from_pretrained(
             source, **{k: v for k, v in options.items() if k != "attn_implementation"}
         )
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=number_format, **options)
+        with _quiet(embedded):
+            model = AutoModelForImageTextToText.from_pretrained(
+                source, dtype=number_format, **options
+            )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UnsupportedModelError(_unreadable(source, error)) from error
     model = model.to(place)
     model.requires_grad_(False)  # ours alone: gradients are taken with respect to activations
     found = getattr(model.config, "_commit_hash", None) or revision
     return LVLM(model, processor, _EMBEDDED_ID if embedded else str(source), found)
+
+
+@contextmanager
+def _quiet(active: bool) -> Iterator[None]:
+    """Hide the loading bar of transformers, which only flickers for a model this small."""
+    if not active or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def _embedded_path() -> Path:

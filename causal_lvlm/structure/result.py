@@ -110,6 +110,11 @@ class LearnedStructure:
         """Smallest |correlation| that counts as dependence (conditioning size 0)."""
         return self.thresholds[0]
 
+    @property
+    def undecided_edges(self) -> int:
+        """Number of edges that stayed although some of their tests had no answer."""
+        return int(np.count_nonzero(self.pag.marks[self.undecided[:, 0], self.undecided[:, 1]]))
+
     @cached_property
     def smallest_eigenvalue(self) -> float:
         """Smallest eigenvalue of the correlation matrix (computed when first asked for)."""
@@ -155,6 +160,7 @@ class LearnedStructure:
             "stopped": self.stopped,
             "conflicts": self.conflicts,
             "undecided_pairs": len(self.undecided),
+            "undecided_edges": self.undecided_edges,
             "min_abs_partial": self.min_abs_partial,
             "thresholds": list(self.thresholds),
             "smallest_eigenvalue": self.smallest_eigenvalue,

@@ -1,8 +1,9 @@
 """Which nodes of a graph are shown, and the small picture of each.
 
-1. The default view is the PDS-tree of the target up to the largest radius whose nodes still fit
-   (all of radius 1 .. r); if even radius 1 is too large, the first of the tree in breadth-first
-   order. Members of the explaining set and the target are always shown.
+1. The default view is the target, the explaining set and the PDS-tree of the target up to the
+   largest radius that still fits: not too many nodes, and not too many edges between them. If even
+   radius 1 does not fit, nodes are taken as long as they fit: the target, members of the set
+   (nearest first), the rest of the tree in breadth-first order.
 2. A patch is shown as the piece of the image it stands for, a word as the word. Both graph views
    and the tree use the same pictures.
 """
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from causal_lvlm.viz.style import CAUSE, FAINT, INK, PAPER, TARGET, font, text_size
@@ -35,19 +37,31 @@ class NodeChoice:
         Number of nodes of the graph.
     radius : int or None
         Everything in the PDS-tree up to this depth is shown; None if the tree was cut.
+    members, members_shown : int
+        Nodes of the explaining set, and how many of them are shown.
     """
 
     nodes: tuple[int, ...]
     total: int
     radius: int | None
+    members: int = 0
+    members_shown: int = 0
 
     def sentence(self) -> str:
         """Return what the picture must say about what it leaves out."""
         if len(self.nodes) == self.total:
             return f"All {self.total} nodes are shown."
         text = f"{len(self.nodes)} of {self.total} nodes shown: "
+        if self.members_shown < self.members:
+            return text + (
+                f"the target and {self.members_shown} of the {self.members} members of the set, "
+                "nearest first; more would not be readable."
+            )
         if self.radius is None:
-            return text + "the target, the set and the nearest nodes of the target's PDS-tree."
+            return text + (
+                "the target, the set and the nearest nodes of the target's PDS-tree; more would "
+                "not be readable."
+            )
         if self.radius == 0:
             return text + "the target and the set; the target has no neighbour in this graph."
         return text + f"the target's PDS-tree up to radius {self.radius}, and the set."
@@ -60,7 +74,12 @@ def node_members(graph: Any) -> list[tuple[int, ...]]:
 
 
 def choose_nodes(
-    graph: Any, numbers: Mapping[int, int], *, radius: int | None = None, max_nodes: int = 24
+    graph: Any,
+    numbers: Mapping[int, int],
+    *,
+    radius: int | None = None,
+    max_nodes: int = 24,
+    max_edges: int = 48,
 ) -> NodeChoice:
     """Choose the nodes of the default view.
 
@@ -70,32 +89,45 @@ def choose_nodes(
     numbers : mapping of int to int
         Positions of the explaining set (see `causal_lvlm.viz.view.member_numbers`).
     radius : int, optional
-        Show the PDS-tree up to this depth; by default the largest that fits.
-    max_nodes : int
-        Nodes beyond this number are left out (farthest first).
+        Greatest depth of the PDS-tree; by default all of it.
+    max_nodes, max_edges : int
+        A picture with more of either cannot be read.
+
+    Returns
+    -------
+    NodeChoice
     """
-    members = node_members(graph)
-    total = len(members)
-    must = {n for n, unit in enumerate(members) if any(p in numbers for p in unit)}
-    must.add(int(graph.target_node))
-    tree = graph.tree
+    units = node_members(graph)
+    total, target, tree = len(units), int(graph.target_node), graph.tree
+    linked = np.asarray(graph.structure.pag.marks) > 0
     deepest = int(max(tree.depth, default=0)) if radius is None else int(radius)
-    if radius is None and total <= max_nodes:
-        return NodeChoice(tuple(range(total)), total, deepest)
-    for depth in range(deepest, 0, -1):
-        chosen = must | {int(n) for n in tree.within(depth)}
-        if len(chosen) <= max_nodes:
-            return NodeChoice(tuple(sorted(chosen)), total, depth)
-    chosen = set(must)
-    cut = False
-    for node, depth in zip(tree.node, tree.depth, strict=True):
-        if depth > deepest or int(node) in chosen:
-            continue
-        if len(chosen) >= max_nodes:
-            cut = True
+    near = [int(n) for n, d in zip(tree.node, tree.depth, strict=True) if 0 < d <= deepest]
+    inside = {n for n, unit in enumerate(units) if any(p in numbers for p in unit)} - {target}
+    must = [target, *(n for n in dict.fromkeys(near) if n in inside)]
+    must += sorted(inside - set(must))
+
+    def fits(nodes: set[int]) -> bool:
+        chosen = sorted(nodes)
+        edges = int(linked[np.ix_(chosen, chosen)].sum()) // 2
+        return len(nodes) <= max_nodes and edges <= max_edges
+
+    def choice(nodes: set[int], depth: int | None) -> NodeChoice:
+        shown = len(inside & nodes)
+        return NodeChoice(tuple(sorted(nodes)), total, depth, len(inside), shown)
+
+    if radius is None and fits(set(range(total))):
+        return choice(set(range(total)), deepest)
+    for depth in range(deepest, -1, -1):
+        chosen = {*must, *(int(n) for n in tree.within(depth))}
+        # Radius 0 is the target and the set alone: only right if there is nothing nearer.
+        if fits(chosen) and (depth or not near):
+            return choice(chosen, depth)
+    chosen = {target}
+    for node in [*must, *near]:
+        if not fits({*chosen, node}):
             break
-        chosen.add(int(node))
-    return NodeChoice(tuple(sorted(chosen)), total, None if cut else 0)
+        chosen.add(node)
+    return choice(chosen, None)
 
 
 def target_text(graph: Any, node: int) -> str | None:

@@ -215,6 +215,7 @@ def _badges(item: Any) -> str:
     return "".join(f'<span class="badge {tone}">{escape(text)}</span>' for tone, text in badges)
 
 
+_LISTED = 16  # members of a set that are named in the table
 _COLUMNS = (
     ("set", ""),
     ("members", ""),
@@ -236,7 +237,11 @@ def _sets_table(view: TraceView, explanation: Any) -> str:
     for name, item in explanation.sets.items():
         if item is None:
             continue
-        members = " · ".join(f"{n}: {view.label(u)}" for n, u in enumerate(item.units, start=1))
+        members = " · ".join(
+            f"{n}: {view.label(u)}" for n, u in enumerate(item.units[:_LISTED], start=1)
+        )
+        if item.size > _LISTED:
+            members += f" … and {item.size - _LISTED} more"
         random = "–"
         if item.random_flip_rate is not None:
             random = f"{item.random_flip_rate:.0%} of {item.n_random}"

@@ -137,8 +137,10 @@ def draw_tree(
     face = font(13 * _SCALE)
     for ring in range(1, len(rings)):
         r = rings[ring] * _SCALE
-        angle = _widest_gap(angles[level == ring]) - math.pi / 2
-        spot = (reach + r * math.cos(angle), reach + r * math.sin(angle))
+        gap, middle = _widest_gap(angles[level == ring])
+        # A crowded ring has no room for its name: then it stands just inside.
+        r -= 0 if gap * rings[ring] > size + 90 else (size / 2 + 22) * _SCALE
+        spot = (reach + r * math.sin(middle), reach - r * math.cos(middle))
         text = f"radius {ring}"
         box = draw.textbbox(spot, text, font=face, anchor="mm")
         draw.rectangle((box[0] - 6, box[1] - 3, box[2] + 6, box[3] + 3), fill=PAPER)
@@ -159,12 +161,12 @@ def _ring_radii(level: IntArray, angles: FloatArray, size: int) -> list[float]:
     return radii
 
 
-def _widest_gap(angles: FloatArray) -> float:
-    """Return the middle of the widest gap between angles: there is room for a label."""
+def _widest_gap(angles: FloatArray) -> tuple[float, float]:
+    """Return width and middle of the widest gap between angles: there is room for a label."""
     around = np.sort(angles)
     steps = np.diff(np.append(around, around[0] + 2 * math.pi))
     widest = int(np.argmax(steps))
-    return float(around[widest] + steps[widest] / 2)
+    return float(steps[widest]), float(around[widest] + steps[widest] / 2)
 
 
 def _sentence(

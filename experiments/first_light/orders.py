@@ -23,6 +23,7 @@ from causal_lvlm.explanation.evaluator import (
     SubsetEvaluator,
     unit_effects,
 )
+from causal_lvlm.explanation.explain import MAX_TESTS
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
 from causal_lvlm.explanation.search import shrink
 from causal_lvlm.explanation.testers import Tester
@@ -92,7 +93,8 @@ def graph_order(
     usable = tuple(c for c in found if isinstance(c, TokenCorrelation))
     graphs = learn_graphs(
         usable, job.trace.layout, job.target.text, max_radius=max_radius, alpha=1e-5,
-        algorithm="ordered_icd", variant=variant, max_conditioning_size=None, n_jobs=1,
+        algorithm="ordered_icd", variant=variant, max_conditioning_size=None,
+        max_tests=MAX_TESTS, n_jobs=1,
     )  # fmt: skip
     depth: dict[int, list[int]] = {}
     strength: dict[int, float] = {}

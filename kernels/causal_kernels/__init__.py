@@ -17,11 +17,12 @@ from causal_kernels.graph import (
     possible_ancestor_matrix,
     possible_ancestors,
 )
-from causal_kernels.orientation import CONFLICT, complete_tails, initial_marks, orient
+from causal_kernels.orientation import CONFLICT, initial_marks, orient
 from causal_kernels.partial import OK, SINGULAR, partial_correlation
 from causal_kernels.pds import is_pds_set, pds_distance_matrix, pds_distances, pds_tree
 from causal_kernels.separation import needed_roots, order_one, order_r
 from causal_kernels.sequential import order_one_sequential, order_r_sequential
+from causal_kernels.tails import complete_tails
 
 __all__ = [
     "ARROW",

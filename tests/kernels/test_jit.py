@@ -10,7 +10,7 @@ from pathlib import Path
 import causal_kernels as kernels
 import numpy as np
 import pytest
-from causal_kernels import graph, orientation, partial, pds, separation, sequential
+from causal_kernels import graph, orientation, partial, pds, separation, sequential, tails
 
 from causal_lvlm.structure import learn_structure, pds_tree
 
@@ -42,7 +42,7 @@ def test_all_kernel_tests_pass_without_jit():
 def test_one_signature_each():
     """`warm_up` compiles what learning uses: once, and all of it."""
     kernels.warm_up()
-    modules = (graph, orientation, partial, pds, separation, sequential)
+    modules = (graph, orientation, partial, pds, separation, sequential, tails)
 
     def signatures():
         return {

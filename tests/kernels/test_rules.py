@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from causal_kernels import orientation
+from causal_kernels import orientation, tails
 from causal_kernels.graph import neighbour_lists
 
 LEFT = {"o": 1, "<": 2, "-": 3}
@@ -48,15 +48,15 @@ def apply(rule, text, sepsets=None, simultaneous=True):
     elif rule == 4:
         orientation.rule_4(marks, claims, *lists, *sep, simultaneous, *work)
     elif rule == 8:
-        orientation.rule_8(marks, claims, *lists)
+        tails.rule_8(marks, claims, *lists)
     else:
         seen = np.full((n, n), -1, dtype=np.int64)
         queue = np.empty((len(neighbour) + 1, 2), dtype=np.int64)
         stamp = 0
         for a in range(n):
             reach = np.zeros((n, n), dtype=np.uint8)
-            stamp = orientation.uncovered_reach(marks, *lists, a, reach, seen, stamp, queue)
-            function = orientation.rule_9 if rule == 9 else orientation.rule_10
+            stamp = tails.uncovered_reach(marks, *lists, a, reach, seen, stamp, queue)
+            function = tails.rule_9 if rule == 9 else tails.rule_10
             function(marks, claims, *lists, a, reach)
     orientation._settle(marks, claims, *lists)
     return marks, names, int((claims == 4).sum())

@@ -190,3 +190,47 @@ def test_orientation(seed, n, simultaneous):
     twin.complete()
     kernels.complete_tails(marks, claims)
     np.testing.assert_array_equal(marks, naive.to_array(graph, n))
+
+
+@pytest.mark.parametrize("density", [0.02, 0.2, 0.9])
+@pytest.mark.parametrize("n", [3, 8, 31, 64] if JIT else [3, 8, 13])
+@pytest.mark.parametrize("copies", [False, True])
+def test_order_one(n, density, copies):
+    """Both ways through the candidates (lists and whole rows), with and without singular pairs."""
+    rng = np.random.default_rng(n)
+    data = rng.normal(size=(2 * n, n)) + rng.normal(size=(2 * n, 1))
+    if copies:
+        data[:, n - 1] = data[:, 0]
+    correlation = np.asarray(np.corrcoef(data, rowvar=False))
+    marks = np.triu(rng.random((n, n)) < density, 1).astype(np.uint8)
+    marks[0, 1] = 1
+    marks |= marks.T
+    tiers = np.sort(rng.integers(0, max(2, n // 2), size=n))
+    edges = np.ascontiguousarray(np.argwhere(np.triu(marks)), dtype=np.int64)
+    left = np.maximum(1 - correlation**2, 1e-12)
+    inverse = np.where(left > 1e-9, 1 / left, -1.0)
+    best = np.empty(len(edges))
+    member, tests, blind = (np.empty(len(edges), dtype=np.int64) for _ in range(3))
+    candidates = kernels.order_one(
+        correlation, inverse, marks, *kernels.neighbour_lists(marks), tiers, edges, best, member,
+        tests, blind,
+    )  # fmt: skip
+    total = 0
+    for e, (a, b) in enumerate(edges):
+        near = set(np.flatnonzero(marks[b]))
+        if tiers[a] == tiers[b]:
+            near |= set(np.flatnonzero(marks[a]))
+        choices = [c for c in sorted(near - {a, b}) if tiers[c] <= tiers[b]]
+        total += len(choices)
+        singular = [c for c in choices if 1 - 1e-9 <= max(abs(correlation[[a, b], c]))]
+        values = {
+            c: naive.partial_correlation(correlation, a, b, [c]) ** 2
+            for c in choices
+            if c not in singular and abs(correlation[a, b]) < 1 - 1e-9
+        }
+        assert tests[e] + blind[e] == len(choices)
+        assert blind[e] == len(singular)
+        if values:
+            assert best[e] == pytest.approx(min(values.values()), rel=1e-9, abs=1e-14)
+            assert values[member[e]] == pytest.approx(best[e], rel=1e-9, abs=1e-14)
+    assert candidates == total

@@ -111,7 +111,7 @@ def test_copies_are_undecided_not_decided():
             np.corrcoef(data, rowvar=False), n_samples=200, algorithm="icd", variant=variant
         )
         assert structure.pag.marks[3, 4] and structure.pag.marks[0, 3]
-        assert [0, 3] in structure.undecided.tolist()
+        assert [0, 3] in structure.undecided.tolist() and structure.undecided_edges >= 1
         assert np.isfinite(structure.smallest_eigenvalue)
 
 

@@ -1,7 +1,7 @@
 """Forty graphs that another implementation learns from attention, whatever its node numbers.
 
 All forty agree in the sequential variant, marks and PDS-trees. The stable variant differs in case
-36: at size 2 the edge 0-4 is separated by {1, 2}. Sequentially it goes at once, node 0 is then no
+36: at size 2 the edges 0-4 and 1-4 are separated. Sequentially they go at once, node 0 is then no
 possible ancestor of 4, and {0, 3} is not tried for 2-4, which therefore stays. Against the graph
 as it was at the start of the size, {0, 3} is tried and separates 2 and 4.
 """

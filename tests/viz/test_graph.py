@@ -173,6 +173,28 @@ def test_too_many_neighbours_are_cut_and_it_is_said():
     assert "10 of 65" in choice.sentence() and "nearest" in choice.sentence()
 
 
+def test_dense_graphs_are_cut_until_they_can_be_read():
+    positions = np.array([*range(3, 67), 73])
+    marks = np.full((65, 65), 2, dtype=np.uint8)
+    np.fill_diagonal(marks, 0)
+    marks[:40, 64] = marks[64, :40] = 0  # the target has 24 neighbours, all linked to each other
+    dense = head_graph(VIEW.layout, TARGET, marks, positions)
+    choice = choose_nodes(dense, {50: 1}, max_edges=64)
+    assert len(edges_between(marks, choice.nodes)) <= 64
+    assert len(choice.nodes) >= 10 and 47 in choice.nodes and 64 in choice.nodes
+    assert "more would not be readable" in choice.sentence()
+
+
+def test_a_set_too_large_for_a_picture_is_cut_and_it_is_said():
+    explanation = fake_explanation(VIEW)
+    big = explanation.graphs[0]
+    choice = choose_nodes(big, {p: p for p in range(3, 67)}, max_nodes=12)
+    assert len(choice.nodes) == 12 and big.target_node in choice.nodes
+    assert "11 of the 64 members" in choice.sentence()
+    first = next(int(n) for n in big.tree.node[1:] if 3 <= big.positions[n] < 67)
+    assert first in choice.nodes  # nearest first
+
+
 def test_a_target_without_neighbours_is_said():
     positions = np.array([*range(3, 67), 73])
     lonely = head_graph(VIEW.layout, TARGET, np.zeros((65, 65), np.uint8), positions)
