@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import subprocess
 import sys
@@ -238,12 +239,13 @@ def test_ctrl_c_inside_a_search_keeps_its_partial_result(calls, monkeypatch, tmp
 
 
 def test_ctrl_c_while_drawing_keeps_the_numbers(calls, monkeypatch, tmp_path):
-    import causal_lvlm.viz  # its `report` is the function; the module is found by its name
+    # The package's attribute `report` is the function; this is the module of the same name.
+    module = importlib.import_module("causal_lvlm.viz.report")
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["causal_lvlm.viz.report"], "pictures_of", stop)
+    monkeypatch.setattr(module, "pictures_of", stop)
     result = invoke("explain", "x.png", "what ?", "-t", "red", "--out", tmp_path)
     assert result.exit_code == 130 and "explanation.json" in result.stderr
     content = json.loads((tmp_path / "explanation.json").read_text(encoding="utf-8"))
