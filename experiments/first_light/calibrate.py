@@ -62,7 +62,7 @@ def study(pairs: list[Pair], settings: list[dict[str, Any]]) -> list[dict[str, A
         weight = [float(strength[list(m)].sum()) for m in job.units.members]
         jobs.append(job)
         singles.append(frozenset(np.flatnonzero(changed).tolist()))
-        by_gradient.append(sorted(units, key=lambda u, w=weight: (-w[u], u)))
+        by_gradient.append([int(u) for u in np.argsort(-np.array(weight), kind="stable")])
     rows = []
     for setting in tqdm(settings, desc="settings"):
         empty, sizes, hits1, hits3, grown = [], [], [], [], []

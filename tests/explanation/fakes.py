@@ -20,7 +20,9 @@ def layout(rows: int = 2, cols: int = 2, words: int = 2) -> TokenLayout:
     start = 1
     tokens = ["<s>", *["<image>"] * n_image, *[f"w{i}" for i in range(words)], ":", "red"]
     modality = ["special", *["image"] * n_image, *["prompt"] * words, "special", "generated"]
-    boxes = [[10.0 * c, 10.0 * r, 10.0 * c + 10, 10.0 * r + 10] for r in range(rows) for c in range(cols)]
+    boxes = [
+        [10.0 * c, 10.0 * r, 10.0 * c + 10, 10.0 * r + 10] for r in range(rows) for c in range(cols)
+    ]
     grid = ImageGrid(
         image=0, tile=0, rows=rows, cols=cols,
         positions=np.arange(start, start + n_image), boxes=np.array(boxes),
@@ -54,7 +56,7 @@ class FakeTrace:
         rng = np.random.default_rng(self.seed)
         length = len(self.layout)
         weights = np.tril(rng.gamma(0.3, size=(len(layers), 2, length, length)) + 1e-6)
-        return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+        return np.asarray(weights / weights.sum(-1, keepdims=True), dtype=np.float32)
 
     def iter_attention(self) -> Any:
         yield 0, self.attention()[0]
@@ -78,7 +80,7 @@ class FakeTrace:
             said.append(self.keeps(visible))
         ok = np.array(said, dtype=bool)
         log_prob = np.where(ok, np.log(0.9), np.log(0.1))
-        argmax = np.where(ok, SAID, OTHER)[:, None]
+        argmax = np.asarray(np.where(ok, SAID, OTHER))[:, None]
         against = np.where(ok, np.log(0.1), np.log(0.9))
         return SimpleNamespace(
             log_prob=log_prob, token_log_probs=log_prob[:, None], argmax=argmax,

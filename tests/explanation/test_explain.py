@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ def test_a_minimum_is_as_small_as_the_smallest_set_found_by_trying_every_subset(
 ):
     trace = FakeTrace(table_model(answers), seed=seed)
     result = explain(trace, 0, mode=mode, max_runs=1000)
+    name: Any
     for name, one in result.sets.items():
         truth = exhaustive_explanation(
             FakeTrace(table_model(answers), seed=seed), 0, mode=mode, max_size=N_UNITS,
@@ -54,7 +56,9 @@ def test_a_minimum_is_as_small_as_the_smallest_set_found_by_trying_every_subset(
 
 
 @settings(max_examples=60, deadline=None)
-@given(answers=tables, max_runs=st.integers(2, 60), mode=st.sampled_from(["necessary", "sufficient"]))
+@given(
+    answers=tables, max_runs=st.integers(2, 60), mode=st.sampled_from(["necessary", "sufficient"])
+)
 def test_no_budget_is_exceeded_every_run_is_counted_and_every_claim_was_run(
     answers, max_runs, mode
 ):
@@ -85,15 +89,18 @@ def needs(*positions: int):
 def test_a_single_cause_is_found_and_called_a_minimum():
     result = explain(FakeTrace(needs(3)), "red")
     assert result.positions == (3,) and result.minimality == "minimum" and result.verified
-    assert result.image.positions == (3,)
-    assert result.text.outcome == "not_maskable" and not result.text.verified
+    assert result.sets["image"].positions == (3,)
+    assert result.sets["text"].outcome == "not_maskable" and not result.sets["text"].verified
 
 
 def test_a_redundant_pair_needs_both_members():
     either = lambda visible: 2 in visible or 5 in visible  # noqa: E731
     result = explain(FakeTrace(either), "red")
     assert result.positions == (2, 5) and result.minimality == "minimum"
-    assert result.image.outcome == "not_maskable" and result.text.outcome == "not_maskable"
+    assert (
+        result.sets["image"].outcome == "not_maskable"
+        and result.sets["text"].outcome == "not_maskable"
+    )
 
 
 def test_the_sufficient_set_of_a_redundant_pair_is_one_of_them():
@@ -115,20 +122,21 @@ def test_found_by_graph_means_that_the_pds_tree_of_that_head_holds_the_set():
     result = explain(FakeTrace(needs(3)), "red", threshold=0.05)
     assert result.found_by == "graph"
     graph = result.graph
+    assert graph is not None and result.main.radius is not None
     inside = {p for n in graph.tree.within(result.main.radius) for p in graph.members[n]}
     assert set(result.positions) <= inside
 
 
 def test_alternatives_are_other_sets_of_the_same_size_that_were_run():
     result = explain(FakeTrace(needs(2, 3)), "red", max_runs=200, threshold=0.999999)
-    met = {result.positions, *result.joint.alternatives}
+    met = {result.positions, *result.sets["joint"].alternatives}
     assert all(len(a) == 1 for a in met)
     assert result.positions in {(2,), (3,)}
 
 
 def test_random_controls_have_the_same_composition_and_their_rate_is_right():
     result = explain(FakeTrace(needs(2, 3), layout=layout(4, 4, 3)), "red", n_random=15)
-    image = result.image
+    image = result.sets["image"]
     # 15 other single patches, of which exactly one (the other cause) flips.
     assert image.n_random == 15 and image.random_flip_rate == pytest.approx(1 / 15)
 
@@ -163,9 +171,9 @@ def test_an_interrupted_search_returns_what_was_found():
     either = lambda visible: 2 in visible or 5 in visible  # noqa: E731
     trace = FakeTrace(either, layout=layout(4, 4, 3), interrupt_at=30)
     result = explain(trace, "red", threshold=0.999999)
-    assert result.joint.ended == "interrupted" and result.joint.verified
+    assert result.sets["joint"].ended == "interrupted" and result.sets["joint"].verified
     assert {2, 5} <= set(result.positions)
-    assert result.text.ended is None and result.image.ended == "interrupted"
+    assert result.sets["text"].ended is None and result.sets["image"].ended == "interrupted"
     assert trace.rows == 30
 
     at_once = explain(FakeTrace(either, interrupt_at=2), "red")
@@ -174,7 +182,7 @@ def test_an_interrupted_search_returns_what_was_found():
 
 def test_a_time_limit_ends_the_search_and_says_so():
     result = explain(FakeTrace(needs(2)), "red", time_limit=1e-9)
-    assert result.joint.outcome == "time_limit" and not result.verified
+    assert result.sets["joint"].outcome == "time_limit" and not result.verified
 
 
 @pytest.mark.parametrize(

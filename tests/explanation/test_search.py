@@ -27,7 +27,8 @@ def question(keeps, shape, max_runs=10_000, mode="necessary") -> Question:
     return Question(evaluator, tuple(range(len(units))), mode)
 
 
-monotone = st.lists(st.frozensets(st.integers(0, 11), min_size=1, max_size=4), min_size=1, max_size=5)
+clause = st.frozensets(st.integers(0, 11), min_size=1, max_size=4)
+monotone = st.lists(clause, min_size=1, max_size=5)
 
 
 @settings(max_examples=80, deadline=None)
