@@ -79,9 +79,9 @@ class FakeTrace:
             self.asked.append(frozenset(range(length)) - visible)
             said.append(self.keeps(visible))
         ok = np.array(said, dtype=bool)
-        log_prob = np.where(ok, np.log(0.9), np.log(0.1))
-        argmax = np.asarray(np.where(ok, SAID, OTHER))[:, None]
-        against = np.where(ok, np.log(0.1), np.log(0.9))
+        log_prob = np.log(np.array([0.9 if s else 0.1 for s in said]))
+        argmax = np.array([[SAID if s else OTHER] for s in said])
+        against = np.log(np.array([0.1 if s else 0.9 for s in said]))
         return SimpleNamespace(
             log_prob=log_prob, token_log_probs=log_prob[:, None], argmax=argmax,
             margin=np.where(ok, 1.0, -1.0)[:, None], against_log_prob=against,

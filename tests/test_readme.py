@@ -1,0 +1,36 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs_and_prints_what_the_readme_shows(tmp_path, monkeypatch, capsys):
+    code, shown = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL)[0]
+    assert len([line for line in code.splitlines() if line.strip()]) == 10
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out == shown
+    assert (tmp_path / "colour.html").stat().st_size > 10_000
+
+
+def test_every_file_and_picture_the_readme_names_is_there():
+    named = re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r"`([\w/]+/[\w./]*)`", README)
+    missing = [name for name in named if "://" not in name and not (ROOT / name).exists()]
+    assert [m for m in missing if not m.startswith(("demo-output", "llava-hf"))] == []
+
+
+@pytest.mark.parametrize("line", ["make demo", "make test"])
+def test_the_two_commands_exist(line):
+    target = line.split()[1]
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_no_placeholder_is_left():
+    assert "@@" not in README
