@@ -50,10 +50,17 @@ Row = Literal["own", "predictor"]
 # Smallest |partial correlation| that counts as dependence, for each covariance source: chosen on
 # the development split of experiments/first_light, never on the pairs its table reports.
 DEFAULT_THRESHOLDS = {"attention": 0.3, "output": 0.3, "effective": 0.1, "relevancy": 0.05}
+# The row that stands for the target where none is asked for: chosen on the same split.
+DEFAULT_ROWS: dict[str, Row] = {
+    "attention": "own",
+    "output": "own",
+    "effective": "predictor",
+    "relevancy": "predictor",
+}
 # A column is a sink when later rows give it this share of their weight on average.
 SINK_SHARE = 0.3
-# A row whose squared norm is below this share of the largest one carries rounding errors only.
-DEGENERATE_SHARE = 1e-12
+# A row that keeps less than this share of itself carries rounding errors only.
+DEGENERATE_SHARE = 1e-12  # of squared norms
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,7 @@ def attention_correlations(
     layer: int | Literal["effective"] = -1,
     source: Source = "attention",
     sink: Sink = "keep",
-    row: Row = "predictor",
+    row: Row | None = None,
     tiers: Literal["ordered", "image-block"] = "ordered",
     pool: int = 1,
     top_k: int | None = None,
@@ -194,11 +201,22 @@ def attention_correlations(
     """
     chosen = resolve_target(trace.layout, target)
     _check_choice("source", source, ("attention", "output", "relevancy"))
-    if threshold is None and n_samples is None:
-        threshold = DEFAULT_THRESHOLDS["effective" if layer == "effective" else source]
+    kind = "effective" if layer == "effective" else source
+    row = DEFAULT_ROWS[kind] if row is None else row
     _check_choice("sink", sink, ("keep", "drop", "condition"))
     _check_choice("row", row, ("own", "predictor"))
     _check_choice("tiers", tiers, ("ordered", "image-block"))
+    if source == "relevancy" and row == "own":
+        raise ValueError(
+            "row='own' has no place in source='relevancy': the target's own row comes after its "
+            "prediction, so its relevancy is zero; use row='predictor'"
+        )
+    if threshold is not None and n_samples is not None:
+        raise ValueError("give either threshold or n_samples (with alpha), not both")
+    if threshold is None and n_samples is None:
+        threshold = DEFAULT_THRESHOLDS[kind]
+    if top_k is not None and (isinstance(top_k, bool) or top_k < 1):
+        raise ValueError(f"top_k must be at least 1, got {top_k!r}")
     stop = chosen.start + 1 if row == "own" else chosen.start
     results: list[TokenCorrelation | DegenerateTargetError] = []
     for head, weights, values, layer_used in _matrices(trace, chosen, source, layer, heads):
@@ -240,7 +258,8 @@ def attention_correlation(
     sink : {"keep", "drop", "condition"}
         For a sink at position 0 of a causal model "drop" and "condition" are the same for
         ``source="attention"``, because row 0 is a unit vector.
-    row : {"predictor", "own"}
+    row : {"predictor", "own"}, optional
+        Default `DEFAULT_ROWS` of the source. ``"own"`` is not available for relevancy.
     tiers : {"ordered", "image-block"}
         Whether image tokens are ordered by raster position or share one tier per image.
     pool : int
@@ -300,7 +319,12 @@ def _matrices(
     trace: Any, target: Target, source: str, layer: int | str, heads: Any
 ) -> list[tuple[int | None, FloatArray, FloatArray | None, int | str | None]]:
     """Return (head, weights (T, T), values (T, d) or None, layer) of every matrix asked for."""
+    combined = source == "relevancy" or layer == "effective"
+    if combined and not (isinstance(heads, str) and heads == "all"):
+        raise AttentionError(f"heads={heads!r} was given, but this source combines all heads")
     if source == "relevancy":
+        if layer != -1:
+            raise ValueError(f"source='relevancy' spans all layers; layer={layer!r} has no effect")
         # Imported here: the attribution room is beside the pipeline, not in front of it.
         from causal_lvlm.attribution.relevancy import relevancy_matrix
 
@@ -309,7 +333,7 @@ def _matrices(
         if source != "attention":
             raise ValueError(f"layer='effective' composes attention; source={source!r} has no such")
         return [(None, _checked(effective_attention(trace), "effective attention"), None, layer)]
-    if isinstance(layer, (bool, str)):
+    if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)):
         raise ValueError(f"layer must be an integer or 'effective', got {layer!r}")
     n_layers = trace.n_layers
     if not -n_layers <= layer < n_layers:
@@ -320,10 +344,7 @@ def _matrices(
     attention = trace.attention(layers=(layer,))[0]
     values = trace.head_values(layer) if source == "output" else None
     n_heads = attention.shape[0]
-    chosen = range(n_heads) if isinstance(heads, str) and heads == "all" else list(heads)
-    wrong = [h for h in chosen if not 0 <= h < n_heads]
-    if wrong:
-        raise AttentionError(f"heads {wrong} do not exist; the model has heads 0..{n_heads - 1}")
+    chosen = _heads(heads, n_heads)
     where = f"attention of layer {layer}"
     return [
         (
@@ -334,6 +355,27 @@ def _matrices(
         )
         for h in chosen
     ]
+
+
+def _heads(heads: Any, n_heads: int) -> list[int]:
+    """Return the heads asked for; raise AttentionError for anything but existing, distinct ones."""
+    if isinstance(heads, str) and heads == "all":
+        return list(range(n_heads))
+    try:
+        chosen = list(heads) if not isinstance(heads, str) else None
+    except TypeError:
+        chosen = None
+    good = (
+        chosen
+        and all(isinstance(h, (int, np.integer)) and not isinstance(h, bool) for h in chosen)
+        and all(0 <= h < n_heads for h in chosen)
+        and len(set(chosen)) == len(chosen)
+    )
+    if chosen is None or not good:
+        raise AttentionError(
+            f"heads must be 'all' or different heads of 0..{n_heads - 1}, got {heads!r}"
+        )
+    return [int(h) for h in chosen]
 
 
 def _checked(weights: Any, what: str) -> FloatArray:
@@ -382,10 +424,13 @@ class _Builder:
             mixing[node, list(positions)] = 1.0 / len(positions)
         rows = kept if values is None else self._centred(kept @ values)
         nodes = mixing @ rows
+        # What a node had before anything was taken away: rounding errors of that are nothing.
+        whole = mixing @ (weights if values is None else self._centred(weights @ values))
+        before = np.einsum("ij,ij->i", whole, whole)
         if sink == "condition" and sinks:
             nodes = _partial_out(nodes, rows[list(sinks)])
         norms = np.einsum("ij,ij->i", nodes, nodes)
-        alive = norms > DEGENERATE_SHARE * max(float(norms.max(initial=0.0)), 1e-300)
+        alive = norms > DEGENERATE_SHARE * np.maximum(before, 1e-300)
         if not alive[-1]:
             raise DegenerateTargetError(
                 f"the row of position {last}, which stands for the target {self.target.text!r}, "
@@ -458,8 +503,11 @@ class _Builder:
 
 def _partial_out(nodes: FloatArray, sinks: FloatArray) -> FloatArray:
     """Project the sinks' rows out of the nodes' rows: their Gram matrix is then conditional."""
-    basis, _ = np.linalg.qr(sinks.T)
-    residual: FloatArray = nodes - (nodes @ basis) @ basis.T
+    # Singular vectors, not a QR: rows of several sinks may depend on each other, and a QR would
+    # then complete its basis with arbitrary directions.
+    _, size, right = np.linalg.svd(sinks, full_matrices=False)
+    basis = right[size > 1e-10 * max(float(size.max(initial=0.0)), 1e-300)]
+    residual: FloatArray = nodes - (nodes @ basis.T) @ basis
     return residual
 
 
@@ -467,6 +515,8 @@ def nodes_to_units(correlation: TokenCorrelation, units: Units) -> tuple[int | N
     """Return for each node the unit it stands for, or None (frame, target, or no candidate)."""
     unit_of = units.unit_of()
     return tuple(
-        None if node == correlation.target_node else unit_of.get(members[0])
+        None
+        if node == correlation.target_node
+        else next((unit_of[p] for p in members if p in unit_of), None)
         for node, members in enumerate(correlation.members)
     )

@@ -56,7 +56,7 @@ def to_jsonable(value: Any) -> Any:
         return {str(key): to_jsonable(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
         return to_jsonable(value.tolist())
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, range)):
         return [to_jsonable(item) for item in value]
     if isinstance(value, (set, frozenset)):
         return [to_jsonable(item) for item in sorted(value)]

@@ -16,6 +16,7 @@ the smallest things that can be masked: single tokens, or k x k blocks of image 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -214,12 +215,19 @@ def resolve_target(layout: TokenLayout, target: TargetLike) -> Target:
         If the answer holds no such token; the message lists the tokens it does hold.
     """
     if isinstance(target, Target):
-        if any(b - a != 1 for a, b in itertools.pairwise(target.positions)):
+        steps = [b - a for a, b in itertools.pairwise(target.positions)]
+        if not target.positions or any(step != 1 for step in steps):
             raise TargetError(f"a target's positions must be consecutive, got {target.positions}")
         if not layout.n_prompt <= target.start <= target.positions[-1] < len(layout):
             raise TargetError(
                 f"positions {target.positions} are not generated tokens; those stand at "
                 f"{layout.n_prompt}..{len(layout) - 1}"
+            )
+        ids = tuple(int(i) for i in layout.token_ids[list(target.positions)])
+        if ids != tuple(target.token_ids):
+            raise TargetError(
+                f"this target is of another trace: its token ids are {target.token_ids}, but the "
+                f"tokens at {target.positions} are {ids}"
             )
         return target
     chosen = target(layout) if callable(target) else target
@@ -268,25 +276,40 @@ def _joins_with_space(layout: TokenLayout) -> bool:
 
 def _find_text(layout: TokenLayout, text: str, shown: str) -> Target:
     """Match a word or phrase against runs of generated tokens, ignoring case and spaces."""
-    wanted = "".join(text.split()).casefold()
-    pieces = ["".join(token.split()).casefold() for token in layout.generated]
+    wanted = _split(text)
+    pieces = [token.casefold().strip() for token in layout.generated]
+    numbers = layout.words[layout.n_prompt :]
     found: list[range] = []
     for start in range(len(pieces)):
-        # A match must begin at a word, not in the middle of one.
-        index = layout.n_prompt + start
-        if start and layout.words[index] >= 0 and layout.words[index] == layout.words[index - 1]:
-            continue
-        joined = ""
+        if not pieces[start] or _inside_word(numbers, start):
+            continue  # a match begins at the beginning of a word ...
         for stop in range(start + 1, len(pieces) + 1):
-            joined += pieces[stop - 1]
-            if joined == wanted and pieces[start]:
+            if stop < len(pieces) and _inside_word(numbers, stop):
+                continue  # ... and ends at the end of one
+            said: list[str] = []
+            for k in range(start, stop):
+                if _inside_word(numbers, k) and said:
+                    said[-1] += pieces[k]
+                else:
+                    said.append(pieces[k])
+            if _split(" ".join(said)) == wanted:
                 found.append(range(start, stop))
                 break
-            if len(joined) > len(wanted):
+            if sum(map(len, said)) > sum(map(len, wanted)):
                 break
     if not wanted or not found:
         raise TargetError(f"{text!r} is not in the answer; its tokens are: {shown}")
     return _make_target(layout, found[0], (1, len(found)))
+
+
+def _split(text: str) -> list[str]:
+    """Return words and punctuation marks, without case: "a cup." and "a cup ." are the same."""
+    return re.findall(r"\w+|[^\w\s]", text.casefold())
+
+
+def _inside_word(numbers: IntArray, index: int) -> bool:
+    """Whether a generated token continues the word of the one before it."""
+    return index > 0 and bool(numbers[index] >= 0 and numbers[index] == numbers[index - 1])
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from causal_lvlm.correlation import (
     attention_correlations,
     correlation_of_rows,
     find_sinks,
+    nodes_to_units,
 )
 from causal_lvlm.errors import AttentionError, DegenerateTargetError
+from causal_lvlm.tokens import candidate_units, resolve_target
 from tests.explanation.fakes import FakeTrace, layout
 
 
@@ -88,7 +90,7 @@ def test_conditioning_equals_the_schur_complement_of_the_covariance():
     weights[:, 4:] *= 0.4
     weights[:, 4:, 3] += 0.6  # an image token is the sink
     trace = FixedTrace(weights, layout=shape)
-    result = attention_correlation(trace, "red", head=0, sink="condition")
+    result = attention_correlation(trace, "red", head=0, sink="condition", row="predictor")
     assert result.sinks == (3,) and (3, "degenerate row") in result.dropped
     rows = weights[0].astype(np.float32).astype(float)[: shape.n_prompt, : shape.n_prompt]
     c = rows @ rows.T
@@ -96,6 +98,35 @@ def test_conditioning_equals_the_schur_complement_of_the_covariance():
     schur = c[np.ix_(keep, keep)] - np.outer(c[keep, 3], c[3, keep]) / c[3, 3]
     scale = np.sqrt(np.diag(schur))
     np.testing.assert_allclose(result.correlation, schur / np.outer(scale, scale), atol=1e-9)
+
+
+def test_sinks_that_depend_on_each_other_are_partialled_out_like_one():
+    shape = layout(3, 3, 4)
+    weights = causal_attention(len(shape))
+    weights[:, 2:] *= 0.2
+    weights[:, 2:, 0] += 0.4
+    weights[:, 2:, 1] += 0.4
+    weights[:, 1] = 0
+    weights[:, 1, 0] = 1  # the second sink looks at the first only: their rows are equal
+    trace = FixedTrace(weights, layout=shape)
+    result = attention_correlation(trace, "red", head=0, sink="condition", row="predictor")
+    assert result.sinks == (0, 1)
+    rows = weights[0].astype(np.float32).astype(float)[: shape.n_prompt, : shape.n_prompt]
+    c, keep, s = rows @ rows.T, result.positions, [0, 1]
+    schur = (
+        c[np.ix_(keep, keep)]
+        - c[np.ix_(keep, s)] @ np.linalg.pinv(c[np.ix_(s, s)], rcond=1e-10) @ c[np.ix_(s, keep)]
+    )
+    scale = np.sqrt(np.diag(schur))
+    np.testing.assert_allclose(result.correlation, schur / np.outer(scale, scale), atol=1e-8)
+
+
+def test_nodes_of_a_pooled_block_find_units_that_hold_a_part_of_it():
+    shape = layout(4, 4, 2)
+    trace = FixedTrace(causal_attention(len(shape)), layout=shape)
+    result = attention_correlation(trace, "red", head=0, pool=2, row="predictor")
+    units = candidate_units(shape, resolve_target(shape, 0), candidates=[2, 6], pool=2)
+    assert nodes_to_units(result, units)[0] == 0
 
 
 def test_output_source_is_pearson_correlation_over_the_head_dimension(trace):
@@ -117,7 +148,7 @@ def test_effective_layer_is_the_product_of_half_attention_half_identity(trace):
 def test_pooling_averages_the_rows_of_each_block():
     shape = layout(4, 4, 2)
     trace = FixedTrace(causal_attention(len(shape)), layout=shape)
-    result = attention_correlation(trace, "red", head=0, pool=2)
+    result = attention_correlation(trace, "red", head=0, pool=2, row="predictor")
     assert result.members[0] == (1, 2, 5, 6) and result.members[1] == (3, 4, 7, 8)
     stop = shape.n_prompt
     rows = np.array([trace.weights[0][list(m), :stop].mean(0) for m in result.members])
@@ -125,7 +156,7 @@ def test_pooling_averages_the_rows_of_each_block():
 
 
 def test_top_k_keeps_the_image_tokens_the_target_attends_to_most(trace):
-    result = attention_correlation(trace, "red", head=0, top_k=3)
+    result = attention_correlation(trace, "red", head=0, top_k=3, row="predictor")
     row = trace.weights[0][trace.layout.n_prompt - 1]
     best = sorted(sorted(range(1, 10), key=lambda p: -row[p])[:3])
     assert [p for p in result.positions if p in range(1, 10)] == best
@@ -133,7 +164,7 @@ def test_top_k_keeps_the_image_tokens_the_target_attends_to_most(trace):
 
 
 def test_min_attention_drops_what_the_target_hardly_attends_to(trace):
-    result = attention_correlation(trace, "red", head=0, min_attention=0.02)
+    result = attention_correlation(trace, "red", head=0, min_attention=0.02, row="predictor")
     row = trace.weights[0][trace.layout.n_prompt - 1]
     kept = set(result.positions[:-1].tolist())
     assert kept == {p for p in range(1, trace.layout.n_prompt - 1) if row[p] >= 0.02}
@@ -167,8 +198,8 @@ def test_a_target_without_weight_of_its_own_is_named_and_other_heads_are_kept(tr
     trace.weights[0, trace.layout.n_prompt - 1] = 0
     trace.weights[0, trace.layout.n_prompt - 1, 0] = 1  # all weight on the sink
     with pytest.raises(DegenerateTargetError, match="sink"):
-        attention_correlation(trace, "red", head=0, sink="drop")
-    first, second = attention_correlations(trace, "red", sink="drop")
+        attention_correlation(trace, "red", head=0, sink="drop", row="predictor")
+    first, second = attention_correlations(trace, "red", sink="drop", row="predictor")
     assert isinstance(first, DegenerateTargetError)
     assert not isinstance(second, DegenerateTargetError) and second.head == 1
 
@@ -185,6 +216,11 @@ def test_a_target_without_weight_of_its_own_is_named_and_other_heads_are_kept(tr
         ({"head": 0, "row": "nothing"}, ValueError),
         ({"head": 0, "tiers": "nothing"}, ValueError),
         ({"layer": "effective", "source": "output"}, ValueError),
+        ({"source": "relevancy", "row": "own"}, ValueError),
+        ({"source": "relevancy", "layer": 0}, ValueError),
+        ({"head": 0, "layer": 1.5}, ValueError),
+        ({"head": 0, "top_k": -1}, ValueError),
+        ({"head": 0, "n_samples": 32, "threshold": 0.2}, ValueError),
     ],
 )
 def test_bad_options_are_refused(trace, options, error):

@@ -38,8 +38,12 @@ def test_sub_word_tokens_are_matched_as_one_word():
     said = spoken(" str", "aw", "berry", " pie", words=[0, 0, 0, 1])
     found = resolve_target(said, "strawberry")
     assert found.positions == (3, 4, 5) and found.text == "strawberry"
+    for part in ("berry", "str", "straw"):  # a part of a word is no word
+        with pytest.raises(TargetError):
+            resolve_target(said, part)
+    assert resolve_target(said, "strawberry pie").positions == (3, 4, 5, 6)
     with pytest.raises(TargetError):
-        resolve_target(said, "berry")  # the middle of a word is no word
+        resolve_target(said, "strawberrypie")
 
 
 def test_a_repeated_word_means_its_first_place_and_says_so():
@@ -60,6 +64,10 @@ def test_a_target_of_prompt_positions_is_refused():
         resolve_target(spoken("a"), Target((1,), (1,), "hi"))
     with pytest.raises(TargetError, match="consecutive"):
         resolve_target(spoken("a", "b", "c"), Target((3, 5), (3, 5), "a c"))
+    with pytest.raises(TargetError, match="consecutive"):
+        resolve_target(spoken("a"), Target((), (), "x"))
+    with pytest.raises(TargetError, match="another trace"):
+        resolve_target(spoken("a"), Target((3,), (99,), "b"))
 
 
 def test_the_frame_and_the_predicting_position_are_never_candidates():

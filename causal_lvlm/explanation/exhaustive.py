@@ -14,10 +14,16 @@ from itertools import combinations, islice
 from math import comb
 from typing import Any, Literal
 
-import numpy as np
-
 from causal_lvlm.errors import BudgetError
-from causal_lvlm.explanation.testers import Tester
+from causal_lvlm.explanation.options import (
+    MASKINGS,
+    MODES,
+    ask_unmasked,
+    check_choice,
+    check_drop_ratio,
+    scope_option,
+    whole_number,
+)
 from causal_lvlm.tokens import TargetLike, candidate_units, resolve_target
 
 __all__ = ["ExhaustiveResult", "exhaustive_explanation"]
@@ -50,7 +56,8 @@ def exhaustive_explanation(
     *,
     max_size: int = 2,
     mode: Literal["necessary", "sufficient"] = "necessary",
-    tester: Literal["flip", "drop"] = "flip",
+    tester: Literal["flip", "drop", "contrast"] = "flip",
+    against: str | int | None = None,
     drop_ratio: float = 0.5,
     candidates: Literal["all", "image", "text"] | Sequence[int] = "all",
     pool: int = 1,
@@ -64,7 +71,7 @@ def exhaustive_explanation(
     Parameters
     ----------
     trace : Trace
-    target, mode, tester, drop_ratio, candidates, pool, masking, backend
+    target, mode, tester, against, drop_ratio, candidates, pool, masking, backend
         See `explain`.
     max_size : int
     max_runs : int
@@ -80,22 +87,30 @@ def exhaustive_explanation(
     BudgetError
         If there are more than `max_runs` subsets.
     TargetError
-        If the target is not in the answer.
+        If the target is not in the answer, or not the model's choice with nothing masked.
+    ValueError
+        If an option has a value that is not allowed.
     """
+    check_choice("mode", mode, MODES)
+    check_choice("masking", masking, MASKINGS)
+    check_drop_ratio(drop_ratio)
+    whole_number("max_size", max_size, 1)
+    whole_number("batch_size", batch_size, 1)
     chosen = resolve_target(trace.layout, target)
-    units = candidate_units(trace.layout, chosen, candidates=candidates, pool=pool)
+    scope = scope_option(candidates, masking)
+    units = candidate_units(trace.layout, chosen, candidates=scope, pool=pool)
     largest = min(max_size, len(units))
     first = 0 if mode == "sufficient" else 1
-    total = sum(comb(len(units), size) for size in range(first, largest + 1))
+    total = 2 + sum(comb(len(units), size) for size in range(first, largest + 1))
     if total > max_runs:
         raise BudgetError(
-            f"{len(units)} candidates have {total} subsets of up to {largest}, more than "
+            f"{len(units)} candidates need {total} runs for subsets of up to {largest}, more than "
             f"max_runs={max_runs}; choose fewer candidates, a larger pool or a smaller max_size"
         )
     length = len(trace.layout)
-    full = trace.evaluate(np.ones((1, length), dtype=np.bool_), chosen, masking="remove")
-    judge = Tester(tester, chosen.token_ids, float(full.log_prob[0]), drop_ratio)
-    runs = 1
+    judge, _, runs = ask_unmasked(
+        trace, chosen, tester=tester, drop_ratio=drop_ratio, against=against, backend=backend
+    )
     for size in range(first, largest + 1):
         hits = []
         subsets = combinations(range(len(units)), size)
@@ -105,7 +120,9 @@ def exhaustive_explanation(
                 if mode == "necessary"
                 else units.keep_only(batch, length)
             )
-            result = trace.evaluate(keep, chosen, masking=masking, backend=backend)
+            result = trace.evaluate(
+                keep, chosen, masking=masking, backend=backend, against=judge.against
+            )
             runs += len(batch)
             changed = judge.changed(result)
             hits += [

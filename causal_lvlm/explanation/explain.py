@@ -28,22 +28,35 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
-
 from causal_lvlm.correlation import TokenCorrelation, attention_correlations, nodes_to_units
-from causal_lvlm.errors import BudgetError, SelfCheckError, TargetError
 from causal_lvlm.explanation.evaluator import Budget, SubsetEvaluator
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
+from causal_lvlm.explanation.options import (
+    MASKINGS,
+    MODES,
+    ask_unmasked,
+    check_budget,
+    check_choice,
+    check_drop_ratio,
+    check_self_check,
+    scope_option,
+    whole_number,
+)
 from causal_lvlm.explanation.result import ExplainingSet, Explanation
 from causal_lvlm.explanation.scope_search import ScopeSearch
-from causal_lvlm.explanation.testers import TESTERS, Tester
+from causal_lvlm.explanation.testers import TESTERS
 from causal_lvlm.storage import versions
-from causal_lvlm.tokens import Target, TargetLike, Units, candidate_units, resolve_target
+from causal_lvlm.tokens import (
+    Target,
+    TargetLike,
+    TokenLayout,
+    Units,
+    candidate_units,
+    resolve_target,
+)
 
 __all__ = ["MASKINGS", "explain"]
 
-MASKINGS = ("remove", "edges", "neutral", "pixels-blur", "pixels-mean")
-MODES = ("necessary", "sufficient")
 SCOPES = ("joint", "image", "text", "custom")
 N_RANDOM = 20
 MAX_TESTS = 2_000_000
@@ -64,7 +77,7 @@ def explain(
     layer: int | Literal["effective"] = -1,
     source: Literal["attention", "output", "relevancy"] = "attention",
     sink: Literal["keep", "drop", "condition"] = "keep",
-    row: Literal["own", "predictor"] = "predictor",
+    row: Literal["own", "predictor"] | None = None,
     tiers: Literal["ordered", "image-block"] = "ordered",
     pool: int = 1,
     top_k: int | None = None,
@@ -73,7 +86,7 @@ def explain(
     variant: str = "stable",
     max_conditioning_size: int | None = None,
     max_tests: int | None = MAX_TESTS,
-    alpha: float = 1e-5,
+    alpha: float | None = None,
     n_samples: int | None = None,
     threshold: float | None = None,
     max_radius: int = 3,
@@ -118,7 +131,7 @@ def explain(
     max_runs : int
         Masked rows that may be evaluated in all, random controls included.
     time_limit : float, optional
-        Seconds for the search; the best set verified so far is returned.
+        Seconds for all of it; the best set verified so far is returned.
     candidates : {"all", "image", "text"} or sequence of int
         What may be masked. ``"all"`` reports the joint, the image and the text minimum.
     masking : {"remove", "edges", "neutral", "pixels-blur", "pixels-mean"}
@@ -134,7 +147,7 @@ def explain(
     n_jobs : int, optional
         Threads for structure learning.
     progress : callable, optional
-        Called with (stage, runs used, max_runs).
+        Called with (stage, runs used, max_runs) when a stage begins.
 
     Returns
     -------
@@ -147,7 +160,7 @@ def explain(
     SelfCheckError
         If the teacher-forced pass does not reproduce the generation and `force` is not set.
     BudgetError
-        If `max_runs` or `time_limit` is not positive.
+        If `max_runs` or `time_limit` allows nothing.
     ValueError
         If an option has a value that is not allowed.
 
@@ -160,73 +173,68 @@ def explain(
     given = {
         k: v for k, v in locals().items() if k not in ("trace", "target", "progress", "started")
     }
-    _check_options(mode, tester, masking, drop_ratio, max_runs, time_limit, max_radius)
+    _check_options(given)
+    check_self_check(trace, force)
     chosen = resolve_target(trace.layout, target)
-    if not trace.self_check.passed and not force:
-        raise SelfCheckError(
-            "the teacher-forced pass does not reproduce this generation "
-            f"({trace.self_check}); an explanation would be of another computation. "
-            "Load the model in float32, or pass force=True"
-        )
-    scopes_of = candidates if isinstance(candidates, str) else list(candidates)
-    if masking.startswith("pixels") and scopes_of == "all":
-        scopes_of = "image"
+    scopes_of = scope_option(candidates, masking)
     units = candidate_units(trace.layout, chosen, candidates=scopes_of, pool=pool)
+    if masking.startswith("pixels") and any(m != "image" for m in units.modality):
+        raise ValueError(f"masking={masking!r} changes pixels, but candidates hold text positions")
+    given["candidates"] = scopes_of
+    if not isinstance(heads, str):
+        given["heads"] = heads = list(heads)
     deadline = None if time_limit is None else started + time_limit
     budget = Budget(max_runs=max_runs, deadline=deadline)
-    full = trace.evaluate(
-        np.ones((1, len(trace.layout)), dtype=np.bool_), chosen, masking="remove", backend=backend
+    tell = progress or (lambda stage, used, total: None)
+    judge, full, budget.used = ask_unmasked(
+        trace, chosen, tester=tester, drop_ratio=drop_ratio, against=against, backend=backend
     )
-    budget.used += 1
-    rival = _rival(trace, chosen, tester, against, full)
-    if rival is not None:  # once more, now with the rival's probability
-        full = trace.evaluate(
-            np.ones((1, len(trace.layout)), dtype=np.bool_), chosen, backend=backend, against=rival
-        )
-        budget.used += 1
-    judge = Tester(tester, chosen.token_ids, float(full.log_prob[0]), drop_ratio, rival)
     evaluator = SubsetEvaluator(trace, chosen, units, judge, budget, masking, backend)
     evaluator.remember([frozenset()], full)
-    if evaluator.masked[frozenset()].changed:
-        raise TargetError(
-            f"with nothing masked the model's choice is not {chosen.text!r} (tester {tester!r}): "
-            "the token was sampled or the rival is stronger already, so nothing can be explained; "
-            "generate greedily, or name another rival"
-        )
+    tell("capturing attention", budget.used, max_runs)
     correlations = attention_correlations(
         trace, chosen, heads=heads, layer=layer, source=source, sink=sink, row=row, tiers=tiers,
         pool=pool, top_k=top_k, min_attention=min_attention, n_samples=n_samples,
         threshold=threshold,
     )  # fmt: skip
+    usable = [c for c in correlations if isinstance(c, TokenCorrelation)]
+    if usable:  # the values that the defaults stood for
+        given |= {"threshold": usable[0].threshold, "row": usable[0].row}
+    tell("learning graphs", budget.used, max_runs)
     graphs = learn_graphs(
         correlations, trace.layout, chosen.text, max_radius=max_radius, alpha=alpha,
         algorithm=algorithm, variant=variant, max_conditioning_size=max_conditioning_size,
-        max_tests=max_tests, n_jobs=n_jobs,
+        max_tests=max_tests, deadline=deadline, n_jobs=n_jobs,
     )  # fmt: skip
-    usable = [c for c in correlations if isinstance(c, TokenCorrelation)]
     node_units = [nodes_to_units(c, units) for c in usable]
     search = ScopeSearch(evaluator, graphs, node_units, mode, max_radius, max_size, n_random, seed)
+    scopes = _scopes(units, scopes_of)
     sets: dict[str, ExplainingSet] = {}
-    for name, scope, share in _scopes(units, scopes_of):
-        if progress is not None:
-            progress(f"explaining set: {name}", budget.used, max_runs)
+    for name, scope, share in scopes:
+        tell(f"explaining set: {name}", budget.used, max_runs)
         sets[name] = search.scope(name, scope, share)
-    for name, scope, _ in _scopes(units, scopes_of):
-        # A later scope may have met a smaller set of an earlier one: look again, from the cache.
-        if search.knows_better(scope, sets[name]):
+    for name, scope, _ in scopes:
+        # A later scope may have met a smaller set, and may have left runs that this one lacked.
+        if search.worth_another_look(scope, sets[name]):
+            tell(f"explaining set: {name}", budget.used, max_runs)
             again = search.scope(name, scope, 1.0)
-            sets[name] = replace(again, model_runs=sets[name].model_runs + again.model_runs)
+            sets[name] = replace(
+                again,
+                model_runs=sets[name].model_runs + again.model_runs,
+                grown_size=sets[name].grown_size or again.grown_size,
+            )
     return Explanation(
         target=chosen,
         sets={name: sets[name] for name in SCOPES if name in sets},
         mode=mode,
         tester=tester,
-        against=None if rival is None else trace.token_text(rival),
+        against=None if judge.against is None else trace.token_text(judge.against),
         masking=masking,
         backend="+".join(sorted(evaluator.backends_used)) or backend,
-        graph_outcome=_graph_outcome(chosen, graphs),
+        graph_outcome=_graph_outcome(units, graphs),
         graphs=graphs,
         dropped_heads=tuple(str(c) for c in correlations if not isinstance(c, TokenCorrelation)),
+        excluded=_excluded(trace.layout, chosen, units),
         model_runs=budget.used,
         parameters=given,
         summary=trace.to_dict(),
@@ -238,42 +246,20 @@ def explain(
     )
 
 
-def _check_options(
-    mode: str, tester: str, masking: str, drop_ratio: float, max_runs: int,
-    time_limit: float | None, max_radius: int,
-) -> None:  # fmt: skip
-    for name, value, allowed in (
-        ("mode", mode, MODES), ("tester", tester, TESTERS), ("masking", masking, MASKINGS)
-    ):  # fmt: skip
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
-    if not 0.0 < drop_ratio < 1.0:
-        raise ValueError(f"drop_ratio must lie between 0 and 1, got {drop_ratio}")
-    if max_radius < 1:
-        raise ValueError(f"max_radius must be at least 1, got {max_radius}")
-    least = 3 if tester == "contrast" else 2
-    if max_runs < least:
-        raise BudgetError(
-            f"max_runs must be at least {least} (unmasked, all masked), got {max_runs}"
-        )
-    if time_limit is not None and time_limit <= 0:
-        raise BudgetError(f"time_limit must be a positive number of seconds, got {time_limit}")
-
-
-def _rival(
-    trace: Any, target: Target, tester: str, against: str | int | None, full: Any
-) -> int | None:
-    """Return the token id that a ``contrast`` compares with."""
-    if tester != "contrast":
-        if against is not None:
-            raise ValueError(f"against={against!r} is used by tester='contrast' only")
-        return None
-    if against is None:
-        return int(full.runner_up[0, 0])
-    rival = trace.token_id(against) if isinstance(against, str) else int(against)
-    if rival == target.token_ids[0]:
-        raise TargetError(f"against={against!r} is the target itself; name another token")
-    return int(rival)
+def _check_options(given: dict[str, Any]) -> None:
+    """Refuse what no search could honour, before anything is run."""
+    check_choice("mode", given["mode"], MODES)
+    check_choice("masking", given["masking"], MASKINGS)
+    check_choice("tester", given["tester"], TESTERS)
+    check_drop_ratio(given["drop_ratio"])
+    check_budget(given["max_runs"], given["time_limit"], 3 if given["tester"] == "contrast" else 2)
+    for name, least in (("max_radius", 1), ("pool", 1), ("n_random", 0), ("seed", 0)):
+        whole_number(name, given[name], least)
+    for name, least in (("max_size", 1), ("max_tests", 1), ("n_jobs", 1)):
+        if given[name] is not None:
+            whole_number(name, given[name], least)
+    if given["alpha"] is not None and given["n_samples"] is None:
+        raise ValueError("alpha goes with n_samples; without it give threshold, or neither")
 
 
 def _scopes(units: Units, candidates: str | list[int]) -> list[tuple[str, tuple[int, ...], float]]:
@@ -289,9 +275,26 @@ def _scopes(units: Units, candidates: str | list[int]) -> list[tuple[str, tuple[
     return [(name, parts[name], share) for name, share in SCOPE_SHARES.items()]
 
 
-def _graph_outcome(target: Target, graphs: tuple[HeadGraph, ...]) -> str:
-    if target.start == 0:
+def _graph_outcome(units: Units, graphs: tuple[HeadGraph, ...]) -> str:
+    if not len(units):
         return "first_position"
     if not graphs:
         return "target_dropped"
     return "isolated" if all(g.isolated for g in graphs) else "candidates"
+
+
+def _excluded(layout: TokenLayout, target: Target, units: Units) -> tuple[tuple[int, str], ...]:
+    """Return every position before the target that no set can hold, and why."""
+    inside = units.unit_of()
+    reasons = []
+    for p in range(target.start):
+        if p in inside:
+            continue
+        if layout.modality[p] == "special":
+            reason = "special or template token"
+        elif p == target.predictor:
+            reason = "its row predicts the target, so it cannot be left out"
+        else:
+            reason = "not among the candidates"
+        reasons.append((p, reason))
+    return tuple(reasons)

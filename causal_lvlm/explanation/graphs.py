@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ class HeadGraph:
         Short name of each node.
     target_node : int
     sink_mass : float
+    sinks : tuple of int
+        Positions that are attention sinks in this head.
     dropped : tuple of (int, str)
         Positions that are no node, and why.
     """
@@ -59,6 +62,7 @@ class HeadGraph:
     labels: tuple[str, ...]
     target_node: int
     sink_mass: float
+    sinks: tuple[int, ...] = ()
     dropped: tuple[tuple[int, str], ...] = ()
 
     @property
@@ -76,6 +80,7 @@ class HeadGraph:
             "labels": list(self.labels),
             "target_node": self.target_node,
             "sink_mass": self.sink_mass,
+            "sinks": list(self.sinks),
             "dropped": [list(d) for d in self.dropped],
             "tree": self.tree.to_dict(),
             "pag": structure.pag.to_dict(),
@@ -111,6 +116,7 @@ class HeadGraph:
             labels=tuple(value["labels"]),
             target_node=value["target_node"],
             sink_mass=value["sink_mass"],
+            sinks=tuple(value["sinks"]),
             dropped=tuple((d[0], d[1]) for d in value["dropped"]),
         )
 
@@ -130,11 +136,12 @@ def learn_graphs(
     target_text: str,
     *,
     max_radius: int,
-    alpha: float,
+    alpha: float | None,
     algorithm: str,
     variant: str,
     max_conditioning_size: int | None,
     max_tests: int | None,
+    deadline: float | None = None,
     n_jobs: int | None = None,
 ) -> tuple[HeadGraph, ...]:
     """Learn one graph per correlation; entries that are errors are skipped.
@@ -150,6 +157,8 @@ def learn_graphs(
         Depth of the PDS-trees.
     alpha, algorithm, variant, max_conditioning_size, max_tests
         See `learn_structure`.
+    deadline : float, optional
+        Value of ``time.monotonic()`` at which learning ends; graphs then say ``complete=False``.
     n_jobs : int, optional
         Threads; default is the number of processors, at most one per head. The result does not
         depend on it.
@@ -170,12 +179,14 @@ def learn_graphs(
             correlation.correlation,
             n_samples=correlation.n_samples,
             threshold=correlation.threshold,
-            alpha=alpha if correlation.threshold is None else None,
+            alpha=alpha,
             algorithm=algorithm,
             tiers=correlation.tiers if algorithm == "ordered_icd" else None,
             variant=variant,
             max_conditioning_size=max_conditioning_size,
             max_tests=max_tests,
+            # At least a moment: the order-0 graph is better than none.
+            time_limit=None if deadline is None else max(deadline - time.monotonic(), 0.01),
         )
         names = [layout.label(int(p)) for p in correlation.positions]
         names[correlation.target_node] = target_text
@@ -188,6 +199,7 @@ def learn_graphs(
             labels=tuple(names),
             target_node=correlation.target_node,
             sink_mass=correlation.sink_mass,
+            sinks=correlation.sinks,
             dropped=correlation.dropped,
         )
 

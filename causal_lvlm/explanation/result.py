@@ -1,17 +1,18 @@
 """What an explanation is: sets of tokens, how they were verified, all that is needed to repeat it.
 
 `ExplainingSet` is one set for one scope (joint, image, text); `Explanation` holds them with the
-graphs they came from and saves to JSON (the graphs of large prompts to a ``.npz`` beside it).
+graphs they came from, and saves to one JSON file that embeds image, tokens and answer.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from causal_lvlm.errors import OutputError
 from causal_lvlm.explanation.graphs import HeadGraph
 from causal_lvlm.storage import read_json, write_json
 from causal_lvlm.tokens import Target
@@ -123,6 +124,9 @@ class Explanation:
     graphs : tuple of HeadGraph
     dropped_heads : tuple of str
         Why heads have no graph.
+    excluded : tuple of (int, str)
+        Every position before the target that no set can hold, and why: the frame, and the row
+        that predicts the target (which may be a word of interest).
     model_runs : int
         Masked rows evaluated in all, the unmasked one and random controls included.
     parameters : dict
@@ -143,6 +147,7 @@ class Explanation:
     graph_outcome: str
     graphs: tuple[HeadGraph, ...]
     dropped_heads: tuple[str, ...]
+    excluded: tuple[tuple[int, str], ...]
     model_runs: int
     parameters: Mapping[str, Any]
     summary: Mapping[str, Any]
@@ -152,7 +157,6 @@ class Explanation:
     seed: int
     seconds: float
     against: str | None = None
-    _extra: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def main(self) -> ExplainingSet:
@@ -231,6 +235,7 @@ class Explanation:
             "backend": self.backend,
             "graph_outcome": self.graph_outcome,
             "dropped_heads": list(self.dropped_heads),
+            "excluded": [list(e) for e in self.excluded],
             "model_runs": self.model_runs,
             "seconds": self.seconds,
             "seed": self.seed,
@@ -262,7 +267,19 @@ class Explanation:
             If the file is missing, damaged, or no explanation.
         """
         value = read_json(path, "explanation")
+        try:
+            return cls.from_dict(value)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise OutputError(f"{str(path)!r} is damaged: {error!r}") from error
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Explanation:
+        """Invert `to_dict`."""
         target = value["target"]
+        plain = (
+            "mode", "tester", "against", "masking", "backend", "graph_outcome", "model_runs",
+            "parameters", "versions", "model_id", "revision", "seed", "seconds",
+        )  # fmt: skip
         return cls(
             target=Target(
                 positions=tuple(target["positions"]),
@@ -273,16 +290,10 @@ class Explanation:
             sets={name: ExplainingSet.from_dict(s) for name, s in value["sets"].items()},
             graphs=tuple(HeadGraph.from_dict(g) for g in value["graphs"]),
             dropped_heads=tuple(value["dropped_heads"]),
+            excluded=tuple((e[0], e[1]) for e in value["excluded"]),
             summary=value["trace"],
-            **{
-                name: value[name]
-                for name in (
-                    "mode", "tester", "against", "masking", "backend", "graph_outcome",
-                    "model_runs", "parameters", "versions", "model_id", "revision", "seed",
-                    "seconds",
-                )
-            },
-        )  # fmt: skip
+            **{name: value[name] for name in plain},
+        )
 
     def with_sets(self, **sets: ExplainingSet) -> Explanation:
         """Return a copy with some sets replaced."""

@@ -101,17 +101,30 @@ class ScopeSearch:
         self.interrupted = state.ended == "interrupted"
         return self._result(name, question, state, trees, used)
 
-    def knows_better(self, scope: tuple[int, ...], found: ExplainingSet) -> bool:
-        """Whether a set of this scope is known that is smaller than the one reported for it."""
-        sizes = [len(s) for s in Question(self.evaluator, scope, self.mode).found() if s]
+    def worth_another_look(self, scope: tuple[int, ...], found: ExplainingSet) -> bool:
+        """Whether a smaller set of this scope is known now, or runs are left that it lacked."""
+        budget = self.evaluator.budget
+        if found.ended == "max_runs" and budget.used < budget.max_runs:
+            return True
+        sizes = [len(s) for s in self._met(Question(self.evaluator, scope, self.mode))]
         return bool(sizes) and min(sizes) < (found.size if found.verified else len(scope))
+
+    def _met(self, question: Question) -> list[Subset]:
+        """Return the explaining sets met so far, without those that say nothing.
+
+        The empty set is no set; in sufficient mode the whole scope passes by definition (nothing
+        is masked), and was not tested.
+        """
+        whole = frozenset(question.scope)
+        trivial = self.mode == "sufficient"
+        return [s for s in question.found() if s and not (trivial and s == whole)]
 
     def _trivial(self, question: Question) -> bool:
         """Whether the scope as a whole has no say: nothing flips, or nothing is needed."""
         if self.mode == "sufficient":
             return question.ask([()])[0]
         # A part may flip where the whole does not: a set met before is an explanation all the same.
-        return not question.ask([question.scope])[0] and not question.found()
+        return not question.ask([question.scope])[0] and not self._met(question)
 
     def _trees(self, scope: tuple[int, ...]) -> list[UnitTree]:
         return [
@@ -121,7 +134,7 @@ class ScopeSearch:
 
     def _find(self, question: Question, trees: list[UnitTree], state: _State) -> None:
         # An earlier scope may have met one. The scope itself is known, and says nothing.
-        known = [s for s in question.found() if len(s) < len(question.scope)]
+        known = [s for s in self._met(question) if len(s) < len(question.scope)]
         effects: list[int] = []
         single = question.first(merged_candidates(trees, 1))
         order: list[int] = []
@@ -148,6 +161,7 @@ class ScopeSearch:
             if not state.irreducible:
                 state.offer(*shrink(question, state.best, order))
             state.best, state.minimality = prove(question, state.best, state.irreducible)
+            self._prefer_graph(question, trees, state)
 
     def _radius_sets(self, trees: list[UnitTree]) -> Iterator[frozenset[int]]:
         """Yield whole trees, smallest radius first, then all heads together."""
@@ -172,6 +186,28 @@ class ScopeSearch:
                 if smaller is not None:
                     state.offer(smaller, irreducible=False)
                     break
+        except BudgetEnded as ended:
+            if ended.reason != "max_runs":
+                raise
+        finally:
+            budget.limit = whole
+
+    def _prefer_graph(self, question: Question, trees: list[UnitTree], state: _State) -> None:
+        """If no tree holds the set, look for one of the same size that a tree does hold."""
+        best = state.best
+        if best is None or len(best) < 2 or any(t.radius_of(best) is not None for t in trees):
+            return
+        budget = self.evaluator.budget
+        whole = budget.limit
+        left = (budget.max_runs if whole is None else whole) - budget.used
+        try:
+            budget.limit = budget.used + left // 4
+            legal = merged_candidates(trees, len(best), limit=max(left // 4, 1))
+            held = question.first(legal)
+            if held is not None and (
+                state.minimality == "minimum" or shrink(question, held, ()) == (held, True)
+            ):
+                state.best = held
         except BudgetEnded as ended:
             if ended.reason != "max_runs":
                 raise
@@ -207,12 +243,14 @@ class ScopeSearch:
         """After a budget ended: the smallest set that any run confirmed is the result."""
         if state.ended is None:
             return
-        found = [s for s in question.found() if s]
+        found = self._met(question)
         if found:
             smallest = min(found, key=lambda s: (len(s), sorted(s)))
             if state.best is None or len(smallest) < len(state.best):
-                state.best, state.irreducible = smallest, len(smallest) == 1
-                state.minimality = "minimum" if len(smallest) == 1 else "none"
+                # One member is a minimum if the empty set is known to fail.
+                single = len(smallest) == 1 and question.known(()) is False
+                state.best, state.irreducible = smallest, single
+                state.minimality = "minimum" if single else "none"
 
     def _result(
         self, name: str, question: Question, state: _State, trees: list[UnitTree], used: int,
@@ -235,7 +273,7 @@ class ScopeSearch:
         inside = [(radius, i) for radius, i in holders if radius is not None]
         radius, tree = min(inside) if inside else (None, None)
         units = self.evaluator.units
-        same = [s for s in question.found() if len(s) == len(best) and s != best]
+        same = [s for s in self._met(question) if len(s) == len(best) and s != best]
         baseline = self.evaluator.masked.get(frozenset())
         return ExplainingSet(
             scope=name,

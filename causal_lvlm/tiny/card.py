@@ -58,15 +58,17 @@ with probability 0.7. Answers to direct questions are always true.
 From scratch, one run, one seed ({seed}), {minutes:.0f} minutes on one CPU thread:
 {steps:,} steps of {batch_size} new pictures with about 13 questions each, packed in one row behind
 the image; the first {tower_steps:,} steps train tower and projector alone. Muon for the matrices of
-the two transformers, AdamW for the rest, one cosine to zero{half}. Losses: the answers; what covers
-each patch (from the tower, and in terms of the decoder's word embeddings from the projector); the
-patch's place. **No loss looks at attention weights.** The seed fixes pictures, questions and
+the two transformers, AdamW for the rest, one cosine to zero{half}.
+
+Losses: the answers; what covers each patch (from the tower, and in terms of the decoder's word
+embeddings from the projector); the patch's place. **No loss looks at attention weights.** The seed fixes pictures, questions and
 starting weights; low-order digits depend on the machine.
 
-The settings were chosen on validation scenes (a random stream of their own) from three short runs:
-after 250 joint steps Muon had 74 % of the colour answers and 29 % of the captions right, AdamW 54 %
-and 11 %, so Muon was kept; a run planned for 20,000 steps was stopped at 3,500, when it was clear
-that fewer would do, and replaced by this one.
+The settings were chosen on validation scenes (a random stream of their own) from two earlier,
+unfinished runs of 20,000 planned steps: after 250 joint steps the one with Muon had 74 % of the
+colour answers and 29 % of the captions right, the one with AdamW 54 % and 11 % (a step of AdamW is
+somewhat cheaper), so AdamW was stopped; the Muon run was stopped at 3,500 steps, when it was clear
+that fewer would do and that the machine was slower than planned, and replaced by this one.
 
 ![learning curve](learning_curve.png)
 
@@ -80,7 +82,7 @@ spoon ({training_form:.1%} of those captions are exactly right apart from it).
 
 {tables}
 
-Evidence are the image tokens of which the objects cover at least 0.12. A model without its evidence
+The probabilities of "spoon" are means over those captions that do name a spoon. Evidence are the image tokens of which the objects cover at least 0.12. A model without its evidence
 can still guess right, and tokens that an object barely touches, or that the tower has told about
 it, still know.
 
@@ -129,7 +131,7 @@ def card_text(run: Path, result: dict[str, Any], *, parameters: int, megabytes: 
     flags = [f"--seed {settings['seed']}", f"--steps {settings['steps']}"]
     flags.append(f"--tower-steps {settings['tower_steps']}")
     flags += [f"--{name}" for name in ("half", "compile") if settings[name]]
-    half = "; matrix products in bfloat16, weights in fp32" if settings["half"] else ""
+    half = ";\nmatrix products in bfloat16, weights in fp32" if settings["half"] else ""
     return TEMPLATE.format(
         parameters=parameters,
         megabytes=megabytes,

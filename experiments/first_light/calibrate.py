@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from causal_lvlm.storage import versions, write_json
-from experiments.first_light.orders import GRAPH_SOURCES, Job, graph_order
+from experiments.first_light.orders import GRAPH_SOURCES, PLAIN, Job, graph_order
 from experiments.first_light.pairs import DEVELOPMENT_STREAM, Pair, draw_pairs, load
 
 THRESHOLDS = {
@@ -39,7 +39,7 @@ def first_flip(job: Job, order: list[int]) -> int | None:
     for start in range(0, min(LONGEST, len(order)), 6):
         masks = [order[:k] for k in range(start + 1, min(start + 6, len(order)) + 1)]
         keep = job.units.keep_without(masks, length)
-        changed = job.tester.changed(job.trace.evaluate(keep, job.target, masking="remove"))
+        changed = job.tester.changed(job.trace.evaluate(keep, job.target, **PLAIN))
         if changed.any():
             return start + 1 + int(np.argmax(changed))
     return None
@@ -52,12 +52,12 @@ def study(pairs: list[Pair], settings: list[dict[str, Any]]) -> list[dict[str, A
         job = Job.of(pair)
         units = range(len(job.units))
         everything = job.trace.evaluate(
-            job.units.keep_without([units], len(job.trace.layout)), job.target, masking="remove"
+            job.units.keep_without([units], len(job.trace.layout)), job.target, **PLAIN
         )
         if not job.tester.changed(everything)[0]:
             continue
         keep = job.units.keep_without([[u] for u in units], len(job.trace.layout))
-        changed = job.tester.changed(job.trace.evaluate(keep, job.target, masking="remove"))
+        changed = job.tester.changed(job.trace.evaluate(keep, job.target, **PLAIN))
         strength = np.abs(job.trace.backward(job.target).input_x_gradient)
         weight = [float(strength[list(m)].sum()) for m in job.units.members]
         jobs.append(job)

@@ -29,6 +29,8 @@ from causal_lvlm.explanation.search import shrink
 from causal_lvlm.explanation.testers import Tester
 from causal_lvlm.tokens import Target, Units, candidate_units, resolve_target
 
+# The options that `explain` passes by default: what is remembered of runs is found again.
+PLAIN: dict[str, Any] = {"masking": "remove", "backend": "auto", "against": None}
 AHEAD = 12  # prefixes evaluated at once
 
 GRAPH_SOURCES: dict[str, dict[str, Any]] = {
@@ -53,7 +55,7 @@ class Job:
         target = resolve_target(pair.trace.layout, pair.target)
         units = candidate_units(pair.trace.layout, target)
         full = pair.trace.evaluate(
-            np.ones((1, len(pair.trace.layout)), dtype=bool), target, masking="remove"
+            np.ones((1, len(pair.trace.layout)), dtype=bool), target, **PLAIN
         )
         tester = Tester("flip", target.token_ids, float(full.log_prob[0]))
         return cls(pair.trace, target, units, tester)
@@ -193,7 +195,7 @@ def measure(
                 # The processor works in batches; only the prefixes asked below are charged.
                 masks = [ranked[:j] for j in range(k, min(k + AHEAD, len(ranked) + 1))]
                 keep = job.units.keep_without(masks, len(job.trace.layout))
-                job.trace.evaluate(keep, job.target, masking="remove", backend="auto", against=None)
+                job.trace.evaluate(keep, job.target, **PLAIN)
             if question.ask([ranked[:k]])[0]:
                 grown = frozenset(ranked[:k])
                 break

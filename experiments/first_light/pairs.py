@@ -33,7 +33,7 @@ class MemoTrace:
         return getattr(self.trace, name)
 
     def evaluate(self, keep: np.ndarray, target: Any, **options: Any) -> Any:
-        key = (target.positions, options["masking"])
+        key = (target.positions, *(options.get(k) for k in ("masking", "backend", "against")))
         names = [(row.tobytes(), key) for row in keep]
         new = [i for i, name in enumerate(names) if name not in self.rows]
         fresh = list({names[i]: i for i in new}.values())
@@ -45,6 +45,7 @@ class MemoTrace:
                     result.token_log_probs[k],
                     result.argmax[k],
                     result.margin[k],
+                    result.runner_up[k],
                 )
         kept = [self.rows[name] for name in names]
         token_log_probs = np.array([k[0] for k in kept])
@@ -53,6 +54,7 @@ class MemoTrace:
             log_prob=token_log_probs.sum(axis=1),
             argmax=np.array([k[1] for k in kept]),
             margin=np.array([k[2] for k in kept]),
+            runner_up=np.array([k[3] for k in kept]),
             against_log_prob=None,
             backend=self.backend,
         )

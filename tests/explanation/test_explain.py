@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from causal_lvlm.errors import BudgetError, SelfCheckError, TargetError
+from causal_lvlm.correlation import DEFAULT_ROWS, DEFAULT_THRESHOLDS
+from causal_lvlm.errors import BudgetError, OutputError, SelfCheckError, TargetError
 from causal_lvlm.explanation import Explanation, exhaustive_explanation, explain
+from causal_lvlm.explanation.candidates import unit_tree
 from tests.explanation.fakes import FakeTrace, layout
 
 N_UNITS = 6  # positions 1..6: four image tokens and two words
@@ -141,6 +144,49 @@ def test_random_controls_have_the_same_composition_and_their_rate_is_right():
     assert image.n_random == 15 and image.random_flip_rate == pytest.approx(1 / 15)
 
 
+@settings(max_examples=40, deadline=None)
+@given(answers=tables)
+def test_fallback_means_that_no_tree_holds_a_passing_legal_set_of_that_size(answers):
+    trace = FakeTrace(table_model(answers))
+    result = explain(trace, 0, threshold=0.3, max_runs=2000)
+    everything = frozenset(range(9))
+    for one in result.sets.values():
+        if one.found_by != "fallback":
+            continue
+        scope = {"joint": UNITS, "image": frozenset(range(1, 5)), "text": frozenset({5, 6})}
+        for graph in result.graphs:
+            nodes = [m[0] if m[0] in scope[one.scope] else None for m in graph.members]
+            tree = unit_tree(graph.head, graph.tree, nodes, scope[one.scope])
+            for legal in tree.legal_sets(one.size, 1000):
+                assert table_model(answers)(everything - legal)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    answers=tables, max_runs=st.integers(2, 80), mode=st.sampled_from(["necessary", "sufficient"])
+)
+def test_a_scope_says_that_runs_ended_only_if_all_were_spent(answers, max_runs, mode):
+    result = explain(FakeTrace(table_model(answers)), 0, mode=mode, max_runs=max_runs)
+    for one in result.sets.values():
+        assert one.ended != "max_runs" or result.model_runs == max_runs
+        if mode == "sufficient" and one.verified:
+            whole = {"joint": 6, "image": 4, "text": 2}[one.scope]
+            assert one.size < whole or one.minimality != "none"
+
+
+def test_what_cannot_be_masked_is_listed_with_its_reason():
+    result = explain(FakeTrace(needs(3)), "red", candidates=[1, 3])
+    reasons = dict(result.excluded)
+    assert set(reasons) == set(range(8)) - {1, 3}
+    assert "special" in reasons[0] and "candidates" in reasons[2]
+
+
+def test_defaults_are_recorded_with_the_values_they_stood_for():
+    parameters = explain(FakeTrace(needs(3)), "red").parameters
+    assert parameters["threshold"] == DEFAULT_THRESHOLDS["attention"]
+    assert parameters["row"] == DEFAULT_ROWS["attention"]
+
+
 def test_two_runs_with_one_seed_are_equal():
     def run() -> dict:
         value = explain(FakeTrace(needs(2, 5)), "red", seed=3).to_dict()
@@ -201,6 +247,22 @@ def test_a_time_limit_ends_the_search_and_says_so():
         ({"against": "blue"}, ValueError),
         ({"layer": 5}, ValueError),
         ({"heads": [9]}, ValueError),
+        ({"heads": []}, ValueError),
+        ({"heads": [0, 0]}, ValueError),
+        ({"heads": "foo"}, ValueError),
+        ({"heads": [True]}, ValueError),
+        ({"heads": [0], "source": "relevancy"}, ValueError),
+        ({"alpha": 0.01}, ValueError),
+        ({"n_samples": 32, "threshold": 0.2}, ValueError),
+        ({"max_size": 0}, ValueError),
+        ({"n_random": -1}, ValueError),
+        ({"pool": 1.5}, ValueError),
+        ({"seed": None}, ValueError),
+        ({"max_runs": 2.5}, BudgetError),
+        ({"time_limit": float("nan")}, BudgetError),
+        ({"tester": "contrast", "against": "purple"}, TargetError),
+        ({"masking": "pixels-blur", "candidates": "text"}, ValueError),
+        ({"masking": "pixels-blur", "candidates": [1, 5]}, ValueError),
     ],
 )
 def test_bad_options_give_a_typed_error(options, error):
@@ -228,7 +290,7 @@ def test_a_failed_self_check_refuses_unless_forced(monkeypatch):
 
 
 def test_an_explanation_survives_saving_and_loading(tmp_path):
-    result = explain(FakeTrace(needs(2, 5)), "red")
+    result = explain(FakeTrace(needs(2, 5)), "red", heads=range(2), candidates=range(1, 7))
     loaded = Explanation.load(result.save(tmp_path / "red.json"))
     assert loaded.sets == result.sets and loaded.target == result.target
     assert loaded.sentence() == result.sentence()
@@ -236,6 +298,15 @@ def test_an_explanation_survives_saving_and_loading(tmp_path):
     for a, b in itertools.zip_longest(loaded.graphs, result.graphs):
         assert np.array_equal(a.structure.pag.marks, b.structure.pag.marks)
         assert np.array_equal(a.tree.node, b.tree.node) and a.labels == b.labels
+
+
+def test_a_damaged_explanation_is_refused(tmp_path):
+    path = explain(FakeTrace(needs(2)), "red").save(tmp_path / "red.json")
+    value = json.loads(path.read_text())
+    del value["mode"]
+    path.write_text(json.dumps(value))
+    with pytest.raises(OutputError, match="damaged"):
+        Explanation.load(path)
 
 
 def test_the_sentence_names_the_words_and_the_rival():
