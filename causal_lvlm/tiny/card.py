@@ -61,8 +61,8 @@ the image; the first {tower_steps:,} steps train tower and projector alone. Muon
 the two transformers, AdamW for the rest, one cosine to zero{half}.
 
 Losses: the answers; what covers each patch (from the tower, and in terms of the decoder's word
-embeddings from the projector); the patch's place. **No loss looks at attention weights.** The seed fixes pictures, questions and
-starting weights; low-order digits depend on the machine.
+embeddings from the projector); the patch's place. **No loss looks at attention weights.**
+The seed fixes pictures, questions and starting weights; low-order digits depend on the machine.
 
 The settings were chosen on validation scenes (a random stream of their own) from two earlier,
 unfinished runs of 20,000 planned steps: after 250 joint steps the one with Muon had 74 % of the
@@ -82,9 +82,9 @@ spoon ({training_form:.1%} of those captions are exactly right apart from it).
 
 {tables}
 
-The probabilities of "spoon" are means over those captions that do name a spoon. Evidence are the image tokens of which the objects cover at least 0.12. A model without its evidence
-can still guess right, and tokens that an object barely touches, or that the tower has told about
-it, still know.
+The probabilities of "spoon" are means over those captions that do name a spoon. Evidence are the
+image tokens of which the objects cover at least 0.12. A model without its evidence can still guess
+right, and tokens that an object barely touches, or that the tower has told about it, still know.
 
 ## Limits
 

@@ -16,6 +16,7 @@ import numpy as np
 from causal_lvlm import attribute
 from causal_lvlm.correlation import TokenCorrelation, attention_correlations, nodes_to_units
 from causal_lvlm.explanation.candidates import unit_tree
+from causal_lvlm.explanation.controls import random_rate
 from causal_lvlm.explanation.evaluator import (
     Budget,
     BudgetEnded,
@@ -23,7 +24,7 @@ from causal_lvlm.explanation.evaluator import (
     SubsetEvaluator,
     unit_effects,
 )
-from causal_lvlm.explanation.explain import MAX_TESTS
+from causal_lvlm.explanation.explain import MAX_TESTS, N_RANDOM
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
 from causal_lvlm.explanation.search import shrink
 from causal_lvlm.explanation.testers import Tester
@@ -94,7 +95,7 @@ def graph_order(
     found = attention_correlations(job.trace, job.target, **options)
     usable = tuple(c for c in found if isinstance(c, TokenCorrelation))
     graphs = learn_graphs(
-        usable, job.trace.layout, job.target.text, max_radius=max_radius, alpha=1e-5,
+        usable, job.trace.layout, job.target.text, max_radius=max_radius, alpha=None,
         algorithm="ordered_icd", variant=variant, max_conditioning_size=None,
         max_tests=MAX_TESTS, n_jobs=1,
     )  # fmt: skip
@@ -173,12 +174,17 @@ class Measured:
     shrunk: int | None
     units: tuple[int, ...]
     runs: int
+    random_flip_rate: float | None = None
 
 
 def measure(
-    job: Job, scope: str, order: Callable[[Job, Question], list[int]], max_runs: int
+    job: Job, scope: str, order: Callable[[Job, Question], list[int]], max_runs: int, seed: int = 0
 ) -> Measured:
-    """Grow and shrink along an order, within a budget of model runs."""
+    """Grow and shrink along an order, within a budget of model runs.
+
+    Random control sets of the same size and modality are measured for every order alike, and not
+    charged.
+    """
     question = job.question(job.scope(scope), max_runs + 1)
     # Whether anything can flip at all is asked once for every order and not charged.
     maskable = bool(question.scope) and question.ask([question.scope])[0]
@@ -205,6 +211,7 @@ def measure(
         return Measured(True, None, None, (), question.evaluator.budget.used)
     question.evaluator.batch_size = 1
     best, _ = shrink(question, grown, ranked)
+    rate, _ = random_rate(job.question(job.scope(scope), 1000), best, N_RANDOM, seed)
     return Measured(
-        True, len(grown), len(best), tuple(sorted(best)), question.evaluator.budget.used
+        True, len(grown), len(best), tuple(sorted(best)), question.evaluator.budget.used, rate
     )

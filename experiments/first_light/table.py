@@ -22,6 +22,19 @@ import numpy as np
 
 EXPLAIN_RUNS = 300
 ORDER_RUNS = 200
+# What an order is told before anything is masked. Units that no graph holds come in the order of
+# their gradient, hence the backward pass of every graph.
+COSTS = {
+    "graph: last-layer attention": "1 forward, 1 backward",
+    "graph: last-layer head outputs": "1 forward, 1 backward",
+    "graph: effective attention": "1 forward, 1 backward",
+    "graph: relevancy matrix": "1 forward, 1 backward",
+    "raw attention, last layer": "1 forward",
+    "raw attention, all layers": "1 forward",
+    "rollout": "1 forward",
+    "relevancy": "1 forward, 1 backward",
+    "gradient x attention": "1 forward, 1 backward",
+}
 
 
 def explained(pair: Any) -> dict[str, Any]:
@@ -78,11 +91,12 @@ def ordered(pair: Any, seed: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, order in methods.items():
         for scope in ("joint", "image"):
-            m = orders.measure(job, scope, order, ORDER_RUNS)
+            m = orders.measure(job, scope, order, ORDER_RUNS, seed)
             positions = job.units.positions(m.units)
             image = [p for p in positions if pair.trace.layout.modality[p] == "image"]
             on = sum(p in pair.object_positions for p in image)
             result.setdefault(name, {})[scope] = {
+                "random": m.random_flip_rate,
                 "maskable": m.maskable, "grown": m.grown, "shrunk": m.shrunk, "runs": m.runs,
                 "on_object": on / len(image) if image and pair.chance else None,
                 "held": None if name not in inside or m.grown is None
@@ -95,9 +109,12 @@ def work(share: int, given: argparse.Namespace) -> tuple[list[dict[str, Any]], l
     """Measure every `given.jobs`-th pair in one process."""
     import torch
 
+    from causal_lvlm.storage import to_jsonable
     from experiments.first_light.pairs import REPORT_STREAM, Pair, draw_pairs, load
 
     torch.set_num_threads(1)
+    part = given.out / f"pairs-{share}.jsonl"
+    part.unlink(missing_ok=True)
     model = load(given.model)
     rows, wrong = [], []
     for pair in draw_pairs(model, given.pairs, seed=given.seed, stream=REPORT_STREAM):
@@ -106,7 +123,7 @@ def work(share: int, given: argparse.Namespace) -> tuple[list[dict[str, Any]], l
             continue
         if pair.number % given.jobs != share:
             continue
-        rows.append(
+        row = to_jsonable(
             {
                 "pair": pair.number,
                 "kind": pair.kind,
@@ -118,6 +135,9 @@ def work(share: int, given: argparse.Namespace) -> tuple[list[dict[str, Any]], l
                 "orders": ordered(pair, given.seed),
             }
         )
+        rows.append(row)
+        with part.open("a", encoding="utf-8") as stream:  # an interrupted run loses one pair
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
         print(f"[{share}] pair {pair.number + 1} of {given.pairs}", flush=True)
     return rows, wrong, model.model_id
 
@@ -175,22 +195,28 @@ def _explain_row(name: str, found: list[tuple[dict[str, Any], dict[str, Any]]]) 
 def order_table(rows: list[dict[str, Any]], scope: str) -> str:
     """Markdown: one row per order within one scope."""
     lines = [
-        "| order | flipped within budget | grown: mean / median | shrunk: mean | model runs | on "
-        "object | found inside the graph |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| order | passes besides masked runs | flipped within budget | grown: mean / median "
+        "| shrunk: mean | model runs | on object | random sets that flip | inside the graph |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
+    every = [r["orders"]["random"][scope]["maskable"] for r in rows]
     for name in rows[0]["orders"]:
         found = [r["orders"][name][scope] for r in rows]
         found = [f for f in found if f["maskable"]]
         done = [f for f in found if f["grown"] is not None]
         median = f"{np.median([f['grown'] for f in done]):.0f}" if done else "–"
         lines.append(
-            f"| {name} | {len(done)}/{len(found)} | {_mean([f['grown'] for f in done], 1)} / "
-            f"{median} | {_mean([f['shrunk'] for f in done])} "
+            f"| {name} | {COSTS.get(name, '–')} | {len(done)}/{len(found)} "
+            f"| {_mean([f['grown'] for f in done], 1)} / {median} "
+            f"| {_mean([f['shrunk'] for f in done])} "
             f"| {_mean([f['runs'] for f in found], 0)} | {_mean([f['on_object'] for f in done])} "
-            f"| {_mean([f['held'] for f in done])} |"
+            f"| {_mean([f['random'] for f in done])} | {_mean([f['held'] for f in done])} |"
         )
-    return "\n".join(lines)
+    note = (
+        f"{sum(every)} of {len(every)} targets are maskable here: the answer changes with "
+        "everything masked. The others are left out."
+    )
+    return note + "\n\n" + "\n".join(lines)
 
 
 def figure(rows: list[dict[str, Any]], path: Path) -> None:
@@ -233,6 +259,7 @@ def main() -> None:
     given = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"  # inherited by the workers; two busy threads slow small models
+    given.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     if given.jobs == 1:
         parts = [work(0, given)]
@@ -246,12 +273,13 @@ def main() -> None:
     wrong, model_id = parts[0][1], parts[0][2]
 
     from causal_lvlm.correlation import DEFAULT_THRESHOLDS
-    from causal_lvlm.storage import to_jsonable, versions
+    from causal_lvlm.storage import versions
 
-    given.out.mkdir(parents=True, exist_ok=True)
     with (given.out / "pairs.jsonl").open("w", encoding="utf-8") as stream:
         for row in rows:
-            stream.write(json.dumps(to_jsonable(row), ensure_ascii=False) + "\n")
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    for share in range(given.jobs):
+        (given.out / f"pairs-{share}.jsonl").unlink()
     config = {
         "pairs": given.pairs, "seed": given.seed, "model": model_id, "wrong_answers": len(wrong),
         "explain_runs": EXPLAIN_RUNS, "order_runs": ORDER_RUNS, "thresholds": DEFAULT_THRESHOLDS,
