@@ -110,8 +110,9 @@ def test_explain_writes_a_folder_and_says_so(calls, tmp_path):
     for name in ("report.html", "explanation.json", "pag.dot", "pag.png", "heat-relevancy.png"):
         assert (out / name).is_file()
     assert "answer: red circle" in result.stdout
-    assert "1 of 1 explained words have a verified set; 137 masked model runs" in result.stdout
+    assert "1 of 1 explained word has a verified set; 137 masked model runs" in result.stdout
     assert f"Wrote {len(list(out.iterdir()))} files" in result.stdout
+    assert causal_lvlm.Explanation.load(out / "explanation.json").target.text == "red"
     assert calls.attributed == [("red", "relevancy")]
 
 
@@ -220,10 +221,8 @@ def test_ctrl_c_between_words_keeps_what_was_found(calls, monkeypatch, tmp_path)
     result = invoke("explain", "x.png", "what ?", "-t", "red", "-t", "circle", "--out", tmp_path)
     assert result.exit_code == 130
     assert "was saved" in result.stderr
-    content = json.loads((tmp_path / "explanation.json").read_text(encoding="utf-8"))
-    assert content["interrupted"] is True
-    assert [e["target"]["text"] for e in content["runs"][0]["explanations"]] == ["red"]
-    assert (tmp_path / "report.html").is_file()
+    assert causal_lvlm.Explanation.load(tmp_path / "explanation.json").target.text == "red"
+    assert "interrupted" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_ctrl_c_inside_a_search_keeps_its_partial_result(calls, monkeypatch, tmp_path):
@@ -234,13 +233,12 @@ def test_ctrl_c_inside_a_search_keeps_its_partial_result(calls, monkeypatch, tmp
     )
     result = invoke("explain", "x.png", "what ?", "-t", "red", "-t", "circle", "--out", tmp_path)
     assert result.exit_code == 130
-    content = json.loads((tmp_path / "explanation.json").read_text(encoding="utf-8"))
-    assert len(content["runs"][0]["explanations"]) == 1
+    loaded = causal_lvlm.Explanation.load(tmp_path / "explanation.json")
+    assert loaded.joint.ended == "interrupted"
 
 
 def test_ctrl_c_while_drawing_keeps_the_numbers(calls, monkeypatch, tmp_path):
-    # The package's attribute `report` is the function; this is the module of the same name.
-    module = importlib.import_module("causal_lvlm.viz.report")
+    module = importlib.import_module("causal_lvlm.viz.case")
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -248,8 +246,19 @@ def test_ctrl_c_while_drawing_keeps_the_numbers(calls, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "pictures_of", stop)
     result = invoke("explain", "x.png", "what ?", "-t", "red", "--out", tmp_path)
     assert result.exit_code == 130 and "explanation.json" in result.stderr
-    content = json.loads((tmp_path / "explanation.json").read_text(encoding="utf-8"))
-    assert content["runs"][0]["explanations"][0]["target"]["text"] == "red"
+    assert causal_lvlm.Explanation.load(tmp_path / "explanation.json").target.text == "red"
+
+
+def test_ctrl_c_before_the_numbers_does_not_point_to_an_older_file(calls, monkeypatch, tmp_path):
+    module = importlib.import_module("causal_lvlm.viz.bundle")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    (tmp_path / "explanation.json").write_text("an earlier run")
+    monkeypatch.setattr(module, "_write_numbers", stop)
+    result = invoke("explain", "x.png", "what ?", "-t", "red", "--out", tmp_path)
+    assert result.exit_code == 130 and "before the numbers were written" in result.stderr
 
 
 def test_ctrl_c_before_anything_was_found(calls, monkeypatch, tmp_path):
@@ -279,6 +288,9 @@ def test_demo_explains_every_sample(calls, monkeypatch, tmp_path):
     assert "2 of 2 explained words have a verified set; 274 masked model runs" in result.stdout
     names = {p.name for p in (tmp_path / "demo").iterdir()}
     assert {"report.html", "explanation.json", "1-circle-pag.png", "2-circle-pag.dot"} <= names
+    for run in json.loads((tmp_path / "demo" / "explanation.json").read_text("utf-8"))["runs"]:
+        loaded = causal_lvlm.Explanation.load(tmp_path / "demo" / run["explanations"][0]["file"])
+        assert loaded.target.text == "circle"
 
 
 # learn ----------------------------------------------------------------------------------------
@@ -338,6 +350,8 @@ def test_learn_refuses_what_is_no_correlation(chain, change, part):
     [
         ((), "--n-samples"),
         (("--n-samples", 3), "n_samples"),
+        (("--n-samples", 100, "--threshold", 0.1), "not both"),
+        (("--threshold", 0.1, "--alpha", 0.1), "--alpha"),
         (("--threshold", 0.1, "--algorithm", "magic"), "magic"),
     ],
 )
@@ -346,15 +360,46 @@ def test_learn_refuses_bad_settings(chain, arguments, part):
     assert result.exit_code == 2 and part in result.stderr, result.output
 
 
-def test_learn_refuses_files_that_hold_no_matrix(tmp_path):
-    (tmp_path / "x.npy").write_text("hello")
-    assert "no .npy or .npz" in invoke("learn", tmp_path / "x.npy", "--threshold", 0.1).stderr
-    assert invoke("learn", tmp_path / "none.npy", "--threshold", 0.1).exit_code == 2
-    np.savez(tmp_path / "two.npz", a=np.eye(2), b=np.eye(2))
-    result = invoke("learn", tmp_path / "two.npz", "--threshold", 0.1)
-    assert "choose one with --key" in result.stderr and "a, b" in result.stderr
-    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    assert invoke("learn", tmp_path / "objects.npy", "--threshold", 0.1).exit_code == 2
-    np.save(tmp_path / "negative.npy", -np.eye(3))
-    result = invoke("learn", tmp_path / "negative.npy", "--attention", "--threshold", 0.1)
-    assert result.exit_code == 2 and "non-negative" in result.stderr
+@pytest.mark.parametrize(
+    ("name", "arguments", "part"),
+    [
+        ("text.npy", (), "cannot read a matrix"),
+        ("none.npy", (), "does not exist"),
+        (".", (), "is a folder"),
+        ("two.npz", (), "holds a, b; choose one with --key"),
+        ("two.npz", ("--key", "c"), "holds a, b; choose one with --key"),
+        ("nothing.npz", (), "it holds no array"),
+        ("broken.npz", (), "cannot read a matrix"),
+        ("objects.npy", (), "cannot read a matrix"),
+        ("letters.npy", (), "not real numbers"),
+        ("complex.npy", (), "not real numbers"),
+        ("number.npy", (), "two axes"),
+        ("heads.npy", (), "two axes"),
+        ("eye.npy", ("--key", "a"), "leave --key out"),
+        ("eye.npy", ("--head", 0), "give --attention"),
+        ("eye.npy", ("--attention", "--head", 0), "leave --head out"),
+        ("heads.npy", ("--attention",), "choose one with --head 0..1"),
+        ("negative.npy", ("--attention",), "non-negative, but entry (0, 0) is -1"),
+        ("nan.npy", ("--attention",), "entry (0, 1) is nan"),
+        ("wide.npy", ("--attention",), "shape (T, T)"),
+        ("zero.npy", ("--attention",), "no row of the attention has any weight"),
+    ],
+)
+def test_learn_refuses_files_that_hold_no_matrix(tmp_path, monkeypatch, name, arguments, part):
+    monkeypatch.chdir(tmp_path)
+    Path("text.npy").write_text("hello")
+    Path("broken.npz").write_bytes(b"PK\x03\x04 and no more")
+    np.savez("two.npz", a=np.eye(2), b=np.eye(2))
+    np.savez("nothing.npz")
+    np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    nan = np.eye(3)
+    nan[0, 1] = np.nan
+    for stem, value in {
+        "letters": np.array([["a"]]), "complex": np.eye(3) * 1j, "number": np.array(1.0),
+        "heads": np.stack([np.eye(3)] * 2), "eye": np.eye(3), "negative": -np.eye(3),
+        "nan": nan, "wide": np.ones((2, 3)), "zero": np.zeros((3, 3)),
+    }.items():  # fmt: skip
+        np.save(f"{stem}.npy", value)
+    result = invoke("learn", name, "--threshold", 0.1, *arguments)
+    assert result.exit_code == 2 and part in result.stderr, result.output
+    assert len(result.stderr.splitlines()) == 1 and result.stdout == ""

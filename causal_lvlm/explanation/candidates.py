@@ -46,7 +46,7 @@ class UnitTree:
 
     @cached_property
     def ways(self) -> dict[int, frozenset[frozenset[int]]]:
-        """For each unit the sets of other units that lie on one way to the target."""
+        """For each unit the sets of other units on its ways to the target, none within another."""
         above: list[frozenset[int]] = []
         ways: dict[int, set[frozenset[int]]] = {}
         for unit, parent in self.entries:
@@ -56,7 +56,7 @@ class UnitTree:
             else:
                 ways.setdefault(unit, set()).add(path - {unit})
                 above.append(path | {unit})
-        return {unit: frozenset(found) for unit, found in ways.items()}
+        return {unit: _minimal(found) for unit, found in ways.items()}
 
     def within(self, radius: int) -> frozenset[int]:
         """Return the units at depth 1..radius."""
@@ -87,6 +87,15 @@ class UnitTree:
 
     def _place(self, units: frozenset[int]) -> tuple[int, list[int]]:
         return sum(self.depth[u] for u in units), sorted(units)
+
+
+def _minimal(ways: set[frozenset[int]]) -> frozenset[frozenset[int]]:
+    """Leave out ways that contain another one: a set that allows them allows the shorter one."""
+    kept: list[frozenset[int]] = []
+    for way in sorted(ways, key=lambda w: (len(w), sorted(w))):
+        if not any(shorter <= way for shorter in kept):
+            kept.append(way)
+    return frozenset(kept)
 
 
 def unit_tree(

@@ -8,7 +8,8 @@
    can be left out. If more than two are left, legal sets of fewer units are tried in CLEANN's
    order (small sets first, then sum of distances).
 5. If no tree passes (``found_by="fallback"``): all units one by one in the order of their
-   gradient, then grow by the effect of masking each alone, and shrink.
+   gradient; then grow along three orders (effect of masking alone, gradient, attention over all
+   layers), and shrink.
 6. Prove minimality as far as the budget allows; evaluate random control sets.
 
 This is done for image and text together, for the image alone and for the text alone: the smallest

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from causal_lvlm.arrays import FloatArray
 from causal_lvlm.explanation.candidates import UnitTree, merged_candidates, unit_tree
 from causal_lvlm.explanation.controls import random_rate
 from causal_lvlm.explanation.evaluator import (
@@ -226,18 +227,41 @@ class ScopeSearch:
         return [question.scope[i] for i in np.argsort(-effects, kind="stable")]
 
     def _fallback(self, question: Question) -> tuple[Subset, list[int]]:
-        """Search outside the graphs: one by one in gradient order, then grow by effect."""
-        units, trace = self.evaluator.units, self.evaluator.trace
-        strength = np.abs(np.asarray(trace.backward(self.evaluator.target).input_x_gradient))
-        weight = {u: float(strength[list(units.members[u])].sum()) for u in question.scope}
-        by_gradient = sorted(question.scope, key=lambda u: (-weight[u], u))
+        """Search outside the graphs: one by one in gradient order, then grow along three orders.
+
+        Prefixes of the orders (effect of masking alone, gradient, attention over all layers) grow
+        twofold: some targets need dozens of tokens at once, and shrinking finds the few among them.
+        """
+        by_gradient = self._by_gradient(question)
         single = question.first((u,) for u in by_gradient)
         if single is not None:
             return single, by_gradient
-        order = self._by_effect(question)
-        grown = grow(question, order)
-        # The whole scope passed, so the longest prefix does.
-        return (frozenset(question.scope) if grown is None else grown), order
+        orders = (self._by_effect(question), by_gradient, self._by_attention(question))
+        size = 2
+        while size < len(question.scope):
+            grown = question.first(order[:size] for order in orders)
+            if grown is not None:
+                order = next(o for o in orders if frozenset(o[:size]) == grown)
+                return grown, order
+            size *= 2
+        return frozenset(question.scope), orders[0]  # the whole scope passed
+
+    def _by_gradient(self, question: Question) -> list[int]:
+        trace, target = self.evaluator.trace, self.evaluator.target
+        return self._ranked(question, np.abs(trace.backward(target).input_x_gradient))
+
+    def _by_attention(self, question: Question) -> list[int]:
+        row = self.evaluator.target.predictor
+        total = np.zeros(len(self.evaluator.trace.layout))
+        for _, weights in self.evaluator.trace.iter_attention():
+            total += weights[:, row].mean(axis=0, dtype=np.float64)
+        return self._ranked(question, total)
+
+    def _ranked(self, question: Question, value: FloatArray) -> list[int]:
+        """Order the units of a scope by the sum of a value over their positions, largest first."""
+        members = self.evaluator.units.members
+        weight = {u: float(np.asarray(value)[list(members[u])].sum()) for u in question.scope}
+        return sorted(question.scope, key=lambda u: (-weight[u], u))
 
     def _recover(self, question: Question, state: _State) -> None:
         """After a budget ended: the smallest set that any run confirmed is the result."""

@@ -1,41 +1,87 @@
-"""An explanation in one or two plain sentences."""
+"""An explanation in a few plain sentences, and the phrases they are made of."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from causal_lvlm.explanation.result import ExplainingSet, Explanation
 
-__all__ = ["sentence"]
+__all__ = ["amount", "members", "random_controls", "said", "sentence"]
 
 _MINIMALITY = {
-    "minimum": "no smaller set of these candidates does it",
+    "minimum": "no smaller set of the candidates does it",
     "irreducible": "no member can be left out, but a smaller set was not ruled out",
-    "none": "the budget ended before the set could be shrunk, so a smaller one may do it",
+    "none": "the search ended before the set could be shrunk, so a smaller one may do it",
 }
 _REASONS = {
-    "max_runs": "the budget of model runs ended first",
-    "time_limit": "the time limit ended the search first",
+    "max_runs": "the budget of model runs was used up first",
+    "time_limit": "the time limit came first",
     "interrupted": "the search was interrupted",
     "no_candidates": "there is nothing that could be masked",
 }
+_MASKED = {
+    "remove": "removed from the input",
+    "edges": "hidden from the rows that predict the target",
+    "neutral": "replaced by an average embedding",
+    "pixels-blur": "blurred in the image",
+    "pixels-mean": "painted over in the image's mean colour",
+}
+# Tokens that end an answer, in the families whose checkpoints are in use.
+_ENDS = frozenset(
+    "</s> <eos> <|im_end|> <|endoftext|> <|end_of_text|> <|eot_id|> <|end|> <end_of_turn>".split()
+)
 
 
-def _members(explanation: Explanation, found: ExplainingSet) -> str:
-    """Name the members: how many patches, and which words."""
+def amount(count: int, thing: str) -> str:
+    """Return a number with its noun: 1 model run, 2 model runs."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def members(explanation: Explanation, found: ExplainingSet) -> str:
+    """Name the members of a set: how many patches, and which words; empty if it has none."""
     modality, tokens = explanation.summary["modality"], explanation.summary["tokens"]
     image = [u for u in found.units if modality[u[0]] == "image"]
-    words = [tokens[u[0]].strip() for u in found.units if u not in image]
+    words = ["".join(tokens[p] for p in u).strip() for u in found.units if u not in image]
     parts = []
     if image:
-        kind = "patch" if all(len(u) == 1 for u in image) else "block of patches"
-        plural = "blocks of patches" if "block" in kind else "patches"
-        parts.append(f"{len(image)} image {kind if len(image) == 1 else plural}")
+        blocks = any(len(u) > 1 for u in image)
+        one, several = ("block", "blocks") if blocks else ("patch", "patches")
+        tail = " of patches" if blocks else ""
+        parts.append(f"{len(image)} image {one if len(image) == 1 else several}{tail}")
     if words:
         quoted = ", ".join(f"“{w}”" for w in words)
         parts.append(f"the word{'s' if len(words) > 1 else ''} {quoted}")
     return " and ".join(parts)
+
+
+def said(tokens: Sequence[str]) -> str:
+    """Say what the model says, given its tokens: words in quotes, or that it says nothing more.
+
+    The tokens of a longer target are each predicted after the ones before it; what stands behind
+    the end of the answer is left out.
+    """
+    words: list[str] = []
+    for token in (t.strip() for t in tokens):
+        if token in _ENDS:
+            return f"says “{' '.join(words)}” and ends" if words else "says nothing more"
+        words.append(token)
+    return f"says “{' '.join(words)}”"
+
+
+def random_controls(found: ExplainingSet, mode: str) -> str:
+    """Say how many random sets of the same size pass the same test; empty if none was tried."""
+    if found.random_flip_rate is None or not found.n_random:
+        return ""
+    hits = round(found.random_flip_rate * found.n_random)
+    single = found.n_random == 1
+    verb = "change" if mode == "necessary" else "suffice"
+    end = "it" if mode == "necessary" else "alone"
+    return (
+        f"{hits} of {found.n_random} random set{'' if single else 's'} of that size "
+        f"{verb}{'s' if single else ''} {end}"
+    )
 
 
 def sentence(explanation: Explanation) -> str:
@@ -50,35 +96,46 @@ def sentence(explanation: Explanation) -> str:
     str
     """
     found, target = explanation.main, explanation.target.text
+    ends = target.strip() in _ENDS
+    thing = "the end of the answer" if ends else f"“{target}”"
+    says = "ends its answer here" if ends else f"says “{target}”"
     if found.outcome == "not_maskable":
         if explanation.mode == "sufficient":
             return (
-                f"The model says “{target}” even with every candidate masked: it needs none of "
-                "them, the answer comes from its prior."
+                f"The model {says} even with every candidate masked: it needs none of them; this "
+                "comes from its prior."
             )
         return (
-            f"Masking every candidate does not change “{target}”: the answer comes from the "
-            "model's prior, not from these tokens."
+            f"Masking every candidate does not change {thing}: it comes from the model's prior, "
+            "not from these tokens."
         )
     if not found.verified:
         reason = _REASONS.get(found.outcome, found.outcome)
-        return f"No verified explanation of “{target}” was found: {reason}."
-    before, after = found.probability_before, found.probability_after
-    numbers = f"p {before:.2f} → {after:.2f}" if before is not None and after is not None else ""
-    other = " ".join(t.strip() for t in found.predicted_after)
-    single = len(found.units) == 1 and not found.positions[1:]
-    without = "it" if single else "them"
-    members = _members(explanation, found)
+        return f"No verified explanation of {thing} was found: {reason}."
+    what, numbers = members(explanation, found), _probabilities(found, thing)
     if explanation.mode == "sufficient":
-        first = f"To say “{target}” the model needs no more than {members} ({numbers})."
-    elif other and other != target:
-        first = (
-            f"The model says “{target}” because of {members}: without {without} it says "
-            f"“{other}” ({numbers})."
-        )
+        first = f"The model {says} when it is given no more than {what}{numbers}."
     else:
-        first = f"The model says “{target}” because of {members} ({numbers} without {without})."
+        first = f"The model {says} because of {what}. {_changed(explanation, found)}{numbers}."
+    masking = _MASKED.get(explanation.masking, explanation.masking)
+    rest = "all other candidates" if explanation.mode == "sufficient" else "the set"
     return (
-        f"{first} Verified by masking ({explanation.masking}); {explanation.model_runs} model runs "
-        f"in all; {_MINIMALITY[found.minimality]}."
+        f"{first} Verified by running the model with {rest} {masking}; "
+        f"{amount(explanation.model_runs, 'model run')} in all; {_MINIMALITY[found.minimality]}."
     )
+
+
+def _changed(explanation: Explanation, found: ExplainingSet) -> str:
+    """Say what the model does with the set masked."""
+    it = "it" if len(found.units) == 1 else "them"
+    other = found.predicted_after
+    if not other or " ".join(t.strip() for t in other) == explanation.target.text:
+        return f"With {it} masked, the model is less sure"
+    return f"With {it} masked, the model {said(other)}"
+
+
+def _probabilities(found: ExplainingSet, thing: str) -> str:
+    before, after = found.probability_before, found.probability_after
+    if before is None or after is None:
+        return ""
+    return f" (p of {thing} {before:.2f} → {after:.2f})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +78,7 @@ def load_model(
         processor = AutoProcessor.from_pretrained(
             source, **{k: v for k, v in options.items() if k != "attn_implementation"}
         )
-        with _quiet(embedded):
+        with _quiet():
             model = AutoModelForImageTextToText.from_pretrained(
                 source, dtype=number_format, **options
             )
@@ -89,17 +90,49 @@ def load_model(
     return LVLM(model, processor, _EMBEDDED_ID if embedded else str(source), found)
 
 
-@contextmanager
-def _quiet(active: bool) -> Iterator[None]:
-    """Hide the loading bar of transformers, which only flickers for a model this small."""
-    if not active or not logging.is_progress_bar_enabled():
-        yield
-        return
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()
+class _QuietLoading:
+    """Hides the bar "Loading weights" of transformers while one of our threads loads a model.
+
+    1. transformers asks one hook of the process before it makes a bar. The first load puts ours in
+       its place, the last one puts the user's back; a hook set in between is left alone.
+    2. Ours hides that one bar, and only in threads that are loading here. Every other bar, such as
+       that of a download, goes to the user's hook and settings.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._here = threading.local()
+        self._loads = 0
+        self._users: Any = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Hide the bar inside the block."""
+        with self._lock:
+            if not self._loads:
+                self._users = logging.set_tqdm_hook(self._hook)
+            self._loads += 1
+        self._here.depth = getattr(self._here, "depth", 0) + 1
+        try:
+            yield
+        finally:
+            self._here.depth -= 1
+            with self._lock:
+                self._loads -= 1
+                if not self._loads:
+                    found = logging.set_tqdm_hook(self._users)
+                    if found != self._hook:
+                        logging.set_tqdm_hook(found)
+                    self._users = None
+
+    def _hook(self, factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if getattr(self._here, "depth", 0) and options.get("desc") == "Loading weights":
+            return logging.EmptyTqdm(*args, **options)
+        users = self._users
+        return factory(*args, **options) if users is None else users(factory, args, options)
+
+
+_quiet = _QuietLoading()
 
 
 def _embedded_path() -> Path:

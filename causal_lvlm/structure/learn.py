@@ -102,7 +102,8 @@ def learn_structure(
         depend on the order in which edges were looked at.
     max_tests : int, optional
         Number of CI tests after which learning ends in the same way. Both limits are looked at
-        between groups of edges, so they may be exceeded somewhat.
+        between groups of edges, so they may be exceeded somewhat. An edge that alone has more
+        conditioning sets to look at than `max_tests` ends learning too.
     progress : callable, optional
         Called as ``progress(size, edges_done, edges)`` between groups of edges.
 

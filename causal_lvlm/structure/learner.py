@@ -151,12 +151,16 @@ class Learner:
             if self.stable
             else self._sequential_kernel(size, lists)
         )
-        candidates, first, budget = 0, 0, _BUDGET
+        whole = _BUDGET if self.max_tests is None else min(_BUDGET, self.max_tests)
+        candidates, first, budget = 0, 0, whole
         while first < count:
             part = slice(first, first + (_CHUNK_ONE if size == 1 else _CHUNK))
             done, met = run(edges[part], found.part(part), budget)
+            if not done and self.max_tests is not None and budget >= self.max_tests:
+                # one edge alone has more sets to look at than all edges may have tests
+                raise Interrupted("max_tests")
             # an edge with more sets than the budget is begun again with a larger one
-            budget = _BUDGET if done else 2 * budget
+            budget = whole if done else 2 * budget
             self.tests[size] += int(found.tests[first : first + done].sum())
             candidates += int(met)
             first += done

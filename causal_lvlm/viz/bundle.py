@@ -1,7 +1,10 @@
 """The folder of results that `causal-lvlm demo` and `causal-lvlm explain --out` leave behind.
 
-1. ``explanation.json``: every explanation and attribution, written first, so that nothing that
-   was found can be lost by a picture that fails.
+1. The numbers, written first, so that nothing that was found can be lost by a picture that fails.
+   With one explained target, ``explanation.json`` is what `Explanation.save` writes. With another
+   number of them each has such a file of its own, named like its pictures (``3-yes.json``), and
+   ``explanation.json`` is an index: sentences, sets and parameters, and the names of the files.
+   Every attribution is a file that `Attribution.load` reads, beside its heat map.
 2. The pictures of every explanation and the heat map of every attribution.
 3. The PAG as DOT, GraphML and JSON.
 4. ``report.html``, which holds all of it.
@@ -12,14 +15,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from causal_lvlm.storage import output_folder, write_bytes, write_json
+from causal_lvlm.viz.case import Case
 from causal_lvlm.viz.pictures import shown_graph
-from causal_lvlm.viz.report import Case, report_cases
+from causal_lvlm.viz.report import report_cases
 
 __all__ = ["file_stem", "write_bundle", "write_cases"]
+
+INDEX = "explanation.json"
 
 
 def file_stem(text: str) -> str:
@@ -47,7 +54,7 @@ def write_bundle(
     folder : path_like
         Made if it does not exist.
     interrupted : bool
-        Recorded in ``explanation.json`` and said in the report.
+        Said in the report, and in the index of several explanations.
     progress : callable, optional
         Called with a few words before each explanation is drawn.
 
@@ -79,72 +86,132 @@ def write_cases(
     `progress` is called with a few words before each explanation is drawn.
     """
     place = output_folder(folder)
-    written = [write_json(place / "explanation.json", _content(cases, interrupted))]
-    taken: set[str] = set()
-    for number, case in enumerate(cases, start=1):
-        for explanation in case.explanations:
+    names = _Names(cases)
+    written = _write_numbers(cases, names, place, interrupted)
+    for case, stems, heats in zip(cases, names.explanations, names.attributions, strict=True):
+        for explanation, stem in zip(case.explanations, stems, strict=True):
             if progress is not None:
                 progress(f"drawing “{explanation.target.text}”")
-            several = len(cases) > 1 or len(case.explanations) > 1
-            stem = _unique(_prefix(number, len(cases)), explanation.target.text, several, taken)
+            lead = f"{stem}-" if stem else ""
             for picture in case.pictures(explanation):
-                path = place / f"{stem}{picture.name}.png"
-                written.append(write_bytes(path, picture.png))
-            written += _write_graph(explanation, place, stem)
-        for attribution in case.attributions:
-            words = {a.target.positions for a in case.attributions}
-            text = attribution.target.text if len(words) > 1 or len(cases) > 1 else ""
-            stem = _prefix(number, len(cases)) + (f"{file_stem(text)}-" if text else "")
-            path = place / f"{stem}heat-{file_stem(attribution.method)}.png"
-            written.append(write_bytes(path, case.heat(attribution).png))
+                written.append(write_bytes(place / f"{lead}{picture.name}.png", picture.png))
+            written += _write_graph(explanation, place, lead)
+        for attribution, stem in zip(case.attributions, heats, strict=True):
+            written.append(write_bytes(place / f"{stem}.png", case.heat(attribution).png))
     if interrupted:
         note = (note + " The run was interrupted; this is what had been found.").strip()
     written.append(report_cases(cases, place / "report.html", title=title, note=note))
     return written
 
 
-def _prefix(number: int, count: int) -> str:
-    return f"{number}-" if count > 1 else ""
+class _Names:
+    """File names without their endings, all different: words may occur twice, or look alike.
+
+    Attributes
+    ----------
+    explanations : list of list of str
+        Per case and explanation; empty for the only explanation of a folder.
+    attributions : list of list of str
+        Per case and attribution; they begin like the files of the explanation of the same target.
+    """
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self.alone = sum(len(case.explanations) for case in cases) == 1 == len(cases)
+        self.explanations: list[list[str]] = []
+        self.attributions: list[list[str]] = []
+        self._taken = {Path(INDEX).stem, "report"}
+        for number, case in enumerate(cases, start=1):
+            lead = f"{number}-" if len(cases) > 1 else ""
+            self.explanations.append([self._explanation(lead, e) for e in case.explanations])
+        for number, (case, stems) in enumerate(zip(cases, self.explanations, strict=True), start=1):
+            lead = f"{number}-" if len(cases) > 1 else ""
+            known: dict[tuple[int, ...], str] = {}
+            for explanation, stem in zip(case.explanations, stems, strict=True):
+                known.setdefault(explanation.target.positions, f"{stem}-" if stem else "")
+            self.attributions.append([self._attribution(lead, a, known) for a in case.attributions])
+
+    def _explanation(self, lead: str, explanation: Any) -> str:
+        if self.alone:
+            self._taken.add("pag")
+            return ""
+        # The graph's JSON is "...-pag.json", which the word "... pag" must not overwrite.
+        return self._free(lead + file_stem(explanation.target.text), also="-pag")
+
+    def _attribution(self, lead: str, attribution: Any, known: dict[tuple[int, ...], str]) -> str:
+        target = attribution.target
+        start = known.get(target.positions, f"{lead}{file_stem(target.text)}-")
+        return self._free(f"{start}heat-{file_stem(attribution.method)}")
+
+    def _free(self, wanted: str, also: str = "") -> str:
+        name, number = wanted, 2
+        while {name, name + also} & self._taken:
+            name, number = f"{wanted}-{number}", number + 1
+        self._taken |= {name, name + also}
+        return name
 
 
-def _unique(prefix: str, text: str, several: bool, taken: set[str]) -> str:
-    """Return a prefix of file names that no other explanation has (words may occur twice)."""
-    stem = prefix + (f"{file_stem(text)}-" if several else "")
-    number = 2
-    unique = stem
-    while unique in taken:
-        unique = f"{stem}{number}-"
-        number += 1
-    taken.add(unique)
-    return unique
+def _write_numbers(
+    cases: Sequence[Case], names: _Names, place: Path, interrupted: bool
+) -> list[Path]:
+    """Write explanations and attributions as files that can be loaded again."""
+    if names.alone:
+        written = [cases[0].explanations[0].save(place / INDEX)]
+    else:
+        written = [
+            explanation.save(place / f"{stem}.json")
+            for case, stems in zip(cases, names.explanations, strict=True)
+            for explanation, stem in zip(case.explanations, stems, strict=True)
+        ]
+        written.insert(0, write_json(place / INDEX, _index(cases, names, interrupted)))
+    return written + [
+        attribution.save(place / f"{stem}.json")
+        for case, stems in zip(cases, names.attributions, strict=True)
+        for attribution, stem in zip(case.attributions, stems, strict=True)
+    ]
 
 
-def _content(cases: Sequence[Case], interrupted: bool) -> dict[str, Any]:
-    return {
-        "kind": "explanations",
-        "interrupted": interrupted,
-        "runs": [
+def _index(cases: Sequence[Case], names: _Names, interrupted: bool) -> dict[str, Any]:
+    """Return what a reader of several explanations wants to know before opening their files."""
+    runs = []
+    for case, stems, heats in zip(cases, names.explanations, names.attributions, strict=True):
+        view = case.view()
+        runs.append(
             {
                 "name": case.name,
                 "note": case.note,
-                "explanations": [e.to_dict() for e in case.explanations],
-                "attributions": [a.to_dict() for a in case.attributions],
+                "model_id": view.model_id,
+                "prompt": view.prompt,
+                "answer": view.answer,
+                "explanations": [
+                    _summary(e, f"{stem}.json")
+                    for e, stem in zip(case.explanations, stems, strict=True)
+                ],
+                "attributions": [
+                    {"file": f"{stem}.json", "method": a.method, "target": asdict(a.target)}
+                    for a, stem in zip(case.attributions, heats, strict=True)
+                ],
             }
-            for case in cases
-        ],
-    }
+        )
+    return {"kind": "explanations", "format": 1, "interrupted": interrupted, "runs": runs}
 
 
-def _write_graph(explanation: Any, place: Path, stem: str) -> list[Path]:
+def _summary(explanation: Any, file: str) -> dict[str, Any]:
+    """Return an explanation without the evidence: no graphs, no trace, no image."""
+    heavy = ("kind", "format", "graphs", "trace", "excluded", "versions")
+    kept = {name: v for name, v in explanation.to_dict().items() if name not in heavy}
+    return {"file": file, **kept}
+
+
+def _write_graph(explanation: Any, place: Path, lead: str) -> list[Path]:
     """Export the PAG that is drawn, for other programs."""
     graph = shown_graph(explanation)
     if graph is None:
         return []
     pag, labels = graph.structure.pag, list(graph.labels)
-    path = place / f"{stem}pag.graphml"
+    path = place / f"{lead}pag.graphml"
     pag.to_graphml(path, labels)
     return [
-        write_bytes(place / f"{stem}pag.dot", pag.to_dot(labels).encode()),
-        write_bytes(place / f"{stem}pag.json", pag.to_json(labels).encode()),
+        write_bytes(place / f"{lead}pag.dot", pag.to_dot(labels).encode()),
+        write_bytes(place / f"{lead}pag.json", pag.to_json(labels).encode()),
         path,
     ]

@@ -3,7 +3,8 @@
 1. The default view is the target, the explaining set and the PDS-tree of the target up to the
    largest radius that still fits: not too many nodes, and not too many edges between them. If even
    radius 1 does not fit, nodes are taken as long as they fit: the target, members of the set
-   (nearest first), the rest of the tree in breadth-first order.
+   (nearest first), the rest of the tree in breadth-first order. Of a set that would fill the
+   picture alone, members outside the tree come last.
 2. A patch is shown as the piece of the image it stands for, a word as the word. Both graph views
    and the tree use the same pictures.
 """
@@ -50,12 +51,14 @@ class NodeChoice:
     def sentence(self) -> str:
         """Return what the picture must say about what it leaves out."""
         if len(self.nodes) == self.total:
-            return f"All {self.total} nodes are shown."
+            return (
+                f"All {self.total} nodes are shown." if self.total > 1 else "It is the only node."
+            )
         text = f"{len(self.nodes)} of {self.total} nodes shown: "
         if self.members_shown < self.members:
             return text + (
-                f"the target and {self.members_shown} of the {self.members} members of the set, "
-                "nearest first; more would not be readable."
+                f"the target, nodes of its PDS-tree, and {self.members_shown} of the "
+                f"{self.members} members of the set; more would not be readable."
             )
         if self.radius is None:
             return text + (
@@ -123,7 +126,10 @@ def choose_nodes(
         if fits(chosen) and (depth or not near):
             return choice(chosen, depth)
     chosen = {target}
-    for node in [*must, *near]:
+    order = [*must, *near]
+    if len(inside) > max_nodes // 2:
+        order = [*(n for n in must if n in near), *near, *must]
+    for node in order:
         if not fits({*chosen, node}):
             break
         chosen.add(node)

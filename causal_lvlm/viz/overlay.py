@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.viz.style import CAUSE, PAPER, badge, caption, figure_image, stack
@@ -24,12 +24,15 @@ from causal_lvlm.viz.view import TraceView
 __all__ = ["draw_heat", "draw_patches", "heat_canvas", "scaled_image"]
 
 _SHORTEST, _LONGEST = 480, 1200
+_CELL = 30  # pixels a cell needs for a number that can be read
+_NUMBERED = 60  # members of a set that are numbered; more would hide the picture
 
 
-def scaled_image(view: TraceView) -> tuple[Image.Image, float]:
+def scaled_image(view: TraceView, cell: float = 0.0) -> tuple[Image.Image, float]:
     """Return the image at a size a person can look at, and the factor it was scaled by.
 
     Small images are enlarged by a whole number without smoothing: every pixel stays what it is.
+    Others are reduced, or enlarged so that cells have at least `cell` pixels if there is room.
     """
     width, height = view.image.size
     factor = 1.0
@@ -39,8 +42,16 @@ def scaled_image(view: TraceView) -> tuple[Image.Image, float]:
         return view.image.convert("RGB").resize(shape, Image.Resampling.NEAREST), float(whole)
     if max(width, height) > _LONGEST:
         factor = _LONGEST / max(width, height)
+    else:
+        factor = min(max(1.0, cell / _smallest_cell(view)), _LONGEST / max(width, height))
     shape = (max(1, round(width * factor)), max(1, round(height * factor)))
     return view.image.convert("RGB").resize(shape, Image.Resampling.LANCZOS), factor
+
+
+def _smallest_cell(view: TraceView) -> float:
+    """Return the shorter side of the smallest cell in pixels of the image; infinite without one."""
+    sides = [np.min(grid.boxes[:, 2:] - grid.boxes[:, :2]) for grid in view.layout.grids]
+    return max(float(min(sides)), 1e-9) if sides else math.inf
 
 
 def draw_patches(
@@ -52,6 +63,8 @@ def draw_patches(
     show_grid: bool = True,
 ) -> Image.Image:
     """Outline and number the patches of a set.
+
+    A set of more than a few dozen patches is tinted instead of numbered, and the picture says so.
 
     Parameters
     ----------
@@ -68,7 +81,7 @@ def draw_patches(
     PIL.Image.Image
         RGB.
     """
-    image, factor = scaled_image(view)
+    image, factor = scaled_image(view, _CELL)
     if show_grid:
         lines = Image.new("RGBA", image.size, (0, 0, 0, 0))
         pen = ImageDraw.Draw(lines)
@@ -79,20 +92,47 @@ def draw_patches(
     draw = ImageDraw.Draw(image)
     numbered = [(n, view.box(members)) for n, members in enumerate(units, start=1)]
     patches = [(n, tuple(v * factor for v in box)) for n, box in numbered if box is not None]
-    for _, (left, top, right, bottom) in patches:
-        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=PAPER, width=6)
-    for _, (left, top, right, bottom) in patches:
-        draw.rectangle((left, top, right, bottom), outline=CAUSE, width=4)
-    for number, (left, top, right, bottom) in patches:
-        inside = min(right - left, bottom - top) > 44
-        x, y = (left + 15, top + 15) if inside else ((left + right) / 2, (top + bottom) / 2)
-        badge(draw, (x, y), str(number), CAUSE)
+    if len(patches) > _NUMBERED:
+        image = _tinted(image, [box for _, box in patches])
+        note = f"{len(patches)} patches, too many to be numbered here. {note}".strip()
+    else:
+        _outline(draw, patches)
     parts = [image]
     if title:
         parts.insert(0, caption(title, image.width))
     if note:
         parts.append(caption(note, image.width, size=14, bold=False))
     return stack(parts)
+
+
+Box: TypeAlias = "tuple[float, ...]"
+
+
+def _outline(draw: ImageDraw.ImageDraw, patches: Sequence[tuple[int, Box]]) -> None:
+    """Frame every patch and write its number on it; lines and numbers shrink with the cells."""
+    for wide in (True, False):
+        for _, (left, top, right, bottom) in patches:
+            pen = 4 if min(right - left, bottom - top) > 44 else 2
+            more = 1 if wide else 0
+            box = (left - more, top - more, right + more, bottom + more)
+            draw.rectangle(box, outline=PAPER if wide else CAUSE, width=pen + 2 * more)
+    for number, (left, top, right, bottom) in patches:
+        room = min(right - left, bottom - top)
+        x, y = (left + 15, top + 15) if room > 44 else ((left + right) / 2, (top + bottom) / 2)
+        badge(draw, (x, y), str(number), CAUSE, size=15 if room > 44 else 11)
+
+
+def _tinted(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
+    """Tint many patches and draw the border of the region they cover."""
+    mask = Image.new("L", image.size, 0)
+    pen = ImageDraw.Draw(mask)
+    for left, top, right, bottom in boxes:
+        pen.rectangle((round(left), round(top), round(right) - 1, round(bottom) - 1), fill=255)
+    colour = Image.new("RGB", image.size, CAUSE)
+    tinted = Image.composite(Image.blend(image, colour, 0.3), image, mask)
+    inner = mask.filter(ImageFilter.MinFilter(7))
+    border = ImageChops.subtract(mask, inner)
+    return Image.composite(colour, tinted, border)
 
 
 def heat_canvas(

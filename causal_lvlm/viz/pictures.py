@@ -22,18 +22,22 @@ __all__ = ["Picture", "attribution_picture", "main_numbers", "pictures_of", "sho
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with a name for its file, a text for those who cannot see it, and a caption."""
+    """A picture with a name for its file, a text for those who cannot see it, and a caption.
+
+    `drawing` marks lines and text, for which 256 colours are enough.
+    """
 
     name: str
     image: Image.Image
     alt: str
     caption: str
     width: str = "half"
+    drawing: bool = False
 
     @cached_property
     def png(self) -> bytes:
         """The picture as a PNG file; folder and page share it."""
-        return png_bytes(self.image)
+        return png_bytes(self.image, palette=self.drawing)
 
 
 def main_set(explanation: Any) -> tuple[str, Any] | None:
@@ -124,6 +128,7 @@ def _prompt(view: TraceView, explanation: Any, numbers: Mapping[int, int]) -> Pi
         draw_prompt(view, explanation.target, numbers, title="Prompt and answer"),
         f"Prompt and answer; marked words: {', '.join(words) or 'none'}.",
         "Prompt and answer as the model saw them; words of the set and the target are marked.",
+        drawing=True,
     )
 
 
@@ -140,6 +145,7 @@ def _graph_pictures(
             f"The learned graph; the target “{target}” has {neighbours} neighbours.",
             "Partial ancestral graph around the target, learned from attention.",
             "wide",
+            drawing=True,
         ),
         Picture(
             "pds-tree",
@@ -147,6 +153,7 @@ def _graph_pictures(
             f"The PDS-tree of the target “{target}” with {inside} different nodes.",
             "Possible-d-sep tree of the target by radius: the candidates the graph proposes.",
             "wide",
+            drawing=True,
         ),
     ]
 

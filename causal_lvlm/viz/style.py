@@ -70,20 +70,40 @@ def wrap_text(text: str, face: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return lines
 
 
-def badge(draw: ImageDraw.ImageDraw, centre: tuple[float, float], text: str, colour: str) -> None:
+def badge(
+    draw: ImageDraw.ImageDraw,
+    centre: tuple[float, float],
+    text: str,
+    colour: str,
+    *,
+    size: int = 15,
+) -> None:
     """Draw a round label with a white rim, as used for the members of a set."""
-    face = font(15, bold=True)
+    face = font(size, bold=True)
     x, y = centre
-    radius = max(11.0, face.getlength(text) / 2 + 5)
-    box = (x - radius, y - 11, x + radius, y + 11)
-    draw.rounded_rectangle(box, radius=11, fill=colour, outline=PAPER, width=2)
+    half = size * 11 / 15
+    radius = max(half, face.getlength(text) / 2 + size / 3)
+    box = (x - radius, y - half, x + radius, y + half)
+    draw.rounded_rectangle(
+        box, radius=half, fill=colour, outline=PAPER, width=2 if size > 12 else 1
+    )
     draw.text((x, y), text, font=face, fill=PAPER, anchor="mm")
 
 
-def png_bytes(image: Image.Image) -> bytes:
-    """Return an image as a PNG file."""
+def png_bytes(image: Image.Image, *, palette: bool = False) -> bytes:
+    """Return an image as a PNG file, as small as PNG can make it.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+    palette : bool
+        Reduce to 256 colours. Right for drawings, which halve in size; not for photographs or
+        for maps whose colours are values.
+    """
+    if palette:
+        image = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 

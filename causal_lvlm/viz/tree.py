@@ -176,9 +176,14 @@ def _sentence(
     if total == 0:
         return "The PDS-tree is empty: the target has no neighbour in this graph."
     different = len(set(nodes[1:].tolist()))
-    text = f"{different} different nodes occur {total} times, once per way to reach them"
+    if total == 1:
+        text = "One node is within reach"
+    elif different == total:
+        text = f"{total} nodes are within reach, each by one way"
+    else:
+        text = f"{different} different nodes occur {total} times, once per way to reach them"
     if drawn == total:
-        text += "; all are shown."
+        text += "; all are shown." if total > 1 else "."
     elif complete:
         text += f"; {drawn} occurrences shown (all up to radius {complete})."
     else:

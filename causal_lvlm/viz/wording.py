@@ -17,7 +17,7 @@ __all__ = [
 
 _OUTCOMES = {
     "explained": "explained",
-    "not_maskable": "masking everything here does not decide the prediction",
+    "not_maskable": "masking everything here does not change the prediction",
     "max_runs": "nothing verified before the budget of model runs ended",
     "time_limit": "nothing verified before the time limit",
     "interrupted": "interrupted before anything was verified",
@@ -42,7 +42,7 @@ _SETS = {
     "custom": "Within the chosen positions",
 }
 _MINIMALITY = {
-    "minimum": "minimum: no smaller set does it",
+    "minimum": "minimum: no smaller set of the candidates does it",
     "irreducible": "irreducible: no member can be left out",
     "none": "no claim of minimality",
 }
@@ -79,18 +79,18 @@ def verdict(verified: bool) -> str:
 
 
 def found_by(item: Any) -> str:
-    """Return where a set came from: the graph of a head up to a radius, or the fallback search."""
+    """Return where a set came from: one head's graph within a radius, or the search after it."""
     origin = getattr(item, "found_by", None)
     if origin is None:
         return "–"
     if origin == "fallback":
-        return "search outside the graph"
-    parts = [str(origin)]
+        return "a search outside the graph"
+    text = f"the {origin}"
     if getattr(item, "head", None) is not None:
-        parts.append(f"head {item.head}")
+        text += f" of head {item.head}"
     if getattr(item, "radius", None) is not None:
-        parts.append(f"radius {item.radius}")
-    return ", ".join(parts)
+        text += f", radius {item.radius}"
+    return text
 
 
 def number(value: Any, digits: int = 3) -> str:

@@ -29,7 +29,8 @@ COSTS = {
     "graph: last-layer head outputs": "1 forward, 1 backward",
     "graph: effective attention": "1 forward, 1 backward",
     "graph: relevancy matrix": "1 forward, 1 backward",
-    "raw attention, last layer": "1 forward",
+    "raw attention, last layer, own row": "1 forward",
+    "raw attention, last layer, predicting row": "1 forward",
     "raw attention, all layers": "1 forward",
     "rollout": "1 forward",
     "relevancy": "1 forward, 1 backward",
@@ -79,7 +80,8 @@ def ordered(pair: Any, seed: int) -> dict[str, Any]:
         inside[name] = frozenset(graph.order)
         methods[name] = lambda job, q, full=full: [u for u in full if u in set(q.scope)]
     methods |= {
-        "raw attention, last layer": orders.attribution_order("attention"),
+        "raw attention, last layer, own row": orders.attribution_order("attention", row="own"),
+        "raw attention, last layer, predicting row": orders.attribution_order("attention"),
         "raw attention, all layers": orders.attribution_order("attention", layer="mean"),
         "rollout": orders.attribution_order("rollout"),
         "relevancy": orders.attribution_order("relevancy"),

@@ -312,3 +312,5 @@ def test_a_damaged_explanation_is_refused(tmp_path):
 def test_the_sentence_names_the_words_and_the_rival():
     text = explain(FakeTrace(needs(5)), "red", candidates="text").sentence()
     assert "“w0”" in text and "“blue”" in text and "0.90 → 0.10" in text
+    assert "because of the word “w0”. With it masked, the model says “blue” (p of “red”" in text
+    assert "removed from the input" in text

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
 
 from causal_lvlm.errors import CaptureError, UnsupportedModelError
-from causal_lvlm.lvlm import LVLM, load_model
+from causal_lvlm.lvlm import LVLM, load_model, loading
 from causal_lvlm.lvlm.families import FAMILIES, family_of
 from tests.lvlm.helpers import PROMPT, noise_image
 from tests.models import tiny_llava, word_tokenizer
@@ -116,3 +119,83 @@ def test_layers_are_found_in_the_order_they_are_called():
     lvlm = LVLM(*tiny_llava(seed=13))
     assert list(lvlm.attention_modules) == [layer.self_attn for layer in lvlm.decoder.layers]
     assert lvlm.layer_indices([-1, 0]) == [2, 0] and lvlm.layer_indices(1) == [1]
+
+
+@pytest.fixture
+def bars_on():
+    """Enable the bars of transformers, whatever the environment says."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.enable_progress_bar()
+    yield
+    if not enabled:
+        logging.disable_progress_bar()
+
+
+def current_hook():
+    hook = logging.set_tqdm_hook(None)
+    logging.set_tqdm_hook(hook)
+    return hook
+
+
+def test_loading_prints_no_bar_but_a_users_own_load_does(folder, bars_on, capfd):
+    load_model(folder)
+    load_model()
+    assert "Loading weights" not in capfd.readouterr().err
+    assert logging.is_progress_bar_enabled() and current_hook() is None
+    AutoModelForImageTextToText.from_pretrained(folder)
+    assert "Loading weights" in capfd.readouterr().err
+
+
+def test_a_users_hook_sees_other_bars_and_is_put_back(folder, bars_on):
+    seen = []
+
+    def hook(factory, args, options):
+        seen.append(options.get("desc"))
+        return logging.EmptyTqdm(*args, **options)
+
+    logging.set_tqdm_hook(hook)
+    try:
+        with loading._quiet():
+            logging.tqdm(desc="Downloading")
+            logging.tqdm(desc="Loading weights")
+        load_model(folder)
+        with pytest.raises(UnsupportedModelError):
+            load_model("./nothing")
+        assert current_hook() is hook
+        assert seen == ["Downloading"]
+    finally:
+        logging.set_tqdm_hook(None)
+
+
+def test_overlapping_loads_restore_the_hook_once_and_other_threads_keep_their_bars(bars_on):
+    seen = []
+
+    def hook(factory, args, options):
+        seen.append(threading.current_thread().name)
+        return logging.EmptyTqdm(*args, **options)
+
+    inside, leave = threading.Event(), threading.Event()
+
+    def load():
+        with loading._quiet():
+            logging.tqdm(desc="Loading weights")
+            inside.set()
+            leave.wait(10)
+
+    logging.set_tqdm_hook(hook)
+    try:
+        thread = threading.Thread(target=load, name="ours")
+        with loading._quiet():
+            thread.start()
+            assert inside.wait(10)
+        other = threading.Thread(target=lambda: logging.tqdm(desc="Loading weights"), name="user")
+        other.start()
+        other.join()
+        assert current_hook() is not hook  # one load is still under way
+        leave.set()
+        thread.join()
+        assert current_hook() is hook
+        assert seen == ["user"]
+    finally:
+        leave.set()
+        logging.set_tqdm_hook(None)

@@ -191,6 +191,7 @@ def fake_explanation(view: TraceView, target: str = "red", **options: Any) -> Ex
         "graph_outcome": "candidates",
         "graphs": (random_graph(view.layout, found),),
         "dropped_heads": (),
+        "excluded": ((0, "frame"),),
         "model_runs": 137,
         "parameters": {"source": "attention", "layer": -1, "row": "predictor"},
         "summary": summary_of(view),

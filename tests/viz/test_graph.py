@@ -190,9 +190,20 @@ def test_a_set_too_large_for_a_picture_is_cut_and_it_is_said():
     big = explanation.graphs[0]
     choice = choose_nodes(big, {p: p for p in range(3, 67)}, max_nodes=12)
     assert len(choice.nodes) == 12 and big.target_node in choice.nodes
-    assert "11 of the 64 members" in choice.sentence()
+    members = [n for n in choice.nodes if 3 <= big.positions[n] < 67]
+    assert 0 < len(members) <= 11 and f"{len(members)} of the 64 members" in choice.sentence()
     first = next(int(n) for n in big.tree.node[1:] if 3 <= big.positions[n] < 67)
     assert first in choice.nodes  # nearest first
+
+
+def test_a_large_set_far_away_does_not_push_out_the_neighbours():
+    positions = np.array([*range(3, 67), 73])
+    marks = np.zeros((65, 65), dtype=np.uint8)
+    marks[60:64, 64], marks[64, 60:64] = 2, 1
+    graph = head_graph(VIEW.layout, TARGET, marks, positions)
+    choice = choose_nodes(graph, {p: p for p in range(3, 53)}, max_nodes=12)
+    assert {60, 61, 62, 63, 64} <= set(choice.nodes) and len(choice.nodes) == 12
+    assert "7 of the 50 members" in choice.sentence()
 
 
 def test_a_target_without_neighbours_is_said():

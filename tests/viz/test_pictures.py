@@ -48,6 +48,43 @@ def test_outline_lies_on_the_patch():
     assert abs(rows.min() - 12 * scale) <= 2 and abs(rows.max() - 24 * scale) <= 2
 
 
+def fine_view() -> TraceView:
+    """The 576 patches of a 336 x 336 image."""
+    side = 24
+    cells = [(c % side, c // side) for c in range(side * side)]
+    boxes = np.array([(x * 14, y * 14, x * 14 + 14, y * 14 + 14) for x, y in cells], float)
+    count = side * side
+    layout = TokenLayout(
+        tokens=("<image>",) * count + ("yes",),
+        token_ids=np.arange(count + 1),
+        modality=np.array(["image"] * count + ["generated"]),
+        grids=(ImageGrid(0, 0, side, side, np.arange(count), boxes, (336, 336)),),
+        words=np.array([-1] * count + [0]),
+        n_prompt=count,
+    )
+    return TraceView(Image.new("RGB", (640, 640), "#405060").resize((336, 336)), layout, "", "")
+
+
+def test_small_cells_are_enlarged_until_numbers_fit():
+    view = fine_view()
+    image = draw_patches(view, [(n,) for n in (0, 25, 30)], show_grid=False)
+    assert min(image.size) / 24 >= 28
+    # A number does not hide the neighbour: two cells away all is as it was.
+    assert image.getpixel((3 * image.width // 24, 3)) == (64, 80, 96)
+
+
+def test_many_patches_are_tinted_and_it_is_said():
+    view = fine_view()
+    numbered = draw_patches(view, [(n,) for n in range(60)], show_grid=False)
+    tinted = draw_patches(view, [(n,) for n in range(72)], show_grid=False)  # three full rows
+    assert tinted.height > numbered.height  # a line of text below
+    cell = tinted.width / 24
+    inside = tinted.getpixel((round(12 * cell), round(1.5 * cell)))
+    outside = tinted.getpixel((round(12 * cell), round(5.5 * cell)))
+    assert outside == (64, 80, 96) and inside != outside
+    assert np.ptp(np.asarray(tinted)[round(1.5 * cell), 20:-20], axis=0).max() == 0  # no numbers
+
+
 def test_words_are_not_outlined():
     word = VIEW.layout.tokens.index("circle")
     assert count_colour(draw_patches(VIEW, ((word,),)), CAUSE) == 0

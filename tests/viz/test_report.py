@@ -12,11 +12,13 @@ import networkx as nx
 import pytest
 from PIL import Image
 
+from causal_lvlm.attribution import Attribution
 from causal_lvlm.errors import OutputError
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.bundle import file_stem, write_bundle, write_cases
-from causal_lvlm.viz.report import Case, report, report_cases
+from causal_lvlm.viz.case import Case
+from causal_lvlm.viz.report import report, report_cases
 from tests.viz.fakes import (
     explaining_set,
     fake_attribution,
@@ -98,8 +100,10 @@ def test_text_from_outside_is_escaped(page, parsed):
 
 def test_page_says_the_numbers(parsed):
     text = " ".join(" ".join(parsed.text).split())
-    for part in ("0.970", "0.020", "4.20 → -1.50", "5% of 20", "graph, head 1, radius 1", "64"):
+    for part in ("0.970", "0.020", "4.20 → -1.50", "the graph of head 1, radius 1", "64"):
         assert part in text, part
+    assert "1 of 20 change it" in text and "random sets" in text
+    assert "says “<blue>”" in text
     assert "137 masked model runs" in text
     assert "Whole input" in text and "Within the image" in text and "Within the text" in text
     assert "search outside the graph" in text
@@ -137,24 +141,70 @@ def test_explanations_without_sets_or_graphs_still_make_a_page(tmp_path):
     assert wording.graph_outcome("target_dropped").replace("'", "&#x27;") in text
 
 
-def test_bundle_writes_everything(tmp_path):
-    explanation = fake_explanation(VIEW)
-    written = write_bundle(fake_trace(), [explanation], [fake_attribution(VIEW)], tmp_path / "out")
+def test_bundle_of_one_word_is_the_explanation_itself(tmp_path):
+    explanation, out = fake_explanation(VIEW), tmp_path / "out"
+    written = write_bundle(fake_trace(), [explanation], [fake_attribution(VIEW)], out)
     names = {path.name for path in written}
     assert names == {
         "explanation.json", "patches-joint.png", "patches-image.png", "prompt.png", "pag.png",
-        "pds-tree.png", "pag.dot", "pag.json", "pag.graphml", "heat-relevancy.png", "report.html",
+        "pds-tree.png", "pag.dot", "pag.json", "pag.graphml", "heat-relevancy.png",
+        "heat-relevancy.json", "report.html",
     }  # fmt: skip
-    assert all(path.is_file() for path in written)
-    assert {p.name for p in (tmp_path / "out").iterdir()} == names
-    content = json.loads((tmp_path / "out" / "explanation.json").read_text(encoding="utf-8"))
+    assert {p.name for p in out.iterdir()} == names
+    assert len(names) == len(written) and written[-1].name == "report.html"
+    saved = explanation.save(tmp_path / "saved.json").read_bytes()
+    assert (out / "explanation.json").read_bytes() == saved
+    loaded = Explanation.load(out / "explanation.json")
+    assert loaded.to_dict() == explanation.to_dict()
+    heat = Attribution.load(out / "heat-relevancy.json")
+    assert heat.scores.tolist() == fake_attribution(VIEW).scores.tolist()
+    pag = explanation.graphs[0].structure.pag
+    assert len(nx.read_graphml(out / "pag.graphml").edges) == pag.n_edges
+    assert (out / "pag.dot").read_text(encoding="utf-8").count("->") == pag.n_edges
+
+
+def test_bundle_of_several_words_is_an_index_and_a_file_each(tmp_path):
+    words = ("red", "circle")
+    explanations = [fake_explanation(VIEW, word) for word in words]
+    heats = [fake_attribution(VIEW, word) for word in words]
+    write_bundle(fake_trace(), explanations, heats, tmp_path)
+    index = tmp_path / "explanation.json"
+    content = json.loads(index.read_text(encoding="utf-8"))
     assert content["kind"] == "explanations" and content["interrupted"] is False
     run = content["runs"][0]
-    assert run["explanations"][0]["target"]["text"] == "red"
-    assert run["attributions"][0]["method"] == "relevancy"
-    pag = explanation.graphs[0].structure.pag
-    assert len(nx.read_graphml(tmp_path / "out" / "pag.graphml").edges) == pag.n_edges
-    assert (tmp_path / "out" / "pag.dot").read_text(encoding="utf-8").count("->") == pag.n_edges
+    assert run["answer"] == "red circle" and run["prompt"] == VIEW.prompt
+    for word, explanation, entry, heat in zip(
+        words, explanations, run["explanations"], run["attributions"], strict=True
+    ):
+        assert entry["file"] == f"{word}.json" and (tmp_path / f"{word}-pag.png").is_file()
+        assert Explanation.load(tmp_path / entry["file"]).to_dict() == explanation.to_dict()
+        assert entry["sentence"] == explanation.sentence()
+        assert entry["sets"]["joint"]["model_runs"] == 64
+        assert entry["parameters"] == explanation.parameters
+        assert heat["file"] == f"{word}-heat-relevancy.json"
+        assert Attribution.load(tmp_path / heat["file"]).target.text == word
+    # Evidence stands in the files it refers to.
+    assert index.stat().st_size < 0.2 * sum((tmp_path / f"{w}.json").stat().st_size for w in words)
+    with pytest.raises(OutputError, match="explanations"):
+        Explanation.load(index)
+
+
+def test_names_that_would_collide_are_told_apart(tmp_path):
+    """Words that look like the folder's own files, and the same word in two places."""
+    view = fake_view(("explanation", "red", "pag", "red"))
+    start = view.layout.n_prompt
+    targets = ["explanation", "red", "red pag", start + 3 - len(view.layout)]
+    explanations = [fake_explanation(view, target) for target in targets]
+    heats = [fake_attribution(view, t, m) for t in (1, 3) for m in ("relevancy", "relevancy")]
+    written = write_bundle(view, explanations, heats, tmp_path)
+    names = [path.name for path in written]
+    assert len(set(names)) == len(names)
+    assert {p.name for p in tmp_path.iterdir()} == set(names)
+    run = json.loads((tmp_path / "explanation.json").read_text(encoding="utf-8"))["runs"][0]
+    for explanation, entry in zip(explanations, run["explanations"], strict=True):
+        assert Explanation.load(tmp_path / entry["file"]).target == explanation.target
+    for attribution, entry in zip(heats, run["attributions"], strict=True):
+        assert Attribution.load(tmp_path / entry["file"]).target == attribution.target
 
 
 def test_bundles_of_several_words_do_not_overwrite_each_other(tmp_path):

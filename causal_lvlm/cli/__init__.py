@@ -1,0 +1,39 @@
+"""The command ``causal-lvlm``: demo, explain, learn, methods.
+
+1. Bad input ends with one line on stderr and exit code 2; ``--debug`` shows where it came from.
+2. Results go to stdout, progress and remarks to stderr, so that ``--json`` can be piped.
+3. The output folder is proven to be writable before any work starts.
+4. Ctrl-C keeps what was found: it is written (or printed), and the exit code is 130.
+
+Torch and transformers are imported inside the commands that need them: ``--help`` is instant.
+Each command has a module of its own; `support` holds what they share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from causal_lvlm.cli import demo, explain, learn, methods
+from causal_lvlm.cli.targets import default_target, find_target
+
+__all__ = ["app", "default_target", "find_target", "main"]
+
+app = typer.Typer(
+    name="causal-lvlm",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Why did a vision-language model say that word? Finds the smallest set of image patches "
+    "and words that the word depends on, and verifies it by running the model again with the set "
+    "masked. Start with: causal-lvlm demo",
+)
+for command in (demo.demo, explain.explain, learn.learn, methods.methods):
+    app.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line (entry point of the package)."""
+    app(args=None if arguments is None else list(arguments))

@@ -1,0 +1,214 @@
+"""``causal-lvlm explain``: ask a model about a picture and explain words of its answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from causal_lvlm.cli.results import describe, finish, result_json, was_interrupted
+from causal_lvlm.cli.support import (
+    INTERRUPTED,
+    Debug,
+    Json,
+    Progress,
+    clear_errors,
+    given,
+    one_thread,
+    say,
+    writing,
+)
+from causal_lvlm.cli.targets import default_target, find_target
+from causal_lvlm.storage import output_folder
+
+if TYPE_CHECKING:
+    from causal_lvlm.tokens import Target
+
+__all__ = ["explain"]
+
+
+def _layer(text: str | None) -> int | str | None:
+    if text is None or text == "effective":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"--layer must be a number or 'effective', got {text!r}") from None
+
+
+def explain(
+    image: Annotated[Path, typer.Argument(help="Picture file.")],
+    prompt: Annotated[str, typer.Argument(help="Question or instruction.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Hub id or local folder; default: the embedded tiny model."),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="Word or phrase of the answer, or index of a generated token from 0; repeatable. "
+            "Default: the last word of the answer.",
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            "-m",
+            help="Heat map of another method for comparison; repeatable. See: causal-lvlm methods.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for report, pictures, JSON.")] = None,
+    as_json: Json = False,
+    mode: Annotated[str | None, typer.Option(help="necessary (default) or sufficient.")] = None,
+    tester: Annotated[
+        str | None, typer.Option(help="What counts as a change: flip (default), drop, contrast.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The other word, for --tester contrast.")
+    ] = None,
+    candidates: Annotated[
+        str | None, typer.Option(help="What may be masked: all (default), image, text.")
+    ] = None,
+    masking: Annotated[
+        str | None,
+        typer.Option(help="remove (default), edges, neutral, pixels-blur, pixels-mean."),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Layer whose attention is used (-1), or 'effective'.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Covariance from attention (default), output, relevancy.")
+    ] = None,
+    row: Annotated[
+        str | None, typer.Option(help="Row that stands for the target: own or predictor.")
+    ] = None,
+    sink: Annotated[
+        str | None, typer.Option(help="Attention sinks: keep, drop, condition.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Smallest |partial correlation| that counts.")
+    ] = None,
+    n_samples: Annotated[
+        int | None, typer.Option(help="Sample size of the tests, instead of --threshold.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Significance level, 1e-5.")] = None,
+    max_radius: Annotated[int | None, typer.Option(help="Depth of the PDS-trees, 3.")] = None,
+    pool: Annotated[int | None, typer.Option(help="Mask image tokens in k x k blocks.")] = None,
+    max_runs: Annotated[int | None, typer.Option(help="Budget of masked model runs.")] = None,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds per target.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the random control sets.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Ask a model about a picture and explain a word of its answer.
+
+    Example: causal-lvlm explain scene.png "what color is the circle ?" -t red --out result
+    """
+    if model is None:
+        one_thread()
+    with clear_errors(debug):
+        folder = None if out is None else output_folder(out)
+        options = given(
+            mode=mode, tester=tester, against=against, candidates=candidates, masking=masking,
+            layer=_layer(layer), source=source, row=row, sink=sink, pool=pool,
+            threshold=threshold, n_samples=n_samples, alpha=alpha, max_radius=max_radius,
+            max_runs=max_runs, time_limit=time_limit, seed=seed,
+        )  # fmt: skip
+        import causal_lvlm as cl
+
+        methods = list(method or ())
+        _check_methods(methods)
+        steps = 3 + max(1, len(target or ())) * (1 + len(methods))
+        written: list[Path] = []
+        with Progress(steps) as progress:
+            progress.step("loading the model")
+            loaded = cl.load_model(model, device=device, dtype=dtype, revision=revision)
+            progress.done()
+            progress.step("asking the model")
+            trace = loaded.run(image, prompt, max_new_tokens=max_new_tokens)
+            progress.done()
+            remark = ""
+            if target:
+                targets = [find_target(trace.layout, text) for text in target]
+            else:
+                chosen, remark = default_target(trace.layout)
+                targets = [chosen]
+            explanations, attributions, stopped = _explain_targets(
+                trace, targets, methods, options, progress
+            )
+            if folder is not None:
+                from causal_lvlm.viz.bundle import write_bundle
+
+                progress.step("drawing pictures")
+                with writing(folder):
+                    written = write_bundle(
+                        trace,
+                        explanations,
+                        attributions,
+                        folder,
+                        interrupted=stopped,
+                        progress=progress.step,
+                    )
+        if as_json:
+            typer.echo(result_json(trace, explanations, attributions))
+        else:
+            typer.echo(f"answer: {trace.answer}")
+            if remark:
+                typer.echo(remark)
+            for explanation in explanations:
+                typer.echo("\n" + describe(explanation))
+        if folder is not None and not as_json:
+            finish(folder, written, explanations, stopped)
+        elif stopped:
+            kept = "saved" if folder is not None else "printed"
+            say(f"causal-lvlm: interrupted; what had been found was {kept}")
+            raise typer.Exit(INTERRUPTED)
+
+
+def _explain_targets(
+    trace: Any, targets: list[Target], methods: list[str], options: dict[str, Any],
+    progress: Progress,
+) -> tuple[list[Any], list[Any], bool]:  # fmt: skip
+    """Return explanations, attributions, and whether Ctrl-C ended the work."""
+    import causal_lvlm as cl
+
+    explanations: list[Any] = []
+    attributions: list[Any] = []
+    try:
+        for wanted in targets:
+            progress.step(f"explaining “{wanted.text}”")
+            found = cl.explain(trace, wanted, progress=progress.inside, **options)
+            explanations.append(found)
+            progress.done()
+            if was_interrupted(found):
+                return explanations, attributions, True
+            for name in methods:
+                progress.step(f"{name} for “{wanted.text}”")
+                attributions.append(cl.attribute(trace, wanted, name))
+                progress.done()
+    except KeyboardInterrupt:
+        if not explanations:
+            raise
+        return explanations, attributions, True
+    return explanations, attributions, False
+
+
+def _check_methods(methods: list[str]) -> None:
+    """Refuse an unknown method before a model is loaded."""
+    import causal_lvlm as cl
+
+    known = {name for info in cl.list_methods() for name in (info.name, *info.aliases)}
+    plain = {name.lower().replace("-", "_") for name in known}
+    for name in methods:
+        if name.lower().replace("-", "_") not in plain:
+            raise ValueError(
+                f"unknown method {name!r}; known are "
+                f"{', '.join(info.name for info in cl.list_methods())}"
+            )

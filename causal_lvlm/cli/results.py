@@ -1,0 +1,74 @@
+"""What the commands print about a result, and how they end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from causal_lvlm.cli.support import INTERRUPTED, say
+from causal_lvlm.storage import to_jsonable
+
+__all__ = ["describe", "finish", "result_json", "was_interrupted"]
+
+
+def was_interrupted(explanation: Any) -> bool:
+    return any(
+        "interrupted" in (item.outcome, getattr(item, "ended", None))
+        for item in explanation.sets.values()
+        if item is not None
+    )
+
+
+def describe(explanation: Any) -> str:
+    """Return an explanation as a few lines of text: its sentence, then a line per set."""
+    from causal_lvlm.explanation.wording import amount, members, random_controls
+    from causal_lvlm.viz import wording
+
+    lines = [explanation.sentence()]
+    for name, item in explanation.sets.items():
+        if item is None:
+            continue
+        parts = [wording.outcome(item.outcome)]
+        if item.units:
+            parts = [members(explanation, item), "not verified"]
+        if item.verified:
+            size = "" if item.minimality == "none" else f", {item.minimality}"
+            parts[-1] = f"verified{size}"
+            parts.append(random_controls(item, explanation.mode))
+        if item.found_by is not None:
+            parts.append(f"found by {wording.found_by(item)}")
+        parts.append(amount(item.model_runs, "model run"))
+        lines.append(f"  {wording.set_title(name)}: {'; '.join(p for p in parts if p)}.")
+    return "\n".join(lines)
+
+
+def result_json(trace: Any, explanations: list[Any], attributions: list[Any]) -> str:
+    value = {
+        "answer": trace.answer,
+        "prompt": trace.prompt,
+        "explanations": [e.to_dict() for e in explanations],
+        "attributions": [a.to_dict() for a in attributions],
+    }
+    return json.dumps(to_jsonable(value), ensure_ascii=False, indent=1, default=str)
+
+
+def finish(folder: Path, written: list[Path], explanations: list[Any], stopped: bool) -> None:
+    """Say what was written, with numbers; end with the right exit code."""
+    from causal_lvlm.explanation.wording import amount
+
+    verified = sum(bool(e.verified) for e in explanations)
+    runs = sum(int(e.model_runs) for e in explanations)
+    pictures = sum(path.suffix == ".png" for path in written)
+    have = "has" if verified == 1 else "have"
+    typer.echo(
+        f"\n{verified} of {amount(len(explanations), 'explained word')} {have} a verified set; "
+        f"{amount(runs, 'masked model run')}.\n"
+        f"Wrote {amount(len(written), 'file')} ({amount(pictures, 'picture')}) to {folder}: open "
+        f"{folder / 'report.html'}; the numbers are in {folder / 'explanation.json'}."
+    )
+    if stopped:
+        say("causal-lvlm: interrupted; what had been found was saved")
+        raise typer.Exit(INTERRUPTED)

@@ -1,0 +1,111 @@
+"""What the commands share: errors as one line, progress, what Ctrl-C leaves behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from causal_lvlm.errors import CausalLVLMError
+
+__all__ = [
+    "BAD_INPUT", "INTERRUPTED", "Debug", "Json", "Progress", "clear_errors", "given", "one_thread",
+    "say", "writing",
+]  # fmt: skip
+
+INTERRUPTED = 130
+BAD_INPUT = 2
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+def say(text: str) -> None:
+    """Print a remark on stderr."""
+    typer.echo(text, err=True)
+
+
+@contextmanager
+def clear_errors(debug: bool) -> Iterator[None]:
+    """Turn expected errors into one line and an exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("causal-lvlm: interrupted; nothing had been found yet")
+        raise typer.Exit(INTERRUPTED) from None
+    except (CausalLVLMError, ValueError, OSError) as error:
+        if debug:
+            raise
+        say(f"causal-lvlm: {' '.join(str(error).split())}")
+        raise typer.Exit(BAD_INPUT) from None
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say what is safe when Ctrl-C comes while pictures are drawn: the numbers come first."""
+    kept = folder / "explanation.json"
+    before = _stamp(kept)  # an earlier run may have left a file of that name
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(
+            f"causal-lvlm: interrupted while drawing; the numbers are in {kept}"
+            if _stamp(kept) not in (None, before)
+            else "causal-lvlm: interrupted before the numbers were written"
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return what tells one version of a file from the next; files are replaced as a whole."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_mtime_ns
+
+
+class Progress:
+    """A progress bar on stderr, which is removed before anything else is printed."""
+
+    def __init__(self, steps: int) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=steps, file=sys.stderr, leave=False, unit="step")
+
+    def __enter__(self) -> Progress:
+        """Start."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Remove the bar, also after an error."""
+        self.bar.close()
+
+    def step(self, text: str) -> None:
+        """Name what is done now."""
+        self.bar.set_postfix_str("", refresh=False)
+        self.bar.set_description_str(text)
+
+    def done(self) -> None:
+        """Count one step."""
+        self.bar.update(1)
+
+    def inside(self, stage: str, used: int, most: int) -> None:
+        """Show how far a search is (the callback of `causal_lvlm.explain`)."""
+        self.bar.set_postfix_str(f"{stage}, {used}/{most} model runs")
+
+
+def one_thread() -> None:
+    """Ask numerical libraries for one thread: many make a tiny model slower, not faster."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Keep what the user gave, so that the library's own defaults hold for the rest."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,49 @@
+"""One run of the model with what was found about it: what page and folder are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from causal_lvlm.viz.pictures import Picture, attribution_picture, pictures_of
+from causal_lvlm.viz.view import TraceView, view_of
+
+__all__ = ["Case"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of the model with what was found about it.
+
+    Attributes
+    ----------
+    trace : Trace or mapping
+        A trace, or the summary of one.
+    explanations, attributions : sequence
+    name, note : str
+        Heading and remark, where several cases share a page.
+    """
+
+    trace: Any
+    explanations: Sequence[Any]
+    attributions: Sequence[Any] = ()
+    name: str = ""
+    note: str = ""
+    drawn: dict[int, list[Picture]] = field(default_factory=dict, compare=False, repr=False)
+
+    def view(self) -> TraceView:
+        """Return the trace as pictures need it."""
+        return view_of(self.trace)
+
+    def pictures(self, explanation: Any) -> list[Picture]:
+        """Return an explanation's pictures; they are drawn once, for page and folder alike."""
+        if id(explanation) not in self.drawn:
+            self.drawn[id(explanation)] = pictures_of(self.view(), explanation)
+        return self.drawn[id(explanation)]
+
+    def heat(self, attribution: Any) -> Picture:
+        """Return an attribution's picture; drawn once."""
+        if id(attribution) not in self.drawn:
+            self.drawn[id(attribution)] = [attribution_picture(self.view(), attribution)]
+        return self.drawn[id(attribution)][0]

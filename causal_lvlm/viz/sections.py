@@ -1,0 +1,215 @@
+"""The parts of the page that show one explanation, as HTML; all text is escaped.
+
+1. The sentence and badges: verified or not, what is claimed about the size, where it came from.
+2. Prompt and answer with the set marked, and a table of the sets with their numbers.
+3. The pictures, then everything needed to repeat the run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from causal_lvlm.explanation.wording import amount, random_controls, said
+from causal_lvlm.storage import to_jsonable
+from causal_lvlm.viz import wording
+from causal_lvlm.viz.pictures import Picture, main_numbers, shown_graph
+from causal_lvlm.viz.prompt import prompt_html
+from causal_lvlm.viz.style import data_uri
+from causal_lvlm.viz.view import TraceView
+
+__all__ = ["explanation_html", "figure_html", "heat_html", "self_check_html"]
+
+
+def self_check_html(view: TraceView) -> str:
+    """Return whether the analysed pass repeats the generation, as HTML; empty if not known."""
+    check = view.details.get("self_check")
+    if not isinstance(check, Mapping) or "passed" not in check:
+        return ""
+    words = "reproduces" if check["passed"] else "does NOT reproduce"
+    extra = check.get("max_log_prob_difference")
+    size = f" (log-probabilities differ by at most {wording.number(extra)})" if extra else ""
+    return f'<p class="small muted">The pass that was analysed {words} the generation{size}.</p>'
+
+
+def explanation_html(view: TraceView, explanation: Any, pictures: Sequence[Picture]) -> str:
+    """Return one explanation as a card of the page."""
+    target = explanation.target
+    numbers = main_numbers(explanation)
+    # The prompt is on the page as text, which is better read than a picture of it.
+    figures = "".join(figure_html(p) for p in pictures if p.name != "prompt")
+    parts = [
+        f"<h2 style='margin-top:0'>“{escape(target.text)}”</h2>",
+        f'<p class="sentence">{escape(explanation.sentence())}</p>',
+        _badges(explanation.main),
+        prompt_html(view, target, numbers),
+        _sets_table(view, explanation),
+        _settings(explanation),
+        f'<div class="pictures">{figures}</div>',
+        _details(explanation),
+    ]
+    return f'<section class="card">{"".join(parts)}</section>'
+
+
+def _badges(item: Any) -> str:
+    tone = "good" if item.verified else "warn"
+    badges = [(tone, wording.verdict(item.verified))]
+    if item.verified:
+        badges.append(("plain", wording.minimality(item.minimality)))
+    elif item.outcome != "explained":
+        badges.append(("plain", wording.outcome(item.outcome)))
+    if item.found_by is not None:
+        badges.append(("plain", f"found by: {wording.found_by(item)}"))
+    if getattr(item, "ended", None):
+        badges.append(("warn", wording.ended(item.ended)))
+    return "".join(f'<span class="badge {tone}">{escape(text)}</span>' for tone, text in badges)
+
+
+_LISTED = 16  # members of a set that are named in the table
+_COLUMNS = (
+    ("set", ""),
+    ("members", ""),
+    ("verified", ""),
+    ("size is", ""),
+    ("p before", "n"),
+    ("p after", "n"),
+    ("then the model", ""),
+    ("margin", "n"),
+    ("random sets", ""),
+    ("found by", ""),
+    ("model runs", "n"),
+)
+
+
+def _sets_table(view: TraceView, explanation: Any) -> str:
+    head = "".join(f'<th class="{kind}">{name}</th>' for name, kind in _COLUMNS)
+    rows = []
+    for name, item in explanation.sets.items():
+        if item is None:
+            continue
+        members = " · ".join(
+            f"{n}:\u00a0{view.label(u)}" for n, u in enumerate(item.units[:_LISTED], start=1)
+        )
+        if item.size > _LISTED:
+            members += f" … and {item.size - _LISTED} more"
+        cells = (
+            wording.set_title(name),
+            members or wording.outcome(item.outcome),
+            "yes" if item.verified else "no",
+            item.minimality if item.verified else "–",
+            wording.number(item.probability_before),
+            wording.number(item.probability_after),
+            said(item.predicted_after) if item.predicted_after else "–",
+            _change(item.margin_before, item.margin_after),
+            _random(item, explanation.mode),
+            wording.found_by(item),
+            str(item.model_runs),
+        )
+        rows.append(
+            "<tr>"
+            + "".join(
+                f'<td class="{kind}">{escape(cell)}</td>'
+                for (_, kind), cell in zip(_COLUMNS, cells, strict=True)
+            )
+            + "</tr>"
+        )
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _random(item: Any, mode: str) -> str:
+    """Return the random controls without the words that the column's heading says."""
+    text = random_controls(item, mode)
+    for said_above in (" random sets of that size", " random set of that size"):
+        text = text.replace(said_above, "")
+    return text or "–"
+
+
+def _change(before: float | None, after: float | None) -> str:
+    if before is None and after is None:
+        return "–"
+    return f"{wording.number(before, 2)} → {wording.number(after, 2)}"
+
+
+def _settings(explanation: Any) -> str:
+    names = ("mode", "tester", "masking", "backend", "source", "layer", "row", "sink", "seed")
+    parameters = getattr(explanation, "parameters", {})
+    parts = []
+    for name in names:
+        value = getattr(explanation, name, parameters.get(name))
+        if value is not None:
+            parts.append(f"{name} {value}")
+    parts.append(amount(len(explanation.graphs), "graph"))
+    missing = wording.graph_outcome(getattr(explanation, "graph_outcome", None))
+    if missing:
+        parts.append(missing)
+    if getattr(explanation, "model_runs", None) is not None:
+        parts.append(f"{amount(explanation.model_runs, 'masked model run')} in all")
+    if getattr(explanation, "seconds", None) is not None:
+        parts.append(f"{explanation.seconds:.2f} s")
+    return f'<p class="small muted">{escape(" · ".join(parts))}</p>'
+
+
+def _details(explanation: Any) -> str:
+    facts: dict[str, Any] = {
+        "parameters": getattr(explanation, "parameters", {}),
+        "versions": getattr(explanation, "versions", {}),
+        "model": [getattr(explanation, "model_id", ""), getattr(explanation, "revision", "")],
+    }
+    graph = shown_graph(explanation)
+    if getattr(explanation, "dropped_heads", ()):
+        facts["heads without a graph"] = explanation.dropped_heads
+    if graph is not None:
+        facts["graph drawn"] = {
+            "head": graph.head,
+            "nodes": len(graph.positions),
+            "CI tests": getattr(graph.structure, "n_tests", None),
+            "complete": getattr(graph.structure, "complete", None),
+            "sink mass": getattr(graph, "sink_mass", None),
+            "not in the graph": getattr(graph, "dropped", ()),
+        }
+    for name, item in explanation.sets.items():
+        if item is not None and item.alternatives:
+            facts[f"other sets of the same size ({name})"] = item.alternatives
+    text = json.dumps(to_jsonable(facts), indent=1, ensure_ascii=False, default=str)
+    return f"<details><summary>Parameters and versions</summary><pre>{escape(text)}</pre></details>"
+
+
+def heat_html(view: TraceView, heats: Sequence[tuple[Any, Picture]]) -> str:
+    """Return the heat maps of other methods side by side, as HTML; empty if there are none."""
+    if not heats:
+        return ""
+    figures = [figure_html(heat, _word_scores(view, attribution)) for attribution, heat in heats]
+    return (
+        '<section class="card"><h3 style="margin-top:0">Other methods, for comparison '
+        '<span class="muted small">(scores, not tested by masking)</span></h3>'
+        f'<div class="pictures">{"".join(figures)}</div></section>'
+    )
+
+
+def _word_scores(view: TraceView, attribution: Any, count: int = 5) -> str:
+    """Return the words with the highest scores, which the heat map cannot show."""
+    words = [
+        int(p)
+        for p in view.layout.positions("prompt", "generated")
+        if p < attribution.target.start and attribution.scores[p] != 0
+    ]
+    words.sort(key=lambda p: (-abs(attribution.scores[p]), p))
+    if not words:
+        return "No word has a score."
+    named = (f"{view.word(p).strip()} {attribution.scores[p]:.2g}" for p in words[:count])
+    return "Words: " + ", ".join(named)
+
+
+def figure_html(picture: Picture, extra: str = "") -> str:
+    """Return a picture with its caption, the file inside the page."""
+    more = f"<br>{escape(extra)}" if extra else ""
+    return (
+        f'<figure class="{picture.width}"><img src="{data_uri(picture.png)}" '
+        f'alt="{escape(picture.alt, quote=True)}">'
+        f"<figcaption>{escape(picture.caption)}{more}</figcaption></figure>"
+    )
