@@ -234,7 +234,7 @@ def test_ctrl_c_inside_a_search_keeps_its_partial_result(calls, monkeypatch, tmp
     result = invoke("explain", "x.png", "what ?", "-t", "red", "-t", "circle", "--out", tmp_path)
     assert result.exit_code == 130
     loaded = causal_lvlm.Explanation.load(tmp_path / "explanation.json")
-    assert loaded.joint.ended == "interrupted"
+    assert loaded.main.ended == "interrupted"
 
 
 def test_ctrl_c_while_drawing_keeps_the_numbers(calls, monkeypatch, tmp_path):
@@ -245,8 +245,30 @@ def test_ctrl_c_while_drawing_keeps_the_numbers(calls, monkeypatch, tmp_path):
 
     monkeypatch.setattr(module, "pictures_of", stop)
     result = invoke("explain", "x.png", "what ?", "-t", "red", "--out", tmp_path)
-    assert result.exit_code == 130 and "explanation.json" in result.stderr
+    assert result.exit_code == 130
+    line = result.stderr.replace("\r", "\n").splitlines()[-1]  # the bar is gone before it
+    assert line.startswith("causal-lvlm: interrupted before all was drawn; the numbers are in")
     assert causal_lvlm.Explanation.load(tmp_path / "explanation.json").target.text == "red"
+
+
+def test_ctrl_c_while_the_numbers_are_written_lets_them_be_finished(calls, monkeypatch, tmp_path):
+    module = importlib.import_module("causal_lvlm.viz.bundle")
+    write, done = module.write_json, []
+
+    def stop_once(path, value):
+        done.append(path)
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        return write(path, value)
+
+    monkeypatch.setattr(module, "write_json", stop_once)
+    result = invoke("explain", "x.png", "what ?", "-t", "red", "-t", "circle", "--out", tmp_path)
+    assert result.exit_code == 130 and "the numbers are in" in result.stderr
+    index = json.loads((tmp_path / "explanation.json").read_text(encoding="utf-8"))
+    assert index["interrupted"] is True
+    for entry in index["runs"][0]["explanations"]:
+        assert causal_lvlm.Explanation.load(tmp_path / entry["file"]).target.text
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_ctrl_c_before_the_numbers_does_not_point_to_an_older_file(calls, monkeypatch, tmp_path):

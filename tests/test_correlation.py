@@ -112,7 +112,7 @@ def test_sinks_that_depend_on_each_other_are_partialled_out_like_one():
     result = attention_correlation(trace, "red", head=0, sink="condition", row="predictor")
     assert result.sinks == (0, 1)
     rows = weights[0].astype(np.float32).astype(float)[: shape.n_prompt, : shape.n_prompt]
-    c, keep, s = rows @ rows.T, result.positions, [0, 1]
+    c, keep, s = rows @ rows.T, result.positions, np.array([0, 1])
     schur = (
         c[np.ix_(keep, keep)]
         - c[np.ix_(keep, s)] @ np.linalg.pinv(c[np.ix_(s, s)], rcond=1e-10) @ c[np.ix_(s, keep)]

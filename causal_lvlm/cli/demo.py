@@ -36,7 +36,7 @@ def demo(
         with Progress(steps=len(sample_inputs()) + 2) as progress:
             cases, stopped = _explain_samples(sample_inputs(), max_runs, progress)
             progress.step("drawing pictures")
-            with writing(folder):
+            with writing(folder, progress):
                 written = write_cases(
                     cases,
                     folder,

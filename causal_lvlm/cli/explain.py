@@ -147,7 +147,7 @@ def explain(
                 from causal_lvlm.viz.bundle import write_bundle
 
                 progress.step("drawing pictures")
-                with writing(folder):
+                with writing(folder, progress):
                     written = write_bundle(
                         trace,
                         explanations,

@@ -46,15 +46,16 @@ def clear_errors(debug: bool) -> Iterator[None]:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path, progress: Progress) -> Iterator[None]:
     """Say what is safe when Ctrl-C comes while pictures are drawn: the numbers come first."""
     kept = folder / "explanation.json"
     before = _stamp(kept)  # an earlier run may have left a file of that name
     try:
         yield
     except KeyboardInterrupt:
+        progress.bar.close()  # or the remark would continue the line of the bar
         say(
-            f"causal-lvlm: interrupted while drawing; the numbers are in {kept}"
+            f"causal-lvlm: interrupted before all was drawn; the numbers are in {kept}"
             if _stamp(kept) not in (None, before)
             else "causal-lvlm: interrupted before the numbers were written"
         )

@@ -23,10 +23,10 @@ from causal_lvlm.structure import LearnedStructure, PDSTree, learn_structure, pd
 from causal_lvlm.structure.export import from_dict as pag_from_dict
 from causal_lvlm.tokens import TokenLayout
 
-__all__ = ["HeadGraph", "learn_graphs"]
+__all__ = ["EVIDENCE", "HeadGraph", "learn_graphs"]
 
 # Arrays of a LearnedStructure that say why edges are missing.
-_EVIDENCE = ("separated", "separator_start", "separator_nodes", "undecided")
+EVIDENCE = ("separated", "separator_start", "separator_nodes", "undecided")
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,12 @@ class HeadGraph:
             "tree": self.tree.to_dict(),
             "pag": structure.pag.to_dict(),
             "structure": structure.summary(),
-            **{name: getattr(structure, name).tolist() for name in _EVIDENCE},
+            **{name: values.tolist() for name, values in self.evidence().items()},
         }
+
+    def evidence(self) -> dict[str, IntArray]:
+        """Return the arrays that say why edges are missing: separated pairs and their sepsets."""
+        return {name: getattr(self.structure, name) for name in EVIDENCE}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> HeadGraph:

@@ -6,18 +6,24 @@ graphs they came from, and saves to one JSON file that embeds image, tokens and 
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from causal_lvlm.errors import OutputError
-from causal_lvlm.explanation.graphs import HeadGraph
-from causal_lvlm.storage import read_json, write_json
+from causal_lvlm.explanation.graphs import EVIDENCE, HeadGraph
+from causal_lvlm.storage import read_json, write_bytes, write_json
 from causal_lvlm.tokens import Target
 
-__all__ = ["Explanation", "ExplainingSet"]
+__all__ = ["ExplainingSet", "Explanation"]
+
+# Pairs without an edge whose separating sets still fit into a readable JSON file.
+MAX_PAIRS_IN_JSON = 50_000
 
 
 @dataclass(frozen=True)
@@ -250,12 +256,27 @@ class Explanation:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the explanation as JSON; it embeds image, tokens and answer.
 
+        The separating sets of large graphs go to a ``.npz`` of the same name beside it.
+
         Raises
         ------
         OutputError
-            If the file cannot be written.
+            If a file cannot be written.
         """
-        return write_json(path, self.to_dict())
+        target, value = Path(path), self.to_dict()
+        if sum(len(g.structure.separated) for g in self.graphs) > MAX_PAIRS_IN_JSON:
+            arrays = target.with_suffix(".npz")
+            stream = io.BytesIO()
+            evidence = {
+                f"{k}/{n}": v for k, g in enumerate(self.graphs) for n, v in g.evidence().items()
+            }
+            np.savez_compressed(stream, **evidence)  # type: ignore[arg-type]
+            write_bytes(arrays, stream.getvalue())
+            value["arrays"] = arrays.name
+            value["graphs"] = [
+                {k: v for k, v in graph.items() if k not in EVIDENCE} for graph in value["graphs"]
+            ]
+        return write_json(target, value)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Explanation:
@@ -264,13 +285,17 @@ class Explanation:
         Raises
         ------
         OutputError
-            If the file is missing, damaged, or no explanation.
+            If a file is missing, damaged, or no explanation.
         """
         value = read_json(path, "explanation")
         try:
+            if "arrays" in value:
+                with np.load(Path(path).with_name(value["arrays"]), allow_pickle=False) as stored:
+                    for k, graph in enumerate(value["graphs"]):
+                        graph |= {name: stored[f"{k}/{name}"] for name in EVIDENCE}
             return cls.from_dict(value)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise OutputError(f"{str(path)!r} is damaged: {error!r}") from error
+        except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
+            raise OutputError(f"{str(path)!r} is damaged or incomplete: {error!r}") from error
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Explanation:

@@ -176,9 +176,14 @@ def _located(name_or_path: str | os.PathLike[str]) -> str | Path:
 def _device(device: str | torch.device, embedded: bool) -> torch.device:
     if device != "auto":
         try:
-            return torch.device(device)
-        except RuntimeError as error:
-            raise ValueError(f"unknown device {device!r}: {error}") from error
+            wanted = torch.device(device)
+            torch.empty(0, device=wanted)  # proves that it is there before gigabytes are read
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            first = str(error).splitlines()[0]
+            raise ValueError(
+                f"device {device!r} cannot be used here: {first}; try device='cpu'"
+            ) from error
+        return wanted
     return torch.device("cuda" if torch.cuda.is_available() and not embedded else "cpu")
 
 

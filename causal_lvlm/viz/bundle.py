@@ -87,7 +87,11 @@ def write_cases(
     """
     place = output_folder(folder)
     names = _Names(cases)
-    written = _write_numbers(cases, names, place, interrupted)
+    try:
+        written = _write_numbers(cases, names, place, interrupted)
+    except KeyboardInterrupt:
+        _write_numbers(cases, names, place, True)  # seconds at most: finish them, then stop
+        raise
     for case, stems, heats in zip(cases, names.explanations, names.attributions, strict=True):
         for explanation, stem in zip(case.explanations, stems, strict=True):
             if progress is not None:

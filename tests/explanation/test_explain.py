@@ -289,7 +289,9 @@ def test_a_failed_self_check_refuses_unless_forced(monkeypatch):
     assert explain(trace, "red", force=True).positions == (2,)
 
 
-def test_an_explanation_survives_saving_and_loading(tmp_path):
+@pytest.mark.parametrize("limit", [50_000, 0])
+def test_an_explanation_survives_saving_and_loading(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr("causal_lvlm.explanation.result.MAX_PAIRS_IN_JSON", limit)
     result = explain(FakeTrace(needs(2, 5)), "red", heads=range(2), candidates=range(1, 7))
     loaded = Explanation.load(result.save(tmp_path / "red.json"))
     assert loaded.sets == result.sets and loaded.target == result.target
@@ -298,6 +300,11 @@ def test_an_explanation_survives_saving_and_loading(tmp_path):
     for a, b in itertools.zip_longest(loaded.graphs, result.graphs):
         assert np.array_equal(a.structure.pag.marks, b.structure.pag.marks)
         assert np.array_equal(a.tree.node, b.tree.node) and a.labels == b.labels
+        assert a.structure == b.structure
+    if not limit:
+        (tmp_path / "red.npz").unlink()
+        with pytest.raises(OutputError, match="incomplete"):
+            Explanation.load(tmp_path / "red.json")
 
 
 def test_a_damaged_explanation_is_refused(tmp_path):

@@ -47,8 +47,10 @@ def test_options_are_passed_on(folder):
     assert lvlm.text_config._attn_implementation == "eager"
     with pytest.raises(ValueError, match="dtype must be"):
         load_model(folder, dtype="int8")
-    with pytest.raises(ValueError, match="unknown device"):
-        load_model(folder, device="toaster")
+    absent = [] if torch.cuda.is_available() else ["cuda"]
+    for device in ["toaster", *absent]:
+        with pytest.raises(ValueError, match="cannot be used here"):
+            load_model(folder, device=device)
 
 
 def test_objects_in_memory():

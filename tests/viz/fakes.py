@@ -179,7 +179,7 @@ def fake_sets(layout: TokenLayout) -> dict[str, ExplainingSet]:
     }
 
 
-def fake_explanation(view: TraceView, target: str = "red", **options: Any) -> Explanation:
+def fake_explanation(view: TraceView, target: str | int = "red", **options: Any) -> Explanation:
     found = resolve_target(view.layout, target)
     values: dict[str, Any] = {
         "target": found,
@@ -240,7 +240,7 @@ def summary_of(view: TraceView) -> dict[str, Any]:
 
 
 def fake_attribution(
-    view: TraceView, target: str = "red", method: str = "relevancy"
+    view: TraceView, target: str | int = "red", method: str = "relevancy"
 ) -> Attribution:
     found = resolve_target(view.layout, target)
     scores = np.zeros(len(view.layout))

@@ -193,7 +193,7 @@ def test_names_that_would_collide_are_told_apart(tmp_path):
     """Words that look like the folder's own files, and the same word in two places."""
     view = fake_view(("explanation", "red", "pag", "red"))
     start = view.layout.n_prompt
-    targets = ["explanation", "red", "red pag", start + 3 - len(view.layout)]
+    targets: list[str | int] = ["explanation", "red", "red pag", start + 3 - len(view.layout)]
     explanations = [fake_explanation(view, target) for target in targets]
     heats = [fake_attribution(view, t, m) for t in (1, 3) for m in ("relevancy", "relevancy")]
     written = write_bundle(view, explanations, heats, tmp_path)
