@@ -20,6 +20,7 @@ _REASONS = {
     "time_limit": "the time limit came first",
     "interrupted": "the search was interrupted",
     "no_candidates": "there is nothing that could be masked",
+    "max_size": "every verified set has more members than max_size allows",
 }
 _MASKED = {
     "remove": "removed from the input",
@@ -100,15 +101,16 @@ def sentence(explanation: Explanation) -> str:
     thing = "the end of the answer" if ends else f"“{target}”"
     says = "ends its answer here" if ends else f"says “{target}”"
     if found.outcome == "not_maskable":
-        if explanation.mode == "sufficient":
-            return (
-                f"The model {says} even with every candidate masked: it needs none of them; this "
-                "comes from its prior."
-            )
-        return (
-            f"Masking every candidate does not change {thing}: it comes from the model's prior, "
-            "not from these tokens."
+        # Only the joint scope holds everything: of a part no more can be said than that it is
+        # not what decides.
+        why = (
+            "it comes from the model's prior"
+            if found.scope == "joint"
+            else "what decides it is not among these candidates alone"
         )
+        if explanation.mode == "sufficient":
+            return f"The model {says} even with every candidate masked: it needs none; {why}."
+        return f"Masking every candidate does not change {thing}: {why}."
     if not found.verified:
         reason = _REASONS.get(found.outcome, found.outcome)
         return f"No verified explanation of {thing} was found: {reason}."
@@ -128,10 +130,18 @@ def sentence(explanation: Explanation) -> str:
 def _changed(explanation: Explanation, found: ExplainingSet) -> str:
     """Say what the model does with the set masked."""
     it = "it" if len(found.units) == 1 else "them"
-    other = found.predicted_after
-    if not other or " ".join(t.strip() for t in other) == explanation.target.text:
+    tokens = explanation.summary["tokens"]
+    target = [tokens[p].strip() for p in explanation.target.positions]
+    other = [t.strip() for t in found.predicted_after]
+    first = next((k for k, (a, b) in enumerate(zip(target, other, strict=False)) if a != b), None)
+    if first is None:
         return f"With {it} masked, the model is less sure"
-    return f"With {it} masked, the model {said(other)}"
+    # Tokens behind the first changed one were predicted after words it would not have said.
+    if first == 0 and len(target) == 1:
+        return f"With {it} masked, the model {said(other)}"
+    return (
+        f"With {it} masked, the model {said(other[first : first + 1])} instead of “{target[first]}”"
+    )
 
 
 def _probabilities(found: ExplainingSet, thing: str) -> str:

@@ -316,6 +316,14 @@ def test_a_damaged_explanation_is_refused(tmp_path):
         Explanation.load(path)
 
 
+def test_the_sentence_blames_the_prior_only_where_everything_was_masked():
+    always = lambda visible: True  # noqa: E731
+    assert "prior" in explain(FakeTrace(always), "red").sentence()
+    assert "prior" not in explain(FakeTrace(always), "red", candidates="image").sentence()
+    small = explain(FakeTrace(lambda v: 2 in v or 5 in v), "red", max_size=1)
+    assert small.outcome == "max_size" and "max_size" in small.sentence()
+
+
 def test_the_sentence_names_the_words_and_the_rival():
     text = explain(FakeTrace(needs(5)), "red", candidates="text").sentence()
     assert "“w0”" in text and "“blue”" in text and "0.90 → 0.10" in text
