@@ -58,7 +58,8 @@ def explained(pair: Any) -> dict[str, Any]:
                 "positions": list(one.positions), "ended": one.ended,
             }  # fmt: skip
         result[name] = {
-            "sets": sets, "runs": found.model_runs, "seconds": found.seconds,
+            "sets": sets, "runs": found.model_runs,
+            # No seconds: the rows that an earlier source asked for come from memory.
             "empty_trees": float(np.mean([g.isolated for g in found.graphs])),
             "proposed": len(_proposed(found)),
         }  # fmt: skip
@@ -167,9 +168,8 @@ def explain_table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "| source of the graph | maskable | verified | minimum proven | size joint / image / text "
         "| model runs | joint set held by the graph | image set held | on object (chance) | random "
-        "sets that flip | tokens in the trees | empty trees | seconds |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: "
-        "| ---: |",
+        "sets that flip | tokens in the trees | empty trees |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name in rows[0]["explain"]:
         lines.append(_explain_row(name, [(r, r["explain"][name]) for r in rows]))
@@ -205,8 +205,7 @@ def _explain_row(name: str, found: list[tuple[dict[str, Any], dict[str, Any]]]) 
         f"| {_mean([s['on_object'] for _, s in known])} ({_mean([r['chance'] for r, _ in known])}) "
         f"| {_mean([s['random_flip_rate'] for s in done])} "
         f"| {_mean([e['proposed'] for _, e in found], 0)} "
-        f"| {_mean([e['empty_trees'] for _, e in found])} "
-        f"| {_mean([e['seconds'] for _, e in found])} |"
+        f"| {_mean([e['empty_trees'] for _, e in found])} |"
     )
 
 
@@ -274,7 +273,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
     parser.add_argument("--model", default=None, help="folder; default: the embedded model")
     parser.add_argument("--out", type=Path, default=Path("experiments/first_light/results"))
+    parser.add_argument("--render", action="store_true", help="draw again from pairs.jsonl")
     given = parser.parse_args()
+    if given.render:
+        lines = (given.out / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
+        config = json.loads((given.out / "config.json").read_text(encoding="utf-8"))
+        render([json.loads(line) for line in lines], config, given.out)
+        return
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"  # inherited by the workers; two busy threads slow small models
     given.out.mkdir(parents=True, exist_ok=True)
@@ -304,10 +309,15 @@ def main() -> None:
         "seconds": round(time.monotonic() - started), "jobs": given.jobs, "versions": versions(),
     }  # fmt: skip
     (given.out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    render(rows, config, given.out)
+
+
+def render(rows: list[dict[str, Any]], config: dict[str, Any], out: Path) -> None:
+    """Write and print the tables and the figure."""
     text = "\n\n".join(
         [
-            f"{len(rows)} held-out pairs answered rightly ({len(wrong)} wrong answers left out), "
-            f"seed {given.seed}.",
+            f"{len(rows)} held-out pairs answered rightly ({config['wrong_answers']} wrong answers "
+            f"left out), seed {config['seed']}.",
             f"### `explain`, at most {EXPLAIN_RUNS} model runs a target\n\n" + explain_table(rows),
             f"### Orders over image and text, at most {ORDER_RUNS} model runs\n\n"
             + order_table(rows, "joint"),
@@ -315,8 +325,8 @@ def main() -> None:
             + order_table(rows, "image"),
         ]
     )
-    (given.out / "table.md").write_text(text + "\n", encoding="utf-8")
-    figure(rows, given.out / "figure.png")
+    (out / "table.md").write_text(text + "\n", encoding="utf-8")
+    figure(rows, out / "figure.png")
     print(text)
 
 
