@@ -31,6 +31,13 @@ from typing import Any, Literal
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray, IntArray, frozen
+from causal_lvlm.checks import check_choice, whole_number
+from causal_lvlm.covariance import (
+    correlation_of_rows,
+    find_sinks,
+    partial_out,
+    source_matrices,
+)
 from causal_lvlm.errors import AttentionError, DegenerateTargetError
 from causal_lvlm.tokens import Target, TargetLike, TokenLayout, Units, resolve_target
 
@@ -57,8 +64,6 @@ DEFAULT_ROWS: dict[str, Row] = {
     "effective": "predictor",
     "relevancy": "predictor",
 }
-# A column is a sink when later rows give it this share of their weight on average.
-SINK_SHARE = 0.3
 # A row that keeps less than this share of itself carries rounding errors only.
 DEGENERATE_SHARE = 1e-12  # of squared norms
 
@@ -128,55 +133,6 @@ class TokenCorrelation:
         return len(self.members) - 1
 
 
-def correlation_of_rows(rows: FloatArray) -> FloatArray:
-    """Return ``M·Mᵀ`` scaled to unit diagonal.
-
-    Parameters
-    ----------
-    rows : ndarray of float64, shape (N, D)
-        No row may be zero.
-
-    Returns
-    -------
-    ndarray of float64, shape (N, N)
-
-    Examples
-    --------
-    Two rows that share half of their weight:
-
-    >>> correlation_of_rows(np.array([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]])).round(3).tolist()
-    [[1.0, 0.5], [0.5, 1.0]]
-    """
-    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    correlation: FloatArray = unit @ unit.T
-    # Rounding leaves a few 1e-17 of asymmetry, which the learner would refuse.
-    correlation = np.clip((correlation + correlation.T) / 2.0, -1.0, 1.0)
-    np.fill_diagonal(correlation, 1.0)
-    return correlation
-
-
-def find_sinks(attention: FloatArray, share: float = SINK_SHARE) -> tuple[int, ...]:
-    """Return the positions that get at least `share` of the weight of later rows on average.
-
-    Parameters
-    ----------
-    attention : ndarray, shape (T, T)
-        Rows are queries.
-    share : float
-
-    Returns
-    -------
-    tuple of int
-        A column needs at least four later rows to be called a sink.
-    """
-    length = attention.shape[0]
-    found = []
-    for position in range(length - 4):
-        if float(attention[position + 1 :, position].mean()) >= share:
-            found.append(position)
-    return tuple(found)
-
-
 def attention_correlations(
     trace: Any,
     target: TargetLike,
@@ -200,12 +156,12 @@ def attention_correlations(
     the other heads are not lost. See `attention_correlation` for the parameters.
     """
     chosen = resolve_target(trace.layout, target)
-    _check_choice("source", source, ("attention", "output", "relevancy"))
+    check_choice("source", source, ("attention", "output", "relevancy"))
     kind = "effective" if layer == "effective" else source
     row = DEFAULT_ROWS[kind] if row is None else row
-    _check_choice("sink", sink, ("keep", "drop", "condition"))
-    _check_choice("row", row, ("own", "predictor"))
-    _check_choice("tiers", tiers, ("ordered", "image-block"))
+    check_choice("sink", sink, ("keep", "drop", "condition"))
+    check_choice("row", row, ("own", "predictor"))
+    check_choice("tiers", tiers, ("ordered", "image-block"))
     if source == "relevancy" and row == "own":
         raise ValueError(
             "row='own' has no place in source='relevancy': the target's own row comes after its "
@@ -215,11 +171,12 @@ def attention_correlations(
         raise ValueError("give either threshold or n_samples (with alpha), not both")
     if threshold is None and n_samples is None:
         threshold = DEFAULT_THRESHOLDS[kind]
-    if top_k is not None and (isinstance(top_k, bool) or top_k < 1):
-        raise ValueError(f"top_k must be at least 1, got {top_k!r}")
+    whole_number("pool", pool, 1)
+    if top_k is not None:
+        whole_number("top_k", top_k, 1)
     stop = chosen.start + 1 if row == "own" else chosen.start
     results: list[TokenCorrelation | DegenerateTargetError] = []
-    for head, weights, values, layer_used in _matrices(trace, chosen, source, layer, heads):
+    for head, weights, values, layer_used in source_matrices(trace, chosen, source, layer, heads):
         builder = _Builder(trace.layout, chosen, stop, row, pool, top_k, min_attention, special)
         try:
             results.append(
@@ -300,95 +257,6 @@ def attention_correlation(
     return result
 
 
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
-
-
-def effective_attention(trace: Any) -> FloatArray:
-    """Compose attention over all layers with the residual path (rollout matrix), shape (T, T)."""
-    length = len(trace.layout)
-    composed: FloatArray = np.eye(length)
-    for _, weights in trace.iter_attention():
-        mixed = 0.5 * weights.mean(axis=0, dtype=np.float64) + 0.5 * np.eye(length)
-        composed = mixed @ composed
-    return composed
-
-
-def _matrices(
-    trace: Any, target: Target, source: str, layer: int | str, heads: Any
-) -> list[tuple[int | None, FloatArray, FloatArray | None, int | str | None]]:
-    """Return (head, weights (T, T), values (T, d) or None, layer) of every matrix asked for."""
-    combined = source == "relevancy" or layer == "effective"
-    if combined and not (isinstance(heads, str) and heads == "all"):
-        raise AttentionError(f"heads={heads!r} was given, but this source combines all heads")
-    if source == "relevancy":
-        if layer != -1:
-            raise ValueError(f"source='relevancy' spans all layers; layer={layer!r} has no effect")
-        # Imported here: the attribution room is beside the pipeline, not in front of it.
-        from causal_lvlm.attribution.relevancy import relevancy_matrix
-
-        return [(None, _checked(relevancy_matrix(trace, target), "relevancy"), None, None)]
-    if layer == "effective":
-        if source != "attention":
-            raise ValueError(f"layer='effective' composes attention; source={source!r} has no such")
-        return [(None, _checked(effective_attention(trace), "effective attention"), None, layer)]
-    if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)):
-        raise ValueError(f"layer must be an integer or 'effective', got {layer!r}")
-    n_layers = trace.n_layers
-    if not -n_layers <= layer < n_layers:
-        raise AttentionError(
-            f"layer {layer} is out of range for {trace.model_id}, which has {n_layers} layers "
-            f"(0..{n_layers - 1} or negative)"
-        )
-    attention = trace.attention(layers=(layer,))[0]
-    values = trace.head_values(layer) if source == "output" else None
-    n_heads = attention.shape[0]
-    chosen = _heads(heads, n_heads)
-    where = f"attention of layer {layer}"
-    return [
-        (
-            int(h),
-            _checked(attention[h], where),
-            None if values is None else values[h].astype(np.float64),
-            layer % n_layers,
-        )
-        for h in chosen
-    ]
-
-
-def _heads(heads: Any, n_heads: int) -> list[int]:
-    """Return the heads asked for; raise AttentionError for anything but existing, distinct ones."""
-    if isinstance(heads, str) and heads == "all":
-        return list(range(n_heads))
-    try:
-        chosen = list(heads) if not isinstance(heads, str) else None
-    except TypeError:
-        chosen = None
-    good = (
-        chosen
-        and all(isinstance(h, (int, np.integer)) and not isinstance(h, bool) for h in chosen)
-        and all(0 <= h < n_heads for h in chosen)
-        and len(set(chosen)) == len(chosen)
-    )
-    if chosen is None or not good:
-        raise AttentionError(
-            f"heads must be 'all' or different heads of 0..{n_heads - 1}, got {heads!r}"
-        )
-    return [int(h) for h in chosen]
-
-
-def _checked(weights: Any, what: str) -> FloatArray:
-    matrix: FloatArray = np.asarray(weights, dtype=np.float64)
-    if not np.isfinite(matrix).all():
-        bad = int(np.count_nonzero(~np.isfinite(matrix)))
-        raise AttentionError(
-            f"the {what} holds {bad} values that are not finite; the model probably overflowed: "
-            "load it in float32 or bfloat16"
-        )
-    return matrix
-
-
 @dataclass(frozen=True)
 class _Builder:
     """Chooses the nodes of one target and turns a matrix of weights into their correlation."""
@@ -428,7 +296,7 @@ class _Builder:
         whole = mixing @ (weights if values is None else self._centred(weights @ values))
         before = np.einsum("ij,ij->i", whole, whole)
         if sink == "condition" and sinks:
-            nodes = _partial_out(nodes, rows[list(sinks)])
+            nodes = partial_out(nodes, rows[list(sinks)])
         norms = np.einsum("ij,ij->i", nodes, nodes)
         alive = norms > DEGENERATE_SHARE * np.maximum(before, 1e-300)
         if not alive[-1]:
@@ -499,16 +367,6 @@ class _Builder:
         for node in range(1, len(keys)):
             numbers[node] = numbers[node - 1] + (keys[node] != keys[node - 1])
         return numbers
-
-
-def _partial_out(nodes: FloatArray, sinks: FloatArray) -> FloatArray:
-    """Project the sinks' rows out of the nodes' rows: their Gram matrix is then conditional."""
-    # Singular vectors, not a QR: rows of several sinks may depend on each other, and a QR would
-    # then complete its basis with arbitrary directions.
-    _, size, right = np.linalg.svd(sinks, full_matrices=False)
-    basis = right[size > 1e-10 * max(float(size.max(initial=0.0)), 1e-300)]
-    residual: FloatArray = nodes - (nodes @ basis.T) @ basis
-    return residual
 
 
 def nodes_to_units(correlation: TokenCorrelation, units: Units) -> tuple[int | None, ...]:

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from causal_lvlm.arrays import BoolArray, FloatArray, IntArray, frozen
+from causal_lvlm.checks import check_choice, whole_number
 from causal_lvlm.errors import TargetError
 
 __all__ = [
@@ -389,16 +390,12 @@ def candidate_units(
     ValueError
         If `candidates` is an unknown word or `pool` is not positive.
     """
-    if pool < 1:
-        raise ValueError(f"pool must be at least 1, got {pool}")
+    whole_number("pool", pool, 1)
     allowed = [
         p for p in range(target.start) if layout.modality[p] != "special" and p != target.predictor
     ]
     if isinstance(candidates, str):
-        if candidates not in ("all", "image", "text"):
-            raise ValueError(
-                f"candidates must be 'all', 'image', 'text' or positions, got {candidates!r}"
-            )
+        check_choice("candidates (unless positions)", candidates, ("all", "image", "text"))
         chosen = [
             p
             for p in allowed

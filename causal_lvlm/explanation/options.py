@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from causal_lvlm.checks import check_choice, whole_number
 from causal_lvlm.errors import BudgetError, SelfCheckError, TargetError
 from causal_lvlm.explanation.testers import TESTERS, Tester
 from causal_lvlm.tokens import Target
@@ -27,23 +26,6 @@ __all__ = [
 
 MASKINGS = ("remove", "edges", "neutral", "pixels-blur", "pixels-mean")
 MODES = ("necessary", "sufficient")
-
-
-def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise ValueError unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {tuple(allowed)}, got {value!r}")
-
-
-def whole_number(name: str, value: Any, least: int) -> int:
-    """Return `value` as an int of at least `least`; raise ValueError otherwise."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, (bool, np.bool_)) or number < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return number
 
 
 def check_drop_ratio(drop_ratio: float) -> None:
