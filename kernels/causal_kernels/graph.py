@@ -1,7 +1,10 @@
 """Small pieces that every kernel needs: mark codes, neighbour lists, possible ancestors.
 
 A graph is ``marks`` uint8 (N, N): ``marks[i, j]`` is the mark at j on the edge i-j (0 no edge,
-1 circle, 2 arrowhead, 3 tail), the coding of the R package pcalg.
+1 circle, 2 arrowhead, 3 tail), the coding of the R package pcalg. `FORBIDDEN` (4, at both ends) is
+no edge either, but nothing separated the pair: background knowledge removed the edge. No rule may
+conclude from its absence, so rules ask ``marks[a, c] == NONE`` for "not adjacent" and walk edges by
+`neighbour_lists` only, which leave such pairs out.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from numba import njit
 __all__ = [
     "ARROW",
     "CIRCLE",
+    "FORBIDDEN",
     "NONE",
     "TAIL",
     "neighbour_lists",
@@ -23,24 +27,28 @@ NONE = 0
 CIRCLE = 1
 ARROW = 2
 TAIL = 3
+FORBIDDEN = 4
 
 
 @njit(cache=True, nogil=True)
 def neighbour_lists(marks):
-    """Return (start int64 (N + 1,), neighbour int64 (2E,)), neighbours in ascending order."""
+    """Return (start int64 (N + 1,), neighbour int64 (2E,)), neighbours in ascending order.
+
+    Only marks 1 to 3 are edges: `FORBIDDEN` pairs are not neighbours.
+    """
     n = marks.shape[0]
     start = np.zeros(n + 1, np.int64)
     for i in range(n):
         count = 0
         for j in range(n):
-            if marks[i, j] != NONE:
+            if NONE < marks[i, j] < FORBIDDEN:
                 count += 1
         start[i + 1] = start[i] + count
     neighbour = np.empty(start[n], np.int64)
     for i in range(n):
         k = start[i]
         for j in range(n):
-            if marks[i, j] != NONE:
+            if NONE < marks[i, j] < FORBIDDEN:
                 neighbour[k] = j
                 k += 1
     return start, neighbour

@@ -6,21 +6,27 @@
 3. Divide the remaining covariance by the root of the two remaining variances.
 
 Near-singular input: a pivot is the share of a variable's variance that the variables before it
-leave unexplained. When a pivot, or the remaining variance of x or y, is at or below ``tolerance``,
-the value cannot be told from rounding and the status is ``SINGULAR``: the test then says neither
-"dependent" nor "independent".
+leave unexplained. An error of size eps in each entry of the matrix changes what is left of a
+variable by at most eps s^2, where s = 1 + the sum of |regression coefficients| of that variable on
+those before it (its row sum in the inverse of the Cholesky factor, times its diagonal). When a
+pivot, or the remaining variance of x or y, is at or below ``tolerance`` or ``NOISE * s^2``, the
+value cannot be told from rounding and the status is ``SINGULAR``: the test then says neither
+"dependent" nor "independent". Two near-copies in a row make s large although no pivot alone is
+small.
 
-Reference: T. W. Anderson, An Introduction to Multivariate Statistical Analysis, section 2.5.3.
+References: T. W. Anderson, An Introduction to Multivariate Statistical Analysis, section 2.5.3;
+N. J. Higham, Accuracy and Stability of Numerical Algorithms, chapter 10.
 """
 
 from __future__ import annotations
 
 from numba import njit
 
-__all__ = ["OK", "SINGULAR", "partial_correlation"]
+__all__ = ["NOISE", "OK", "SINGULAR", "partial_correlation"]
 
 OK = 0
 SINGULAR = 1
+NOISE = 1e-9  # what an entry may be off, beyond which a remaining variance means something
 
 
 @njit(cache=True, nogil=True)
@@ -28,8 +34,9 @@ def partial_correlation(correlation, x, y, given, size, tolerance, work):
     """Return (status, r) of the correlation of x and y given ``given[:size]``.
 
     ``correlation`` float64 (N, N); ``given`` int64 (>= size,); ``work`` float64, at least
-    (size + 2, size + 2), is overwritten. ``r`` is 0.0 when the status is ``SINGULAR``.
+    (size + 2, size + 3), is overwritten. ``r`` is 0.0 when the status is ``SINGULAR``.
     """
+    spread = size + 2  # column of `work` that holds s of each variable
     for i in range(size):
         for j in range(i + 1):
             work[i, j] = correlation[given[i], given[j]]
@@ -38,16 +45,23 @@ def partial_correlation(correlation, x, y, given, size, tolerance, work):
     work[size, size] = correlation[x, x]
     work[size + 1, size] = correlation[y, x]
     work[size + 1, size + 1] = correlation[y, y]
+    for i in range(size + 2):
+        work[i, spread] = 1.0
     for p in range(size):
         pivot = work[p, p]
-        if not pivot > tolerance:
+        share = work[p, spread]
+        if not pivot > max(tolerance, NOISE * share * share):
             return SINGULAR, 0.0
         for i in range(p + 1, size + 2):
             factor = work[i, p] / pivot
+            work[i, spread] += abs(factor) * share
             for j in range(p + 1, i + 1):
                 work[i, j] -= factor * work[j, p]
     var_x = work[size, size]
     var_y = work[size + 1, size + 1]
-    if not (var_x > tolerance and var_y > tolerance):
+    if not var_x > max(tolerance, NOISE * work[size, spread] ** 2):
         return SINGULAR, 0.0
+    if not var_y > max(tolerance, NOISE * work[size + 1, spread] ** 2):
+        return SINGULAR, 0.0
+    # y's row was reduced by the conditioning variables only, so this is its covariance with x
     return OK, work[size + 1, size] / (var_x * var_y) ** 0.5

@@ -22,7 +22,7 @@ from numba import njit
 
 from causal_kernels.graph import ARROW, NONE, neighbour_lists
 
-__all__ = ["is_pds_set", "pds_distance_matrix", "pds_distances", "pds_tree"]
+__all__ = ["is_pds_set", "pds_distance_matrix", "pds_distances", "pds_pools", "pds_tree"]
 
 
 @njit(cache=True, nogil=True)
@@ -90,6 +90,61 @@ def pds_distance_matrix(marks, start, neighbour, tiers, max_depth, needed):
         )  # fmt: skip
         for z in range(n):
             out[root, z] = distance[z]
+    return out
+
+
+@njit(cache=True, nogil=True)
+def pds_pools(marks, start, neighbour, tiers, ancestor, current, edges):
+    """Return int16 (2 E, N): possible-d-sep sets for each edge (a, b), around b and around a.
+
+    A node is in the set of a root when a PDS-path leads to it on which every node but the root is
+    a possible ancestor of a or b: in a D-SEP set every node on the way is an ancestor of an end.
+    Entries are 1 for nodes adjacent to the root in the graph ``current``, 2 for others. ``marks``
+    are those of R0 alone, ``ancestor`` uint8 (N, N) belongs to them. An edge across tiers has no
+    set around its earlier end, and nodes come from tiers up to that of b.
+    """
+    n = marks.shape[0]
+    out = np.zeros((2 * edges.shape[0], n), np.int16)
+    seen = np.full(len(neighbour), -1, np.int64)  # by position of the pair in the lists
+    queue = np.empty((max(1, len(neighbour)), 2), np.int64)
+    for e in range(edges.shape[0]):
+        a = edges[e, 0]
+        b = edges[e, 1]
+        for side in range(2):
+            if side == 1 and tiers[a] != tiers[b]:
+                break
+            root = b if side == 0 else a
+            row = 2 * e + side
+            tail = 0
+            for k in range(start[root], start[root + 1]):
+                v = neighbour[k]
+                if v == a or v == b or tiers[v] > tiers[b]:
+                    continue
+                if ancestor[a, v] == 0 and ancestor[b, v] == 0:
+                    continue
+                seen[k] = row
+                out[row, v] = 2 if current[root, v] == NONE else 1
+                queue[tail, 0] = root
+                queue[tail, 1] = v
+                tail += 1
+            head = 0
+            while head < tail:
+                u = queue[head, 0]
+                v = queue[head, 1]
+                head += 1
+                into_v = marks[u, v] == ARROW
+                for k in range(start[v], start[v + 1]):
+                    w = neighbour[k]
+                    if w == u or w == a or w == b or seen[k] == row or tiers[w] > tiers[b]:
+                        continue
+                    if ancestor[a, w] == 0 and ancestor[b, w] == 0:
+                        continue
+                    if marks[u, w] != NONE or (into_v and marks[w, v] == ARROW):
+                        seen[k] = row
+                        out[row, w] = 2 if current[root, w] == NONE else 1
+                        queue[tail, 0] = v
+                        queue[tail, 1] = w
+                        tail += 1
     return out
 
 

@@ -24,6 +24,9 @@ edge within a tier, the later node for an edge across tiers. The later node is n
 earlier one, and then a separating set, if there is one, is found around the later node. Members
 come from tiers up to that of the later node.
 
+PC and FCI use the same walk with other pools: the neighbours of the root, or its possible-d-sep
+set, without conditions on paths and ancestors.
+
 Near-singular: see `causal_kernels.partial`. An undecidable test separates nothing and is flagged.
 """
 
@@ -32,63 +35,138 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from causal_kernels.graph import NONE
+from causal_kernels.graph import ARROW, NONE
+from causal_kernels.partial import NOISE, OK, partial_correlation
 from causal_kernels.pds import is_pds_set
 
-__all__ = ["needed_roots", "order_one", "order_r"]
+__all__ = ["BEYOND", "ICD_SEP", "NEIGHBOURS", "needed_roots", "order_one", "order_r", "prepare_one"]
+
+# Which sets `order_r` looks at
+NEIGHBOURS = 0
+ICD_SEP = 1
+BEYOND = 2
 
 
 @njit(cache=True, nogil=True)
-def _all_values(
-    r_ab, row_a, row_b, weight_a, weight_b, outside_b, outside_other, stop, values
-):  # fmt: skip
-    """Fill ``values[:stop]`` with squared partial correlations; return how many are choices."""
-    count = 0
+def _values(r_ab, row_a, row_b, weight_a, weight_b, outside, stop, values):
+    """Fill ``values[:stop]`` with squared partial correlations; infinite for nodes outside."""
     for c in range(stop):
         rest = r_ab - row_a[c] * row_b[c]
-        added = min(outside_b[c], outside_other[c])
-        values[c] = rest * rest * weight_a[c] * weight_b[c] + added
-        count += 1 if added == 0.0 else 0
+        values[c] = rest * rest * weight_a[c] * weight_b[c] + outside[c]
+
+
+@njit(cache=True, nogil=True)
+def _values_of_two(
+    r_ab, row_a, row_b, weight_a, weight_b, outside_a, outside_b, stop, values
+):  # fmt: skip
+    """Like `_values`, for the nodes that are inside for one of two ends."""
+    for c in range(stop):
+        rest = r_ab - row_a[c] * row_b[c]
+        values[c] = rest * rest * weight_a[c] * weight_b[c] + min(outside_a[c], outside_b[c])
+
+
+@njit(cache=True, nogil=True)
+def _first_smallest(bits, stop):
+    """Return where the smallest of ``bits[:stop]`` stands first.
+
+    Of numbers >= 0 the bits sort as the numbers do. Two passes without a way out, over integers,
+    become vector instructions; a running minimum of floats, or a search that stops, does not.
+    """
+    low = np.int64(0x7FF0000000000000)  # infinity
+    for c in range(stop):
+        low = min(low, bits[c])
+    at = np.int64(stop)
+    for c in range(stop):
+        at = min(at, c if bits[c] == low else stop)
+    return at
+
+
+@njit(cache=True, nogil=True)
+def _count_either(marks_a, marks_b, stop):
+    """Return how many of the first nodes are adjacent to one of two nodes or to both."""
+    count = 0
+    for c in range(stop):
+        count += 1 if (marks_a[c] | marks_b[c]) != 0 else 0
     return count
 
 
 @njit(cache=True, nogil=True)
-def _smallest(values, stop):
-    """Return the smallest of ``values[:stop]``; four running minima, which do not wait in turn."""
-    low_0 = low_1 = low_2 = low_3 = np.inf
-    last = stop - stop % 4
-    for c in range(0, last, 4):
-        low_0 = values[c] if values[c] < low_0 else low_0
-        low_1 = values[c + 1] if values[c + 1] < low_1 else low_1
-        low_2 = values[c + 2] if values[c + 2] < low_2 else low_2
-        low_3 = values[c + 3] if values[c + 3] < low_3 else low_3
-    for c in range(last, stop):
-        low_0 = values[c] if values[c] < low_0 else low_0
-    return min(min(low_0, low_1), min(low_2, low_3))
+def _negative_lists(inverse):
+    """Return (start, node): for each node the others with a negative entry, ascending."""
+    n = inverse.shape[0]
+    start = np.zeros(n + 1, np.int64)
+    for i in range(n):
+        count = 0
+        for j in range(n):
+            count += 1 if inverse[i, j] < 0.0 else 0
+        start[i + 1] = start[i] + count - (1 if inverse[i, i] < 0.0 else 0)
+    node = np.empty(start[n], np.int64)
+    for i in range(n):
+        k = start[i]
+        if start[i + 1] == k:
+            continue
+        for j in range(n):
+            if j != i and inverse[i, j] < 0.0:
+                node[k] = j
+                k += 1
+    return start, node
+
+
+@njit(cache=True, nogil=True)
+def inverse_rest(correlation, tolerance):
+    """Return float64 (N, N): 1 / (1 - r^2), or -1 where 1 - r^2 cannot be told from zero.
+
+    1 - r^2 is what is left of one node's variance given the other; for the rule see
+    `causal_kernels.partial` (s is 1 + |r| here).
+    """
+    n = correlation.shape[0]
+    out = np.empty((n, n), np.float64)
+    for i in range(n):
+        for j in range(n):
+            r = correlation[i, j]
+            left = 1.0 - r * r
+            noise = max(tolerance, NOISE * (1.0 + abs(r)) ** 2)
+            out[i, j] = 1.0 / left if left > noise else -1.0
+    return out
+
+
+@njit(cache=True, nogil=True)
+def prepare_one(inverse, marks, start, neighbour, tiers):
+    """Return what `order_one` needs besides, once for a graph.
+
+    ``outside`` float64 (N, N): infinity where there is no edge, for nodes that are no choice;
+    ``copies_start`` int64 (N + 1,) and ``copies`` int64: for each node those with which the entry
+    of ``inverse`` is negative; ``reach`` int64 (N,): number of nodes in tiers up to that of each
+    node; ``choices`` int64 (N,): neighbours among these.
+    """
+    n = inverse.shape[0]
+    outside = np.where(marks == NONE, np.inf, 0.0)
+    copies_start, copies = _negative_lists(inverse)
+    reach = np.empty(n, np.int64)
+    choices = np.zeros(n, np.int64)
+    for i in range(n):
+        reach[i] = np.searchsorted(tiers, tiers[i], side="right")
+        for k in range(start[i], start[i + 1]):
+            choices[i] += 1 if neighbour[k] < reach[i] else 0
+    return outside, copies_start, copies, reach, choices
 
 
 @njit(cache=True, nogil=True)
 def order_one(
-    correlation, inverse, marks, start, neighbour, tiers, edges, best, member, tests, undecided
+    correlation, inverse, marks, start, neighbour, tiers, prepared, edges,
+    best, member, tests, undecided,
 ):  # fmt: skip
     """Find the best single separating node of each edge (a, b), a < b.
 
-    ``inverse`` float64 (N, N): 1 / (1 - r^2), or -1 where 1 - r^2 is within the tolerance of zero.
-    ``edges`` int64 (E, 2). Filled: ``best`` float64 (E,) smallest squared partial correlation met
-    (inf: no test), ``member`` int64 (E,) the node that gave it, ``tests`` int64 (E,),
-    ``undecided`` int64 (E,) number of tests without an answer. Returns the number of candidates.
+    ``inverse`` comes from `inverse_rest`, ``prepared`` from `prepare_one`; ``edges`` int32 (E, 2).
+    Filled: ``best`` float64 (E,) smallest squared partial correlation met (inf: no test),
+    ``member`` int32 (E,) the node that gave it, ``tests`` int64 (E,), ``undecided`` int32 (E,)
+    number of tests without an answer. Returns the number of candidates.
     """
     n = correlation.shape[0]
-    outside = np.where(marks == NONE, np.inf, 0.0)  # added to the value of nodes that are no choice
+    outside, copies_start, copies, reach, choices = prepared
     values = np.empty(n, np.float64)
-    singular = np.zeros(n, np.uint8)
-    for i in range(n):
-        for j in range(n):
-            if i != j and inverse[i, j] < 0.0:
-                singular[i] = 1
-    reach = np.empty(n, np.int64)  # nodes in tiers up to that of each node
-    for i in range(n):
-        reach[i] = np.searchsorted(tiers, tiers[i], side="right")
+    bits = values.view(np.int64)
     candidates = 0
     for e in range(edges.shape[0]):
         a = edges[e, 0]
@@ -98,30 +176,41 @@ def order_one(
         where = -1
         count = 0
         blind = 0
+        within = tiers[a] == tiers[b]
         degree = start[b + 1] - start[b]
-        dense = singular[a] == 0 and singular[b] == 0 and 4 * degree > reach[b]
+        dense = 4 * degree > reach[b]
         if dense:
+            if within:
+                _values_of_two(
+                    r_ab, correlation[a], correlation[b], inverse[a], inverse[b], outside[a],
+                    outside[b], reach[b], values,
+                )  # fmt: skip
+                count = _count_either(marks[a], marks[b], reach[b]) - 2
+            else:
+                _values(
+                    r_ab, correlation[a], correlation[b], inverse[a], inverse[b], outside[b],
+                    reach[b], values,
+                )  # fmt: skip
+                count = choices[b] - 1
             # a and b are adjacent to each other, but no choice
-            outside[a, b] = np.inf
-            outside[b, a] = np.inf
-            other = outside[a] if tiers[a] == tiers[b] else outside[b]
-            count = _all_values(
-                r_ab, correlation[a], correlation[b], inverse[a], inverse[b], outside[b], other,
-                reach[b], values,
-            )  # fmt: skip
-            outside[a, b] = 0.0
-            outside[b, a] = 0.0
-            lowest = _smallest(values, reach[b])
-            for c in range(reach[b]):
-                if values[c] == lowest:
-                    where = c
-                    break
+            values[a] = np.inf
+            values[b] = np.inf
+            for x in (a, b):
+                for k in range(copies_start[x], copies_start[x + 1]):
+                    c = copies[k]
+                    if c < reach[b] and values[c] != np.inf:
+                        values[c] = np.inf  # whatever it was, it is noise
+                        blind += 1
+                        count -= 1
+            if count > 0:
+                where = _first_smallest(bits, reach[b])
+                lowest = values[where]
         for side in range(0 if dense else 2):
             if side == 0:
                 x = b
                 other = a
             else:
-                if tiers[a] != tiers[b]:
+                if not within:
                     break
                 x = a
                 other = b
@@ -177,29 +266,87 @@ def needed_roots(tiers, edges, ancestor, r):
 
 
 @njit(cache=True, nogil=True)
-def is_in_pool(distance, root, members, size):
-    """Tell whether all members have a PDS-distance (1..size) from the root."""
+def is_in_pool(distance, root, members, size, farthest):
+    """Tell whether all members have a distance of 1..``farthest`` from the root."""
     for i in range(size):
         d = distance[root, members[i]]
-        if d == 0 or d > size:
+        if d == 0 or d > farthest:
             return False
     return True
 
 
 @njit(cache=True, nogil=True)
+def keep_reached(marks, root, pool, size, near, seen, queue, reached):
+    """Keep the members of the pool that a PDS-path inside the pool leads to; return how many.
+
+    The first ``near`` ones are adjacent to the root. ``pool`` is changed in place and keeps its
+    order. Work: ``seen`` uint8 (N + 1, N), ``reached`` uint8 (N,), ``queue`` int64 (M, 2); where
+    the queue is too short nothing is dropped, which costs time but changes no result.
+    """
+    for i in range(size + 1):
+        for j in range(size):
+            seen[i, j] = 0
+    tail = 0
+    found = near
+    for j in range(size):
+        reached[j] = 1 if j < near else 0
+        if j < near:
+            queue[tail, 0] = size  # index of the root
+            queue[tail, 1] = j
+            tail += 1
+    head = 0
+    while head < tail and found < size:
+        i = queue[head, 0]
+        j = queue[head, 1]
+        head += 1
+        u = root if i == size else pool[i]
+        v = pool[j]
+        into_v = marks[u, v] == ARROW
+        for k in range(size):
+            if k == i or k == j or seen[j, k] == 1 or marks[v, pool[k]] == NONE:
+                continue
+            w = pool[k]
+            if marks[u, w] != NONE or (into_v and marks[w, v] == ARROW):
+                if tail == queue.shape[0]:
+                    return size
+                seen[j, k] = 1
+                if reached[k] == 0:
+                    reached[k] = 1
+                    found += 1
+                queue[tail, 0] = j
+                queue[tail, 1] = k
+                tail += 1
+    kept = 0
+    for j in range(size):
+        if reached[j] == 1:
+            pool[kept] = pool[j]
+            kept += 1
+    return kept
+
+
+@njit(cache=True, nogil=True)
 def order_r(
-    correlation, marks, tiers, edges, distance, ancestor, r, tolerance, budget,
+    correlation, marks, tiers, edges, distance, ancestor, kind, r, tolerance, budget,
     best, members, tests, undecided,
 ):  # fmt: skip
-    """Find the best separating set of size r (>= 2) of each edge (a, b), a < b.
+    """Find the best separating set of size r of each edge (a, b), a < b.
 
-    ``distance`` int16 (N, N) from `pds_distance_matrix` with depth r; ``ancestor`` uint8 (N, N)
-    from `possible_ancestor_matrix`. Filled as in `order_one`, but ``members`` int64 (E, r).
-    Returns (number of edges done, number of candidate sets; undecided ones that share a singular
-    beginning count once). Fewer edges than given are done when more than ``budget`` sets have been
-    looked at; an edge is done as a whole or not at all.
+    ``kind`` says which sets count. ``ICD_SEP`` (r >= 2): ``distance`` int16 (N, N) comes from
+    `pds_distance_matrix` with depth r, ``ancestor`` uint8 (N, N) from `possible_ancestor_matrix`.
+    ``NEIGHBOURS``: any subset of the nodes with ``distance[root] == 1``. ``BEYOND`` (FCI's
+    possible-d-sep stage): ``distance`` has two rows for each edge, for the roots b and a, from
+    `pds.pds_pools`; any subset of its nodes that has one of distance 2, which is not adjacent to
+    the root, the others having been tried before. The last two have no ancestor condition
+    (``ancestor`` of shape (0, 0)).
+    Filled as in `order_one`, but ``members`` int64 (E, r). Returns (number of edges done, number of
+    candidate sets; undecided ones that share a singular beginning count once). Fewer edges than
+    given are done when more than ``budget`` sets have been looked at; an edge is done as a whole or
+    not at all.
     """
     n = correlation.shape[0]
+    walks = kind == ICD_SEP
+    beyond = kind == BEYOND
+    farthest = r if walks else 2
     pool = np.empty(n, np.int64)
     pool_near = np.empty(n, np.uint8)
     # Level l: covariances given the first l members of the current set.
@@ -211,12 +358,20 @@ def order_r(
     var_a = np.empty(r, np.float64)
     var_b = np.empty(r, np.float64)
     pivots = np.empty(r, np.float64)
+    volume = np.ones(r + 1, np.float64)  # product of the pivots
+    # below this a remaining variance may be noise although no single pivot is small: since no
+    # eigenvalue is below volume / e (mean of the others at most 1), s^2 <= (r + 2) e v / volume
+    doubtful = 2.7182818284590455 * (r + 2) * NOISE
+    block = np.empty((r + 2, r + 3), np.float64)
     index = np.empty(r + 1, np.int64)
     current = np.empty(r, np.int64)
     far = np.zeros(r + 1, np.int64)
     pair_seen = np.empty((r + 1, r), np.uint8)
     queue = np.empty((r * (r + 1), 2), np.int64)
     reached = np.empty(r, np.uint8)
+    pool_seen = np.empty((n + 1 if walks else 0, n), np.uint8)
+    pool_queue = np.empty((n * 4 if walks else 0, 2), np.int64)
+    pool_reached = np.empty(n, np.uint8)
     candidates = 0
     work = 0
     for e in range(edges.shape[0]):
@@ -234,22 +389,30 @@ def order_r(
                 if tiers[a] != tiers[b]:
                     break
                 root = a
+            row = 2 * e + side if beyond else root
+            row_b = 2 * e if beyond else b
             # 1. the pool: near nodes (adjacent to the root) first
             size = 0
             near = 0
             for step in range(2):
                 for z in range(n):
-                    d = distance[root, z]
-                    if d == 0 or d > r or (d == 1) != (step == 0) or z == a or z == b:
+                    d = distance[row, z]
+                    if d == 0 or d > farthest or (d == 1) != (step == 0) or z == a or z == b:
                         continue
-                    if ancestor[a, z] == 0 and ancestor[b, z] == 0:
+                    if walks and ancestor[a, z] == 0 and ancestor[b, z] == 0:
                         continue
                     pool[size] = z
                     pool_near[size] = 1 if d == 1 else 0
                     size += 1
                 if step == 0:
                     near = size
-            if size < r or near == 0:
+            if walks and size >= r and 0 < near < size:
+                # a member of a PDS-set is reached inside the set, so inside the pool
+                kept = keep_reached(
+                    marks, root, pool, size, near, pool_seen, pool_queue, pool_reached
+                )
+                size = kept
+            if size < r or (near == 0 and walks) or (near == size and beyond):
                 continue
             for k in range(size):
                 z = pool[k]
@@ -266,7 +429,7 @@ def order_r(
             while level >= 0:
                 if level < r - 1:
                     k = index[level]
-                    stop = near if level == 0 else size - (r - 1 - level)
+                    stop = near if level == 0 and walks else size - (r - 1 - level)
                     if k >= stop or k > size - (r - level):
                         level -= 1
                         if level >= 0:
@@ -280,6 +443,7 @@ def order_r(
                         continue
                     current[level] = pool[k]
                     pivots[level] = pivot
+                    volume[level + 1] = volume[level] * pivot
                     p = pool[k]
                     for j in range(k + 1, size):
                         value = correlation[p, pool[j]]
@@ -300,20 +464,32 @@ def order_r(
                     index[level + 1] = k + 1
                     level += 1
                     continue
-                # 3. the last member
-                work += 1 + size - index[level]
+                # 3. the last member; near ones come first, so a set with a far one ends in it
+                first = max(index[level], near) if beyond else index[level]
+                work += 1 + size - first
                 if work > budget:
                     return e, before
-                for k in range(index[level], size):
+                for k in range(first, size):
                     current[level] = pool[k]
-                    if (far[level] > 0 or pool_near[k] == 0) and not is_pds_set(
-                        marks, root, current, r, pair_seen, queue, reached
+                    if (
+                        walks
+                        and (far[level] > 0 or pool_near[k] == 0)
+                        and not is_pds_set(marks, root, current, r, pair_seen, queue, reached)
                     ):
                         continue
                     if (
+                        beyond
+                        and side == 0
+                        and tiers[a] == tiers[b]
+                        and is_in_pool(distance, 2 * e + 1, current, r, 1)
+                    ):
+                        continue  # all adjacent to the other end: tried before
+                    if (
                         side == 1
-                        and is_in_pool(distance, b, current, r)
-                        and is_pds_set(marks, b, current, r, pair_seen, queue, reached)
+                        and is_in_pool(distance, row_b, current, r, farthest)
+                        and (
+                            not walks or is_pds_set(marks, b, current, r, pair_seen, queue, reached)
+                        )
                     ):
                         continue  # tried from the other end
                     candidates += 1
@@ -326,6 +502,13 @@ def order_r(
                     if not (left_a > tolerance and left_b > tolerance):
                         blind += 1
                         continue
+                    if volume[level] * pivot * min(left_a, left_b) <= doubtful:
+                        status, value = partial_correlation(
+                            correlation, a, b, current, r, tolerance, block
+                        )
+                        if status != OK:
+                            blind += 1
+                            continue
                     count += 1
                     rest = cov_ab[level] - with_a[level, k] * with_b[level, k] / pivot
                     value = rest * rest / (left_a * left_b)

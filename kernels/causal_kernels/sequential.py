@@ -39,7 +39,7 @@ def order_one_sequential(
     n = correlation.shape[0]
     candidates = 0
     given = np.empty(1, np.int64)
-    work = np.empty((3, 3), np.float64)
+    work = np.empty((3, 4), np.float64)
     for e in range(edges.shape[0]):
         a = edges[e, 0]
         b = edges[e, 1]
@@ -95,7 +95,7 @@ def order_r_sequential(
     pair_seen = np.empty((r + 1, r), np.uint8)
     queue = np.empty((r * (r + 1), 2), np.int64)
     reached = np.empty(r, np.uint8)
-    work = np.empty((r + 2, r + 2), np.float64)
+    work = np.empty((r + 2, r + 3), np.float64)
     candidates = 0
     looked_at = 0
     for e in range(edges.shape[0]):

@@ -10,9 +10,22 @@ from pathlib import Path
 import causal_kernels as kernels
 import numpy as np
 import pytest
-from causal_kernels import graph, orientation, partial, pds, separation, sequential, tails
+from causal_kernels import (
+    adjacent,
+    bookkeeping,
+    cycles,
+    graph,
+    meek,
+    orientation,
+    partial,
+    pds,
+    selection,
+    separation,
+    sequential,
+    tails,
+)
 
-from causal_lvlm.structure import learn_structure, pds_tree
+from causal_lvlm.structure import BackgroundKnowledge, learn_structure, pds_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
@@ -42,7 +55,10 @@ def test_all_kernel_tests_pass_without_jit():
 def test_one_signature_each():
     """`warm_up` compiles what learning uses: once, and all of it."""
     kernels.warm_up()
-    modules = (graph, orientation, partial, pds, separation, sequential, tails)
+    modules = (
+        adjacent, bookkeeping, cycles, graph, meek, orientation, partial, pds, selection,
+        separation, sequential, tails,
+    )  # fmt: skip
 
     def signatures():
         return {
@@ -58,15 +74,23 @@ def test_one_signature_each():
         correlation = np.asarray(np.corrcoef(rng.normal(size=(30, 8)), rowvar=False), dtype)
         for layout in (np.ascontiguousarray, np.asfortranarray):
             for variant in ("stable", "sequential"):
-                for algorithm in ("icd", "ordered_icd"):
+                for algorithm, bias in (
+                    ("icd", False), ("icd", True), ("ordered_icd", False), ("fci", True),
+                    ("pc", False),
+                ):  # fmt: skip
                     structure = learn_structure(
                         layout(correlation), threshold=0.2, variant=variant,
-                        algorithm=algorithm,
+                        algorithm=algorithm, selection_bias=bias, n_jobs=2,
+                        knowledge=BackgroundKnowledge(required=[(0, 1)], forbidden=[(2, 3)]),
                     )  # fmt: skip
-                    pds_tree(structure, 3)
+                    if structure.kind == "pag":
+                        pds_tree(structure, 3)
     assert signatures() == before
-    # a read-only graph (a PAG) and one that is being learned are two types, so are literals
+    # a read-only graph (a PAG) and one that is being learned are two types, so are literals, and
+    # numbers of tests and p-values
     twice = {
+        "causal_kernels.bookkeeping.condense",
+        "causal_kernels.separation.is_in_pool",
         "causal_kernels.graph.neighbour_lists",
         "causal_kernels.orientation._claim",
         "causal_kernels.partial.partial_correlation",

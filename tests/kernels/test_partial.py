@@ -17,7 +17,7 @@ TOLERANCE = 1e-9
 
 def partial(correlation, x, y, members):
     members = np.array(members, dtype=np.int64)
-    work = np.empty((len(members) + 2, len(members) + 2))
+    work = np.empty((len(members) + 2, len(members) + 3))
     return kernels.partial_correlation(
         np.asarray(correlation, dtype=np.float64), x, y, members, len(members), TOLERANCE, work
     )

@@ -183,8 +183,9 @@ def test_orientation(seed, n, simultaneous):
     twin = naive.Orientation(graph, n, sepset, simultaneous)
     twin.orient()
     claims = kernels.orient(
-        marks, tiers, start, size, np.array(nodes, dtype=np.int64), simultaneous
-    )
+        marks, tiers, np.zeros((0, 0), dtype=np.uint8), start, size,
+        np.array(nodes, dtype=np.int64), simultaneous,
+    )  # fmt: skip
     np.testing.assert_array_equal(marks, naive.to_array(graph, n))
     assert {(int(i), int(j)) for i, j in np.argwhere(claims == kernels.CONFLICT)} == twin.frozen
     twin.complete()
@@ -211,10 +212,11 @@ def test_order_one(n, density, copies):
     inverse = np.where(left > 1e-9, 1 / left, -1.0)
     best = np.empty(len(edges))
     member, tests, blind = (np.empty(len(edges), dtype=np.int64) for _ in range(3))
+    lists = kernels.neighbour_lists(marks)
+    prepared = kernels.prepare_one(inverse, marks, *lists, tiers)
     candidates = kernels.order_one(
-        correlation, inverse, marks, *kernels.neighbour_lists(marks), tiers, edges, best, member,
-        tests, blind,
-    )  # fmt: skip
+        correlation, inverse, marks, *lists, tiers, prepared, edges, best, member, tests, blind
+    )
     total = 0
     for e, (a, b) in enumerate(edges):
         near = set(np.flatnonzero(marks[b]))
