@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from causal_lvlm.errors import CausalLVLMError
     from causal_lvlm.explanation import Explanation, exhaustive_explanation, explain
     from causal_lvlm.lvlm import LVLM, Trace, load_model
-    from causal_lvlm.structure import PAG, LearnedStructure, PDSTree, learn_structure, pds_tree
+    from causal_lvlm.structure import (
+        PAG,
+        BackgroundKnowledge,
+        LearnedStructure,
+        PDSTree,
+        compare_graphs,
+        edge_stability,
+        learn_structure,
+        learn_structures,
+        pds_tree,
+    )
     from causal_lvlm.tokens import Target, TokenLayout
     from causal_lvlm.viz import report
 
@@ -38,6 +48,10 @@ _HOMES = {
     "attention_correlation": "correlation",
     "TokenCorrelation": "correlation",
     "learn_structure": "structure",
+    "learn_structures": "structure",
+    "BackgroundKnowledge": "structure",
+    "compare_graphs": "structure",
+    "edge_stability": "structure",
     "LearnedStructure": "structure",
     "PAG": "structure",
     "pds_tree": "structure",
@@ -56,6 +70,7 @@ __all__ = [
     "LVLM",
     "PAG",
     "Attribution",
+    "BackgroundKnowledge",
     "CausalLVLMError",
     "Explanation",
     "LearnedStructure",
@@ -66,9 +81,12 @@ __all__ = [
     "Trace",
     "attention_correlation",
     "attribute",
+    "compare_graphs",
+    "edge_stability",
     "exhaustive_explanation",
     "explain",
     "learn_structure",
+    "learn_structures",
     "list_methods",
     "load_model",
     "pds_tree",

@@ -12,10 +12,12 @@ __all__ = [
     "CaptureError",
     "CausalLVLMError",
     "CorrelationError",
+    "DataError",
     "DegenerateTargetError",
     "DetachedTraceError",
     "EmptyAnswerError",
     "ImageError",
+    "KnowledgeError",
     "OutputError",
     "PromptError",
     "SampleSizeError",
@@ -70,6 +72,10 @@ class CorrelationError(CausalLVLMError, ValueError):
     """A matrix is no correlation matrix (shape, symmetry, diagonal, finiteness, eigenvalues)."""
 
 
+class DataError(CausalLVLMError, ValueError):
+    """A data table cannot be used: not numeric, missing values, constant or repeated columns."""
+
+
 class DegenerateTargetError(CorrelationError):
     """The row that stands for the target holds no information, so the target is no node."""
 
@@ -80,6 +86,10 @@ class SampleSizeError(CausalLVLMError, ValueError):
 
 class StructureError(CausalLVLMError, ValueError):
     """An argument of structure learning, or a graph, is not valid."""
+
+
+class KnowledgeError(StructureError):
+    """Background knowledge contradicts itself, the order, or names what is no node."""
 
 
 class BudgetError(CausalLVLMError, ValueError):

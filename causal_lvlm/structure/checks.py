@@ -10,7 +10,12 @@ import numpy as np
 from scipy import linalg, special
 
 from causal_lvlm.arrays import FloatArray, IntArray
-from causal_lvlm.errors import CorrelationError, SampleSizeError, StructureError
+from causal_lvlm.errors import (
+    CausalLVLMError,
+    CorrelationError,
+    SampleSizeError,
+    StructureError,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -19,6 +24,7 @@ __all__ = [
     "LOWEST_EIGENVALUE",
     "check_correlation",
     "check_order",
+    "checked_integer",
     "largest_testable_size",
     "squared_thresholds",
 ]
@@ -167,8 +173,29 @@ def check_order(
     return permutation, np.unique(along, return_inverse=True)[1].astype(np.int64)
 
 
+def checked_integer(name: str, value: Any, error: type[CausalLVLMError]) -> int:
+    """Return a whole number, which may come as a float such as 1e6.
+
+    Raises
+    ------
+    CausalLVLMError
+        Of the type `error`, for anything else; NaN, infinity, booleans and text included.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        if isinstance(value, (float, np.floating)) and float(value).is_integer():
+            return int(value)
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise error(f"{name} must be a whole number, not {value!r}")
+
+
 def _integers(values: npt.ArrayLike, name: str, n: int) -> IntArray:
-    given = np.asarray(values)
+    try:
+        given = np.asarray(values)
+    except ValueError as error:
+        raise StructureError(f"{name} must be a list of {n} integers: {error}") from error
     if given.shape != (n,):
         raise StructureError(f"{name} has shape {given.shape}; {n} nodes need ({n},)")
     if not np.issubdtype(given.dtype, np.integer):
@@ -184,16 +211,18 @@ def largest_testable_size(n: int, n_samples: int | None, max_conditioning_size: 
     StructureError
         If `max_conditioning_size` is negative.
     SampleSizeError
-        If ``n_samples - size - 3`` is not positive for the size asked for (or for size 0).
+        If n_samples is no whole number, or ``n_samples - size - 3`` is not positive for the size
+        asked for (or for size 0).
     """
     limit = max(0, n - 2)
     if max_conditioning_size is not None:
-        asked = operator.index(max_conditioning_size)
+        asked = checked_integer("max_conditioning_size", max_conditioning_size, StructureError)
         if asked < 0:
             raise StructureError(f"max_conditioning_size must be 0 or more, not {asked}")
         limit = min(limit, asked)
     if n_samples is None:
         return limit
+    n_samples = checked_integer("n_samples", n_samples, SampleSizeError)
     if n_samples < 4:
         raise SampleSizeError(
             f"n_samples is {n_samples}; Fisher's z needs n_samples - |S| - 3 > 0, so at least 4"
@@ -221,6 +250,9 @@ def squared_thresholds(
     StructureError
         If alpha or the threshold is not strictly between 0 and 1.
     """
+    for name, value in (("threshold", threshold), ("alpha", alpha)):
+        if isinstance(value, (str, bytes)) or not np.isscalar(0.0 if value is None else value):
+            raise StructureError(f"{name} must be a number between 0 and 1, not {value!r}")
     if threshold is not None:
         if not (math.isfinite(threshold) and 0.0 < threshold < 1.0):
             raise StructureError(f"threshold must be between 0 and 1, not {threshold}")

@@ -1,15 +1,23 @@
-"""A PAG in other formats: networkx, DOT, GraphML, JSON. Nothing here needs Graphviz."""
+"""A PAG or CPDAG in other formats: networkx, DOT, GraphML, JSON. Nothing here needs Graphviz.
+
+``confidence`` (everywhere the same: an array of shape (N, N), from 0 to 1, NaN for unknown) becomes
+an attribute of each edge. Text formats of other programs: `causal_lvlm.structure.texts`; objects of
+other packages: `causal_lvlm.structure.convert`.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
+import numpy as np
 
 from causal_lvlm.errors import StructureError
 from causal_lvlm.storage import write_bytes
+from causal_lvlm.structure.named import NamedGraph, check_confidence, check_kind, node_texts
 from causal_lvlm.structure.pag import ARROW, CIRCLE, PAG, TAIL, edge_symbol, edges
 
 if TYPE_CHECKING:
@@ -17,35 +25,40 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["from_dict", "to_dict", "to_dot", "to_graphml", "to_json", "to_networkx"]
+__all__ = [
+    "from_dict", "from_networkx", "named_from_dict", "to_dict", "to_dot", "to_graphml", "to_json",
+    "to_networkx",
+]  # fmt: skip
 
 _NAMES = {CIRCLE: "circle", ARROW: "arrow", TAIL: "tail"}
+_CODES = {name: code for code, name in _NAMES.items()}
 _DOT = {CIRCLE: "odot", ARROW: "normal", TAIL: "none"}
 
 
-def _labels(pag: PAG, labels: Sequence[str] | None) -> list[str]:
-    if labels is None:
-        return [str(node) for node in range(pag.n_nodes)]
-    if len(labels) != pag.n_nodes:
-        raise StructureError(f"{len(labels)} labels were given for {pag.n_nodes} nodes")
-    return [str(label) for label in labels]
-
-
-def to_networkx(pag: PAG, labels: Sequence[str] | None = None) -> nx.DiGraph:
+def to_networkx(
+    pag: PAG,
+    labels: Sequence[str] | None = None,
+    *,
+    confidence: Any = None,
+    kind: str = "pag",
+) -> nx.DiGraph:
     """Return a networkx graph with one arc per edge and the marks as attributes.
 
     The arc of an edge runs from the end with the circle or tail to the end with the arrowhead
     where they differ, otherwise from the smaller node to the larger. Attributes of an arc (u, v):
     ``mark_source`` (at u) and ``mark_target`` (at v), each ``"circle"``, ``"arrow"`` or
-    ``"tail"``, and ``kind``, such as ``"o->"``. Nodes are integers with an attribute ``label``.
+    ``"tail"``, ``kind``, such as ``"o->"``, and ``confidence`` where it is known. Nodes are
+    integers with an attribute ``label``. The graph has an attribute ``kind``.
 
     Raises
     ------
     StructureError
-        If the number of labels is not the number of nodes.
+        If the number of labels is not the number of nodes, or confidence or kind do not fit.
     """
-    graph = nx.DiGraph(kind="pag")
-    for node, label in enumerate(_labels(pag, labels)):
+    check_kind(pag, kind)
+    values = check_confidence(pag, confidence)
+    graph = nx.DiGraph(kind=kind)
+    for node, label in enumerate(node_texts(pag, labels)):
         graph.add_node(node, label=label)
     for i, j in edges(pag):
         if pag.marks[j, i] == ARROW and pag.marks[i, j] != ARROW:
@@ -57,23 +70,89 @@ def to_networkx(pag: PAG, labels: Sequence[str] | None = None) -> nx.DiGraph:
             mark_target=_NAMES[int(pag.marks[i, j])],
             kind=edge_symbol(pag, i, j),
         )
+        if values is not None and not math.isnan(values[i, j]):
+            graph.edges[i, j]["confidence"] = float(values[i, j])
     return graph
 
 
-def to_dot(pag: PAG, labels: Sequence[str] | None = None) -> str:
-    """Return the graph in Graphviz's DOT language, with both marks of every edge drawn."""
-    lines = ["digraph pag {", "  edge [dir=both];"]
-    for node, label in enumerate(_labels(pag, labels)):
-        text = label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def from_networkx(graph: nx.Graph) -> NamedGraph:
+    """Invert `to_networkx`, also after GraphML; read plain graphs as well.
+
+    Edges without marks are read as in a CPDAG (or DAG): an arc is ``-->``, arcs in both directions
+    and edges of an undirected graph are ``---``. Nodes are named by their attribute ``label``, if
+    all have one and they differ, else by what they are.
+
+    Raises
+    ------
+    StructureError
+        If the graph has parallel edges, loops, unknown marks, or arcs that contradict each other.
+    """
+    if graph.is_multigraph():
+        raise StructureError("a graph with parallel edges (multigraph) is no PAG or CPDAG")
+    labels = [graph.nodes[node].get("label") for node in graph.nodes]
+    if None in labels or len({str(label) for label in labels}) < len(labels):
+        labels = list(graph.nodes)
+    position = {node: k for k, node in enumerate(graph.nodes)}
+    marks = np.zeros((len(position), len(position)), dtype=np.uint8)
+    marked = False
+    for u, v, data in graph.edges(data=True):
+        i, j = position[u], position[v]
+        if "mark_source" in data or "mark_target" in data:
+            marked = True
+            pair = _code(data.get("mark_source")), _code(data.get("mark_target"))
+            if marks[i, j] and pair != (marks[j, i], marks[i, j]):
+                raise StructureError(f"two arcs between {u!r} and {v!r} have different marks")
+        else:
+            both = not graph.is_directed() or graph.has_edge(v, u)
+            pair = TAIL, TAIL if both else ARROW
+        marks[j, i], marks[i, j] = pair
+    kind = graph.graph.get("kind", None if marked else "cpdag")
+    return NamedGraph(PAG(marks), tuple(labels), kind)
+
+
+def _code(name: Any) -> int:
+    if name not in _CODES:
+        raise StructureError(f"an edge has the mark {name!r}; marks are circle, arrow and tail")
+    return _CODES[name]
+
+
+def to_dot(
+    pag: PAG,
+    labels: Sequence[str] | None = None,
+    *,
+    confidence: Any = None,
+    kind: str = "pag",
+) -> str:
+    """Return the graph in Graphviz's DOT language, with both marks of every edge drawn.
+
+    Confidence becomes the width of a line, its label and its tooltip.
+    """
+    graph = to_networkx(pag, labels, confidence=confidence, kind=kind)
+    lines = [f"digraph {kind} {{", "  edge [dir=both];"]
+    for node in graph.nodes:
+        text = graph.nodes[node]["label"].replace("\\", "\\\\").replace('"', '\\"')
+        text = text.replace("\n", "\\n").replace("\x00", "�")
         lines.append(f'  {node} [label="{text}"];')
-    for u, v in to_networkx(pag).edges:
+    for u, v, data in graph.edges(data=True):
         tail, head = _DOT[int(pag.marks[v, u])], _DOT[int(pag.marks[u, v])]
-        lines.append(f"  {u} -> {v} [arrowtail={tail}, arrowhead={head}];")
+        look = f"arrowtail={tail}, arrowhead={head}"
+        if "confidence" in data:
+            share = data["confidence"]
+            look += (
+                f', penwidth={0.5 + 2.5 * share:.2f}, label="{share:.2f}", '
+                f'tooltip="confidence {share:.3f}"'
+            )
+        lines.append(f"  {u} -> {v} [{look}];")
     return "\n".join([*lines, "}"]) + "\n"
 
 
 def to_graphml(
-    pag: PAG, path: str | os.PathLike[str] | None = None, labels: Sequence[str] | None = None
+    pag: PAG,
+    path: str | os.PathLike[str] | None = None,
+    labels: Sequence[str] | None = None,
+    *,
+    confidence: Any = None,
+    kind: str = "pag",
 ) -> str | Path:
     """Return GraphML text, or write it to ``path`` and return that.
 
@@ -83,7 +162,7 @@ def to_graphml(
         If the file cannot be written.
     """
     stream = io.BytesIO()
-    graph = to_networkx(pag, labels)
+    graph = to_networkx(pag, labels, confidence=confidence, kind=kind)
     # XML has no control characters; token texts may.
     for node in graph.nodes:
         label = graph.nodes[node]["label"]
@@ -96,21 +175,34 @@ def to_graphml(
     return write_bytes(path, stream.getvalue())
 
 
-def to_dict(pag: PAG, labels: Sequence[str] | None = None) -> dict[str, Any]:
+def to_dict(
+    pag: PAG,
+    labels: Sequence[str] | None = None,
+    *,
+    confidence: Any = None,
+    kind: str = "pag",
+) -> dict[str, Any]:
     """Return nodes with labels and edges with marks (at either end) as plain lists."""
+    check_kind(pag, kind)
+    values = check_confidence(pag, confidence)
+    listed = []
+    for i, j in edges(pag):
+        edge: dict[str, Any] = {
+            "source": i,
+            "target": j,
+            "mark_source": _NAMES[int(pag.marks[j, i])],
+            "mark_target": _NAMES[int(pag.marks[i, j])],
+            "kind": edge_symbol(pag, i, j),
+        }
+        if values is not None:
+            known = not math.isnan(values[i, j])
+            edge["confidence"] = float(values[i, j]) if known else None
+        listed.append(edge)
+    texts = node_texts(pag, labels)
     return {
-        "kind": "pag",
-        "nodes": [{"node": node, "label": text} for node, text in enumerate(_labels(pag, labels))],
-        "edges": [
-            {
-                "source": i,
-                "target": j,
-                "mark_source": _NAMES[int(pag.marks[j, i])],
-                "mark_target": _NAMES[int(pag.marks[i, j])],
-                "kind": edge_symbol(pag, i, j),
-            }
-            for i, j in edges(pag)
-        ],
+        "kind": kind,
+        "nodes": [{"node": node, "label": text} for node, text in enumerate(texts)],
+        "edges": listed,
     }
 
 
@@ -122,18 +214,38 @@ def from_dict(value: dict[str, Any]) -> PAG:
     StructureError
         If the value does not describe a PAG.
     """
-    codes = {name: code for code, name in _NAMES.items()}
     try:
         n = len(value["nodes"])
         marks = [[0] * n for _ in range(n)]
         for edge in value["edges"]:
-            marks[edge["source"]][edge["target"]] = codes[edge["mark_target"]]
-            marks[edge["target"]][edge["source"]] = codes[edge["mark_source"]]
+            marks[edge["source"]][edge["target"]] = _CODES[edge["mark_target"]]
+            marks[edge["target"]][edge["source"]] = _CODES[edge["mark_source"]]
     except (KeyError, IndexError, TypeError) as error:
         raise StructureError(f"not a PAG as `to_dict` writes it: {error!r}") from error
     return PAG(marks)  # type: ignore[arg-type]
 
 
-def to_json(pag: PAG, labels: Sequence[str] | None = None) -> str:
+def named_from_dict(value: dict[str, Any]) -> NamedGraph:
+    """Invert `to_dict`, names and kind included (labels that are not all different are numbered).
+
+    Raises
+    ------
+    StructureError
+        If the value does not describe a graph.
+    """
+    pag = from_dict(value)
+    labels = [str(node.get("label", k)) for k, node in enumerate(value["nodes"])]
+    if len(set(labels)) < len(labels):
+        labels = [str(k) for k in range(len(labels))]
+    return NamedGraph(pag, tuple(labels), value.get("kind"))
+
+
+def to_json(
+    pag: PAG,
+    labels: Sequence[str] | None = None,
+    *,
+    confidence: Any = None,
+    kind: str = "pag",
+) -> str:
     """Return `to_dict` as JSON text."""
-    return json.dumps(to_dict(pag, labels), ensure_ascii=False)
+    return json.dumps(to_dict(pag, labels, confidence=confidence, kind=kind), ensure_ascii=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,20 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import special
 
-from causal_lvlm.arrays import FloatArray, IntArray, frozen
+from causal_lvlm.arrays import IntArray, frozen
 from causal_lvlm.errors import OutputError, StructureError
 from causal_lvlm.storage import read_json, versions, write_bytes, write_json
+from causal_lvlm.structure import export
 from causal_lvlm.structure.checks import smallest_eigenvalue
+from causal_lvlm.structure.evidence import PairEvidence, pair_index
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.structure.validity import Violation, check_validity
 
 if TYPE_CHECKING:
     import os
 
+    import networkx as nx
+
 __all__ = ["LearnedStructure"]
 
 _KIND = "learned_structure"
+_EVIDENCE = ("weakest", "z", "tests")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,22 +42,21 @@ class LearnedStructure:
     ----------
     pag : PAG
         Nodes are the rows of the correlation matrix, in the caller's numbering.
-    separated : ndarray of shape (M, 2), int64
-        The pairs i < j without an edge, in lexicographic order.
-    separator_start : ndarray of shape (M + 1,), int64
-        Where the separating set of pair m begins in `separator_nodes`, and ends for pair m - 1.
-    separator_nodes : ndarray of int64
+    separator_start : ndarray of shape (M + 1,), int32
+        Where the separating set of pair m of `separated` begins in `separator_nodes`, and where
+        that of pair m - 1 ends.
+    separator_nodes : ndarray of int32
     tests_per_size : tuple of int
         Number of CI tests per size of the conditioning set, from size 0. A test that gave no
         answer (see `undecided`) does not count.
-    undecided : ndarray of shape (K, 2), int64
+    undecided : ndarray of shape (K, 2), int32
         Pairs i < j for which at least one test had no answer, because a variance left over was
         within rounding of zero. Such a test neither separates nor connects.
     complete : bool
         Whether every conditioning set that the algorithm asks for was tried.
     stopped : str
         ``"no_more_sets"``, ``"max_conditioning_size"``, ``"n_samples"`` (too few samples for larger
-        sets), ``"time_limit"`` or ``"max_tests"``.
+        sets), ``"time_limit"``, ``"max_tests"`` or ``"interrupted"`` (Ctrl-C).
     conflicts : int
         Marks that rules claimed as both tail and arrowhead and that therefore stayed circles
         (always 0 in the sequential variant, where the last rule wins).
@@ -58,12 +64,26 @@ class LearnedStructure:
         Smallest |partial correlation| that counts as dependence, per size.
     parameters : dict
         The arguments learning was called with, the order and the tiers it used.
-    correlation : ndarray of shape (N, N), optional
-        What was learned from; not saved.
+    correlation : array_like of shape (N, N), optional
+        What was learned from, as it was given (no copy, so it should not be changed); not saved.
+    kind : {"pag", "cpdag"}
+        A CPDAG (from PC) has only ``i -> j`` and ``i - j``, a tail at both ends.
+    unseparated : ndarray of shape (K, 2), int32
+        Pairs i < j whose edge went only because background knowledge forbids it.
+    unfinished_size : int, optional
+        Conditioning size at which learning was ended by a budget or Ctrl-C.
+    edges_left : int
+        Edges not yet tested with sets of that size (in the stable variant: all of them, since
+        nothing of an unfinished size counts).
+    evidence : PairEvidence, optional
+        Numbers about the tests of each pair.
+    names : tuple of str, optional
+        A name for each node.
+    notes : tuple of str
+        What was noticed about the input.
     """
 
     pag: PAG
-    separated: IntArray
     separator_start: IntArray
     separator_nodes: IntArray
     tests_per_size: tuple[int, ...]
@@ -74,13 +94,23 @@ class LearnedStructure:
     thresholds: tuple[float, ...]
     parameters: dict[str, Any]
     versions: dict[str, str] = field(default_factory=versions)
-    correlation: FloatArray | None = field(default=None, repr=False)
+    correlation: Any = field(default=None, repr=False)
     kind: str = "pag"
+    unseparated: IntArray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
+    unfinished_size: int | None = None
+    edges_left: int = 0
+    evidence: PairEvidence | None = field(default=None, repr=False)
+    names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
     _eigenvalue: float | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("separated", "separator_start", "separator_nodes", "undecided"):
-            object.__setattr__(self, name, frozen(getattr(self, name), np.int64))
+        # int32: separating sets of all pairs are most of what a result takes in memory
+        for name in ("separator_start", "separator_nodes"):
+            object.__setattr__(self, name, frozen(getattr(self, name), np.int32))
+        for name in ("undecided", "unseparated"):
+            values = np.asarray(getattr(self, name), dtype=np.int32).reshape(-1, 2)
+            object.__setattr__(self, name, frozen(values, np.int32))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LearnedStructure) and (
@@ -88,12 +118,20 @@ class LearnedStructure:
             and self.tests_per_size == other.tests_per_size
             and self.stopped == other.stopped
             and self.conflicts == other.conflicts
-            and np.array_equal(self.separated, other.separated)
+            and self.kind == other.kind
+            and self.evidence == other.evidence
+            and np.array_equal(self.unseparated, other.unseparated)
+            and np.array_equal(self.undecided, other.undecided)
             and np.array_equal(self.separator_start, other.separator_start)
             and np.array_equal(self.separator_nodes, other.separator_nodes)
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def separated(self) -> IntArray:
+        """The pairs i < j without an edge, in lexicographic order, shape (M, 2)."""
+        return np.argwhere(np.triu(self.pag.marks == 0, k=1)).astype(np.int64)
 
     @property
     def n_nodes(self) -> int:
@@ -120,7 +158,9 @@ class LearnedStructure:
         """Smallest eigenvalue of the correlation matrix (computed when first asked for)."""
         if self._eigenvalue is not None:
             return self._eigenvalue
-        return math.nan if self.correlation is None else smallest_eigenvalue(self.correlation)
+        if self.correlation is None:
+            return math.nan
+        return smallest_eigenvalue(np.asarray(self.correlation, dtype=np.float64))
 
     @cached_property
     def violations(self) -> tuple[Violation, ...]:
@@ -128,7 +168,10 @@ class LearnedStructure:
         return check_validity(self.pag)
 
     def sepset(self, i: int, j: int) -> tuple[int, ...] | None:
-        """Return the separating set of two nodes, ascending; None if they are adjacent.
+        """Return the separating set of two nodes, ascending.
+
+        None if they are adjacent, or if nothing separated them and background knowledge forbade
+        the edge (`unseparated`).
 
         Raises
         ------
@@ -136,18 +179,90 @@ class LearnedStructure:
             If i or j is no node, or they are the same.
         """
         n = self.n_nodes
-        if not (0 <= i < n and 0 <= j < n) or i == j:
-            raise StructureError(f"({i}, {j}) is no pair of two different nodes of 0..{n - 1}")
-        if self.pag.marks[i, j]:
+        low, high = self._pair(i, j)
+        if self.pag.marks[low, high] or (self.unseparated == (low, high)).all(axis=1).any():
             return None
-        low, high = min(i, j), max(i, j)
         m = int(np.searchsorted(self._keys, low * n + high))
         start, stop = self.separator_start[m : m + 2]
         return tuple(int(k) for k in self.separator_nodes[start:stop])
 
     @cached_property
     def _keys(self) -> IntArray:
-        return self.separated[:, 0] * self.n_nodes + self.separated[:, 1]
+        separated = self.separated
+        return separated[:, 0] * self.n_nodes + separated[:, 1]
+
+    def _pair(self, i: int, j: int) -> tuple[int, int]:
+        n = self.n_nodes
+        try:
+            # plain integers: sums of small numpy integers would wrap around
+            first, second = operator.index(i), operator.index(j)
+        except TypeError as error:
+            raise StructureError(f"a node is an integer, unlike one of {i!r}, {j!r}") from error
+        if not (0 <= first < n and 0 <= second < n) or first == second:
+            raise StructureError(f"({i}, {j}) is no pair of two different nodes of 0..{n - 1}")
+        return min(first, second), max(first, second)
+
+    def p_value(self, i: int, j: int) -> float:
+        """Return the largest p-value over all tests of two nodes (NaN with a fixed threshold).
+
+        Of a pair without an edge that is the p-value of its separating set, or of an even better
+        one of another size.
+
+        Raises
+        ------
+        StructureError
+            If i and j are no pair of nodes, or no evidence was kept.
+        """
+        where, evidence = self._evidence_of(i, j)
+        return float(2.0 * special.ndtr(-evidence.z[where]))
+
+    def weakest(self, i: int, j: int) -> float:
+        """Return the smallest |partial correlation| over all tests of two nodes.
+
+        Of an edge that is the weakest of the dependences that kept it.
+
+        Raises
+        ------
+        StructureError
+            If i and j are no pair of nodes, or no evidence was kept.
+        """
+        where, evidence = self._evidence_of(i, j)
+        return float(evidence.weakest[where])
+
+    def tests_of(self, i: int, j: int) -> int:
+        """Return the number of CI tests of two nodes that gave an answer.
+
+        Raises
+        ------
+        StructureError
+            If i and j are no pair of nodes, or no evidence was kept.
+        """
+        where, evidence = self._evidence_of(i, j)
+        return int(evidence.tests[where])
+
+    def _evidence_of(self, i: int, j: int) -> tuple[int, PairEvidence]:
+        low, high = self._pair(i, j)
+        if self.evidence is None:
+            raise StructureError("no evidence was kept; learn with evidence=True")
+        return pair_index(self.n_nodes, low, high), self.evidence
+
+    def to_networkx(self, confidence: Any = None) -> nx.DiGraph:
+        """Return the graph with its names, see `causal_lvlm.structure.export.to_networkx`."""
+        return export.to_networkx(self.pag, self.names, confidence=confidence, kind=self.kind)
+
+    def to_dot(self, confidence: Any = None) -> str:
+        """Return DOT text with names, see `causal_lvlm.structure.export.to_dot`."""
+        return export.to_dot(self.pag, self.names, confidence=confidence, kind=self.kind)
+
+    def to_graphml(
+        self, path: str | os.PathLike[str] | None = None, confidence: Any = None
+    ) -> str | Path:
+        """Return or write GraphML with names, see `causal_lvlm.structure.export.to_graphml`."""
+        return export.to_graphml(self.pag, path, self.names, confidence=confidence, kind=self.kind)
+
+    def to_dict(self, confidence: Any = None) -> dict[str, Any]:
+        """Return nodes and edges with names, see `causal_lvlm.structure.export.to_dict`."""
+        return export.to_dict(self.pag, self.names, confidence=confidence, kind=self.kind)
 
     def summary(self) -> dict[str, Any]:
         """Return the numbers of this result (no arrays), ready for JSON."""
@@ -158,6 +273,9 @@ class LearnedStructure:
             "tests_per_size": list(self.tests_per_size),
             "complete": self.complete,
             "stopped": self.stopped,
+            "unfinished_size": self.unfinished_size,
+            "edges_left": self.edges_left,
+            "forbidden_without_separation": len(self.unseparated),
             "conflicts": self.conflicts,
             "undecided_pairs": len(self.undecided),
             "undecided_edges": self.undecided_edges,
@@ -165,6 +283,8 @@ class LearnedStructure:
             "thresholds": list(self.thresholds),
             "smallest_eigenvalue": self.smallest_eigenvalue,
             "violations": [str(violation) for violation in self.violations],
+            "names": None if self.names is None else list(self.names),
+            "notes": list(self.notes),
             "parameters": self.parameters,
             "versions": self.versions,
         }
@@ -182,14 +302,11 @@ class LearnedStructure:
             raise OutputError(f"{str(target)!r} is where the arrays go; give a name in .json")
         arrays = target.with_suffix(".npz")
         stream = io.BytesIO()
-        np.savez_compressed(
-            stream,
-            marks=self.pag.marks,
-            separated=self.separated,
-            separator_start=self.separator_start,
-            separator_nodes=self.separator_nodes,
-            undecided=self.undecided,
-        )
+        names = ("separator_start", "separator_nodes", "undecided", "unseparated")
+        data: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if self.evidence is not None:
+            data |= {f"evidence_{name}": getattr(self.evidence, name) for name in _EVIDENCE}
+        np.savez_compressed(stream, marks=self.pag.marks, **data)
         write_bytes(arrays, stream.getvalue())
         value = {"kind": _KIND, "graph": self.kind, "arrays": arrays.name, **self.summary()}
         return write_json(target, value)
@@ -211,13 +328,18 @@ class LearnedStructure:
             eigenvalue = value["smallest_eigenvalue"]
             return cls(
                 pag=PAG(data["marks"]),
-                separated=data["separated"],
                 separator_start=data["separator_start"],
                 separator_nodes=data["separator_nodes"],
                 undecided=data["undecided"],
+                unseparated=data["unseparated"],
+                evidence=_loaded_evidence(data),
                 tests_per_size=tuple(value["tests_per_size"]),
                 complete=value["complete"],
                 stopped=value["stopped"],
+                unfinished_size=value["unfinished_size"],
+                edges_left=value["edges_left"],
+                names=None if value["names"] is None else tuple(value["names"]),
+                notes=tuple(value["notes"]),
                 conflicts=value["conflicts"],
                 thresholds=tuple(value["thresholds"]),
                 parameters=value["parameters"],
@@ -229,3 +351,9 @@ class LearnedStructure:
             raise OutputError(
                 f"cannot read a saved structure from {str(path)!r}: {error}"
             ) from error
+
+
+def _loaded_evidence(data: Mapping[str, Any]) -> PairEvidence | None:
+    if "evidence_weakest" not in data:
+        return None
+    return PairEvidence(*(data[f"evidence_{name}"] for name in _EVIDENCE))

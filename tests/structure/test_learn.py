@@ -54,7 +54,7 @@ def changed(i, j, value, symmetric=True):
 )
 def test_bad_matrices(matrix, words):
     with pytest.raises(CorrelationError, match=words) as error:
-        learn_structure(matrix, n_samples=100)
+        learn_structure(matrix, input="correlation", n_samples=100)
     assert isinstance(error.value, ValueError) and isinstance(error.value, CausalLVLMError)
 
 
@@ -69,7 +69,7 @@ def test_bad_matrices(matrix, words):
         ({"threshold": 1.0}, StructureError, "threshold"),
         ({"threshold": float("nan")}, StructureError, "threshold"),
         ({"threshold": 0.3, "alpha": 0.1}, StructureError, "either"),
-        ({"threshold": 0.3, "algorithm": "pc"}, StructureError, "'pc'"),
+        ({"threshold": 0.3, "algorithm": "lingam"}, StructureError, "'lingam'"),
         ({"threshold": 0.3, "variant": "fast"}, StructureError, "'fast'"),
         ({"threshold": 0.3, "selection_bias": True}, StructureError, "selection"),
         ({"threshold": 0.3, "order": [0, 1]}, StructureError, "shape"),
@@ -253,7 +253,7 @@ def test_interrupted_stable_search_leaves_out_the_unfinished_size():
     assert len(full.tests_per_size) > 3
     two = learn_structure(correlation, threshold=0.05, algorithm="icd", max_conditioning_size=2)
     cut = learn_structure(
-        correlation, threshold=0.05, algorithm="icd", max_tests=sum(full.tests_per_size[:3]) + 1
+        correlation, threshold=0.05, algorithm="icd", max_tests=sum(full.tests_per_size[:3])
     )
     assert cut.stopped == "max_tests" and cut.pag == two.pag
 
@@ -297,7 +297,7 @@ def test_results_are_read_only():
     structure = learn_structure(GOOD, n_samples=100)
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(structure, "complete", False)  # noqa: B010
-    arrays: list[Any] = [structure.pag.marks, structure.separated, structure.correlation]
+    arrays: list[Any] = [structure.pag.marks, structure.undecided, structure.unseparated]
     for array in arrays:
         with pytest.raises(ValueError, match="read-only"):
             array[0, 0] = 1

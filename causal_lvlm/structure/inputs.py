@@ -1,0 +1,284 @@
+"""What can be learned from: data tables, covariances, correlations and attention matrices.
+
+Each helper returns a `CorrelationSource`: a correlation matrix with names, the sample size where it
+is known, and notes on what was noticed or left out. `as_source` chooses the helper.
+
+A data table becomes a correlation in these steps:
+
+1. Missing or infinite values are refused (or their rows left out), never filled in.
+2. Each column is scaled by a power of two, shifted by its first value and centred by the mean of
+   what is left, so that neither huge means nor huge values cost digits; then it is divided by its
+   norm.
+3. Constant columns and columns that repeat another one up to shift and scale are refused (or left
+   out): they would make every test on them meaningless.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from causal_lvlm.arrays import FloatArray
+from causal_lvlm.errors import CorrelationError, DataError, SampleSizeError, StructureError
+from causal_lvlm.structure.sources import (
+    SYMMETRY,
+    CorrelationSource,
+    correlation_from_attention,
+    correlation_from_covariance,
+    square_table,
+)
+from causal_lvlm.structure.tables import Table, is_table, read_table, shown
+
+__all__ = [
+    "CorrelationSource",
+    "as_source",
+    "correlation_from_attention",
+    "correlation_from_covariance",
+    "correlation_from_data",
+]
+
+INPUTS = ("auto", "correlation", "covariance", "data", "attention")
+FEWEST_SAMPLES = 4  # Fisher's z needs n_samples - |S| - 3 > 0
+# 1 - |r| of two columns that are the same up to shift, scale and rounding: there float64 cannot
+# tell r from 1 well enough for a partial correlation given one of them.
+_EQUAL = 1e-12
+
+
+def correlation_from_data(
+    data: Any,
+    *,
+    names: Sequence[str] | None = None,
+    drop: bool = False,
+    n_samples: int | None = None,
+) -> CorrelationSource:
+    """Return the correlation of the columns of a data table.
+
+    Parameters
+    ----------
+    data : array_like of shape (n, p), mapping of str to columns, or table object
+        Rows are samples, columns variables; see `causal_lvlm.structure.tables.read_table`.
+    names : sequence of str, optional
+        Names of the columns, instead of the table's own.
+    drop : bool, default False
+        Leave out, with a note, what is otherwise an error: rows with missing or infinite values,
+        constant columns, and columns that repeat an earlier one up to shift and scale.
+    n_samples : int, optional
+        Effective sample size, where rows depend on each other (time series); by default their
+        number.
+
+    Raises
+    ------
+    DataError
+        If the table is not one of numbers, or holds what `drop` leaves out; the columns are named.
+    SampleSizeError
+        If there are fewer than four samples.
+
+    Examples
+    --------
+    >>> source = correlation_from_data({"a": [1.0, 2, 3, 4], "b": [1.0, 2, 3, 5]})
+    >>> source.names, source.n_samples, source.correlation.round(3).tolist()
+    (('a', 'b'), 4, [[1.0, 0.983], [0.983, 1.0]])
+    """
+    table = read_table(data, names)
+    notes: list[str] = []
+    values = _finite_rows(table, drop, notes)
+    if len(values) < FEWEST_SAMPLES:
+        raise SampleSizeError(
+            f"the table has {len(values)} usable rows (samples) and {values.shape[1]} columns; at "
+            f"least {FEWEST_SAMPLES} samples are needed. Are samples in rows?"
+        )
+    unit, constant = _standardised(values)
+    if constant:
+        which = shown(table.called(k) for k in constant)
+        if not drop:
+            raise DataError(
+                f"constant columns (they have no correlation): {which}; leave them out, or give "
+                "drop=True"
+            )
+        notes.append(f"constant columns left out: {which}")
+    kept = [k for k in range(values.shape[1]) if k not in set(constant)]
+    if not kept:
+        raise DataError("every column is constant: there is nothing to learn from")
+    correlation = _gram(unit[:, kept])
+    repeats = _repeats(correlation)
+    if repeats:
+        which = shown(f"{table.called(kept[b])} (as {table.called(kept[a])})" for b, a in repeats)
+        if not drop:
+            raise DataError(
+                f"columns that repeat another one up to shift and scale: {which}; keep one of "
+                "each, or give drop=True"
+            )
+        notes.append(f"columns that repeat another one left out: {which}")
+        rest = np.setdiff1d(np.arange(len(kept)), [b for b, _ in repeats])
+        correlation = correlation[np.ix_(rest, rest)]
+        kept = [kept[k] for k in rest]
+    samples = len(values) if n_samples is None else operator.index(n_samples)
+    if samples > len(values):
+        raise SampleSizeError(
+            f"n_samples is {samples}, but the table has only {len(values)} usable rows"
+        )
+    if len(values) <= len(kept):
+        notes.append(
+            f"fewer samples than variables need ({len(values)} samples, {len(kept)} variables): "
+            "the correlation matrix is singular, conditioning sets are limited to "
+            f"{samples - FEWEST_SAMPLES} nodes, and some pairs may be undecidable"
+        )
+    texts = None if table.names is None else tuple(table.names[k] for k in kept)
+    if texts is None and len(kept) < values.shape[1]:
+        texts = tuple(str(k) for k in kept)  # numbers of the table, not of what is left
+    return CorrelationSource(correlation, samples, names=texts, notes=tuple(notes), kind="data")
+
+
+def _finite_rows(table: Table, drop: bool, notes: list[str]) -> FloatArray:
+    finite = np.isfinite(table.values)
+    if finite.all():
+        return table.values
+    lost = np.flatnonzero(~finite.all(axis=1))
+    columns = np.flatnonzero(~finite.all(axis=0))
+    where = (
+        f"columns {shown(table.called(int(k)) for k in columns)} "
+        f"(rows {shown(int(row) for row in lost)})"
+    )
+    if not drop:
+        missing, infinite = int(np.isnan(table.values).sum()), int(np.isinf(table.values).sum())
+        raise DataError(
+            f"{missing} missing and {infinite} infinite values in {where}; fill them in, leave "
+            "those rows or columns out, or give drop=True to leave the rows out"
+        )
+    notes.append(f"{len(lost)} rows with missing or infinite values left out, in {where}")
+    return table.values[finite.all(axis=1)]
+
+
+def _standardised(values: FloatArray) -> tuple[FloatArray, list[int]]:
+    """Return centred columns of norm one (zeros where constant), and which are constant."""
+    size = np.abs(values).max(axis=0)
+    # A power of two, so that scaling is exact; without it, squares and even differences of very
+    # large (or products of very small) values leave the range of float64.
+    exponent = np.frexp(np.where(size > 0, size, 1.0))[1]
+    # One memory order, so that the last bit does not depend on the kind of table.
+    centred = np.ldexp(np.ascontiguousarray(values), -exponent)
+    # Eight steps of rounding at the column's own size are no variation.
+    constant = np.ptp(centred, axis=0) <= 8 * np.spacing(np.where(size > 0, 1.0, 0.0))
+    centred -= centred[0]
+    centred /= np.where(constant, 1.0, np.abs(centred).max(axis=0))
+    centred -= centred.mean(axis=0)
+    centred /= np.where(constant, 1.0, np.linalg.norm(centred, axis=0))
+    centred[:, constant] = 0.0
+    return centred, [int(k) for k in np.flatnonzero(constant)]
+
+
+def _gram(unit: FloatArray) -> FloatArray:
+    correlation: FloatArray = unit.T @ unit
+    correlation = np.clip((correlation + correlation.T) / 2.0, -1.0, 1.0)
+    np.fill_diagonal(correlation, 1.0)
+    return correlation
+
+
+def _repeats(correlation: FloatArray) -> list[tuple[int, int]]:
+    """Return (column, earlier column that it repeats), the earliest of each group being kept."""
+    equal = np.abs(correlation) >= 1.0 - _EQUAL
+    found: dict[int, int] = {}
+    for a, b in np.argwhere(np.triu(equal, 1)):
+        if int(a) not in found:
+            found.setdefault(int(b), int(a))
+    return sorted(found.items())
+
+
+def as_source(
+    values: Any,
+    *,
+    input: str = "auto",
+    n_samples: int | None = None,
+    names: Sequence[str] | None = None,
+    drop: bool = False,
+    head: int | None = None,
+    sink: str = "keep",
+) -> CorrelationSource:
+    """Read a raw array or table as what it is said, or seems, to be.
+
+    Parameters
+    ----------
+    values : array_like, mapping or table object
+        A `CorrelationSource` is returned as it is.
+    input : {"auto", "correlation", "covariance", "data", "attention"}
+        With "auto" a square, symmetric array with a diagonal of ones is a correlation; an array
+        that is not square, and a table with column names, is data; anything else is an error.
+    n_samples : int, optional
+        Sample size; for data by default the number of rows.
+    names : sequence of str, optional
+        Names of the columns.
+    drop : bool, default False
+        For data only, see `correlation_from_data`.
+    head, sink
+        For attention only, see `correlation_from_attention`.
+
+    Raises
+    ------
+    StructureError
+        If `input` is unknown, or an option is given that is for another input.
+    CorrelationError, DataError, AttentionError, SampleSizeError
+        See the helpers; `CorrelationError` also if "auto" cannot tell what a square array is.
+    """
+    if isinstance(values, CorrelationSource):
+        return values
+    if input not in INPUTS:
+        raise StructureError(f"input must be one of {', '.join(INPUTS)}, not {input!r}")
+    if input == "auto":
+        input = _guess(values, names is not None)
+    if drop and input != "data":
+        raise StructureError(f"drop=True leaves out rows and columns of data, not of {input}")
+    if (head is not None or sink != "keep") and input != "attention":
+        raise StructureError(f"head and sink are options of attention, but this is {input}")
+    if input == "data":
+        return correlation_from_data(values, names=names, drop=drop, n_samples=n_samples)
+    if input == "covariance":
+        return correlation_from_covariance(values, names=names, n_samples=n_samples)
+    if input == "attention":
+        return correlation_from_attention(
+            values, names=names, head=head, sink=sink, n_samples=n_samples
+        )
+    table = square_table(values, names, "correlation")
+    return CorrelationSource(table.values, n_samples, names=table.names)
+
+
+def _guess(values: Any, named: bool) -> str:
+    """Return what a raw array seems to be; raise if a square array is no correlation."""
+    table = is_table(values)
+    named = named or table
+    try:
+        array = read_table(values).values if table else np.asarray(values)
+    except DataError:
+        raise
+    except ValueError as error:  # rows of different lengths
+        raise DataError(f"neither a matrix nor a data table: {error}") from error
+    if array.ndim != 2 or array.dtype.kind not in "biuf" or not array.size:
+        # Not decidable here; the check of a correlation or of a table says what is wrong.
+        return "data" if array.ndim == 2 and array.shape[0] != array.shape[1] else "correlation"
+    if array.shape[0] != array.shape[1]:
+        return "data"
+    finite = bool(np.isfinite(array).all())
+    symmetric = finite and float(np.abs(array - array.T).max()) <= SYMMETRY
+    ones = finite and float(np.abs(array.diagonal() - 1.0).max()) <= SYMMETRY
+    if symmetric and ones:
+        return "correlation"
+    if named:
+        return "data"
+    if not finite:
+        return "correlation"  # its check names the entry
+    if symmetric:
+        k = int(np.abs(array.diagonal() - 1.0).argmax())
+        raise CorrelationError(
+            f"entry ({k}, {k}) is {array[k, k]:.6g}, but a correlation matrix has ones on its "
+            "diagonal; for a covariance give input='covariance' (correlation_from_covariance), for "
+            "a square table of samples input='data' (correlation_from_data)"
+        )
+    i, j = (int(k) for k in np.unravel_index(int(np.abs(array - array.T).argmax()), array.shape))
+    raise CorrelationError(
+        f"the matrix is not symmetric, so it is no correlation: entry ({i}, {j}) is "
+        f"{array[i, j]:.6g}, entry ({j}, {i}) is {array[j, i]:.6g}; for attention give "
+        "input='attention' (correlation_from_attention), for a square table of samples "
+        "input='data' (correlation_from_data)"
+    )

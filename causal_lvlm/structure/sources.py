@@ -1,0 +1,247 @@
+"""A correlation with what is known about it, and two matrices that become one.
+
+A covariance is divided by the standard deviations; attention A becomes A·Aᵀ with unit diagonal (the
+covariance of what the rows pass on if values are independent), see `causal_lvlm.covariance`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from causal_lvlm.arrays import FloatArray, IntArray, frozen
+from causal_lvlm.covariance import correlation_of_rows, find_sinks, partial_out
+from causal_lvlm.errors import AttentionError, CorrelationError, DataError, StructureError
+from causal_lvlm.structure.tables import Table, checked_names, read_table, shown
+
+__all__ = [
+    "SYMMETRY",
+    "CorrelationSource",
+    "correlation_from_attention",
+    "correlation_from_covariance",
+    "square_table",
+]
+
+SYMMETRY = 1e-5  # as for a correlation matrix: float32 keeps symmetry only to its rounding
+
+
+@dataclass(frozen=True, eq=False)
+class CorrelationSource:
+    """A correlation matrix and what is known about it.
+
+    Parameters
+    ----------
+    correlation : ndarray of float64, shape (N, N)
+        Read-only. Not checked further here: the learner does that.
+    n_samples : int, optional
+        Number of samples it was computed from.
+    threshold : float, optional
+        Smallest |partial correlation| that counts as dependence, where there are no samples.
+    tiers : ndarray of int64, shape (N,), optional
+    names : tuple of str, optional
+        Names of the nodes.
+    notes : tuple of str
+        What was noticed about the input: columns left out, fewer samples than variables.
+    kind : {"correlation", "covariance", "data", "attention"}
+        What it was computed from.
+    """
+
+    correlation: FloatArray
+    n_samples: int | None = None
+    threshold: float | None = None
+    tiers: IntArray | None = None
+    names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    kind: str = "correlation"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "correlation", frozen(self.correlation, np.float64))
+        if self.tiers is not None:
+            object.__setattr__(self, "tiers", frozen(self.tiers, np.int64))
+
+
+def correlation_from_covariance(
+    covariance: Any, *, n_samples: int | None = None, names: Sequence[str] | None = None
+) -> CorrelationSource:
+    """Return a covariance matrix scaled to unit diagonal.
+
+    Parameters
+    ----------
+    covariance : array_like of shape (N, N), or table object
+        Symmetric, with positive variances on the diagonal.
+    n_samples : int, optional
+        Number of samples it was computed from.
+    names : sequence of str, optional
+        Names of the nodes, instead of the table's own.
+
+    Raises
+    ------
+    CorrelationError
+        If it is not square, finite or symmetric, or a covariance exceeds what its variances allow.
+    DataError
+        If a variance is not positive (the nodes are named), or the table is not one of numbers.
+
+    Examples
+    --------
+    >>> correlation_from_covariance([[4.0, 1.0], [1.0, 1.0]]).correlation.tolist()
+    [[1.0, 0.5], [0.5, 1.0]]
+    """
+    table = square_table(covariance, names, "covariance")
+    values = table.values
+    if not np.isfinite(values).all():
+        i, j = (int(k) for k in np.argwhere(~np.isfinite(values))[0])
+        raise CorrelationError(
+            f"the covariance of {table.called(i)} and {table.called(j)} is {values[i, j]}"
+        )
+    variances = values.diagonal()
+    bad = np.flatnonzero(variances <= 0)
+    if bad.size:
+        which = shown(f"{table.called(int(k))} ({variances[k]:g})" for k in bad)
+        raise DataError(
+            f"variances must be positive, but these are not: {which}; leave those nodes out"
+        )
+    deviation = np.sqrt(variances)
+    correlation = values / deviation[:, None] / deviation
+    skew = np.abs(correlation - correlation.T)
+    if float(skew.max()) > SYMMETRY:
+        i, j = (int(k) for k in np.unravel_index(int(skew.argmax()), skew.shape))
+        raise CorrelationError(
+            f"the covariance is not symmetric: entry ({i}, {j}) is {values[i, j]:.6g}, "
+            f"entry ({j}, {i}) is {values[j, i]:.6g}"
+        )
+    beyond = np.abs(correlation)
+    if float(beyond.max()) > 1.0 + SYMMETRY:
+        i, j = (int(k) for k in np.unravel_index(int(beyond.argmax()), beyond.shape))
+        raise CorrelationError(
+            f"the covariance of {table.called(i)} and {table.called(j)} is {values[i, j]:.6g}, "
+            f"more than their variances allow ({deviation[i] * deviation[j]:.6g})"
+        )
+    correlation = np.clip((correlation + correlation.T) / 2.0, -1.0, 1.0)
+    np.fill_diagonal(correlation, 1.0)
+    return CorrelationSource(correlation, n_samples, names=table.names, kind="covariance")
+
+
+def square_table(values: Any, names: Sequence[str] | None, what: str) -> Table:
+    """Return a square matrix with the names of its columns, or raise CorrelationError."""
+    shape = np.shape(values) if isinstance(values, np.ndarray) else None
+    if shape is not None and (len(shape) != 2 or shape[0] != shape[1] or not shape[0]):
+        raise CorrelationError(f"a {what} matrix must be square and not empty, not of shape {shape}")
+    try:
+        table = read_table(values, names)
+    except DataError as error:
+        raise CorrelationError(f"a {what} matrix of numbers is needed: {error}") from error
+    rows, columns = table.values.shape
+    if rows != columns:
+        raise CorrelationError(f"a {what} matrix must be square, not of shape {rows, columns}")
+    return table
+
+
+def correlation_from_attention(
+    attention: Any,
+    *,
+    head: int | None = None,
+    n_samples: int | None = None,
+    threshold: float | None = None,
+    names: Sequence[str] | None = None,
+    sink: str = "keep",
+) -> CorrelationSource:
+    """Return the correlation of the rows of attention, A·Aᵀ scaled to unit diagonal.
+
+    Rows without weight hold no information; they are left out, with a note. For the nodes that
+    matter to one generated token use `causal_lvlm.attention_correlation` instead.
+
+    Parameters
+    ----------
+    attention : array_like of shape (T, T) or (heads, T, T)
+        Rows are queries; finite and not negative.
+    head : int, optional
+        Which head, if there are several; negative numbers count from the end.
+    n_samples : int, optional
+    threshold : float, optional
+        Kept in the result: attention comes without a sample size, so one of the two is a choice.
+    names : sequence of str, optional
+        Names of the T rows; by default their numbers.
+    sink : {"keep", "drop", "condition"}
+        What to do with positions that take 0.3 or more of the weight of later rows on average:
+        leave their columns out, or partial their rows out.
+
+    Raises
+    ------
+    AttentionError
+        If shape, head or values are wrong, or no row has any weight.
+
+    Examples
+    --------
+    >>> correlation_from_attention([[1.0, 0.0], [0.6, 0.8]]).correlation.round(3).tolist()
+    [[1.0, 0.6], [0.6, 1.0]]
+    """
+    if sink not in ("keep", "drop", "condition"):
+        raise StructureError(f"sink must be 'keep', 'drop' or 'condition', not {sink!r}")
+    weights = _attention_head(attention, head)
+    texts = checked_names(names, len(weights))
+    notes = []
+    sinks = list(find_sinks(weights)) if sink != "keep" else []
+    rows = weights
+    if sinks:
+        called = shown(str(k) if texts is None else repr(texts[k]) for k in sinks)
+        notes.append(f"attention sinks at {called}: sink={sink!r}")
+        if sink == "drop":
+            rows = weights.copy()
+            rows[:, sinks] = 0.0
+        else:
+            rows = partial_out(weights, weights[sinks])
+    before = float((weights**2).sum(axis=1).max(initial=0.0))
+    strength = (rows**2).sum(axis=1)
+    kept = np.flatnonzero(strength > 1e-12 * before)
+    if not len(kept):
+        raise AttentionError(
+            "no row of the attention has any weight" + (f" after sink={sink!r}" if sinks else "")
+        )
+    labels = texts if texts is not None else tuple(str(k) for k in range(len(weights)))
+    if len(kept) < len(weights):
+        lost = np.setdiff1d(np.arange(len(weights)), kept)
+        left_out = shown((labels[k] for k in lost), 20)
+        notes.append(f"rows without weight are left out: [{left_out}]")
+    return CorrelationSource(
+        correlation_of_rows(rows[kept]),
+        n_samples,
+        threshold,
+        names=tuple(labels[k] for k in kept),
+        notes=tuple(notes),
+        kind="attention",
+    )
+
+
+def _attention_head(attention: Any, head: int | None) -> FloatArray:
+    given = np.asarray(attention)
+    if given.dtype.kind not in "biuf":
+        raise AttentionError(f"attention must hold real numbers, not {given.dtype}")
+    if given.ndim == 3 and len(given):
+        heads = len(given)
+        if head is None and heads > 1:
+            raise AttentionError(
+                f"attention has {heads} heads; choose one with head=0..{heads - 1}"
+            )
+        index = operator.index(0 if head is None else head)
+        if not -heads <= index < heads:
+            raise AttentionError(f"there is no head {index}; choose one with head=0..{heads - 1}")
+        given = given[index]
+    elif head is not None:
+        raise AttentionError(f"attention of shape {given.shape} has one head; leave head out")
+    if given.ndim != 2 or given.shape[0] != given.shape[1] or not len(given):
+        raise AttentionError(
+            f"attention must have shape (T, T) or (heads, T, T), got {np.shape(attention)}"
+        )
+    weights: FloatArray = np.asarray(given, dtype=np.float64)
+    wrong = ~np.isfinite(weights) | (weights < 0)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise AttentionError(
+            f"attention must be finite and non-negative, but entry ({row}, {column}) is "
+            f"{weights[row, column]:g}"
+        )
+    return weights
