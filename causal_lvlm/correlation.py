@@ -24,6 +24,7 @@ References
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -98,6 +99,9 @@ class TokenCorrelation:
         Positions that were found to be attention sinks.
     sink_mass : float
         Mean share of weight that the rows of the nodes give to the sinks.
+    candidate_mass : float
+        Share of the weight of the target's row that falls on the nodes other than sinks and the
+        target itself: how much this head looks at what may explain the target. NaN if unknown.
     """
 
     correlation: FloatArray
@@ -114,6 +118,7 @@ class TokenCorrelation:
     dropped: tuple[tuple[int, str], ...]
     sinks: tuple[int, ...]
     sink_mass: float
+    candidate_mass: float = math.nan
 
     def __post_init__(self) -> None:
         """Freeze the arrays and check their shapes."""
@@ -308,6 +313,7 @@ class _Builder:
             (p, "degenerate row") for m, ok in zip(members, alive, strict=True) if not ok for p in m
         ]
         members = [m for m, ok in zip(members, alive, strict=True) if ok]
+        candidates = {p for m in members[:-1] for p in m}
         return TokenCorrelation(
             correlation=correlation_of_rows(nodes[alive]),
             positions=np.array([m[0] for m in members]),
@@ -319,6 +325,7 @@ class _Builder:
             dropped=tuple(sorted(dropped)),
             sinks=sinks,
             sink_mass=float(mass[:, list(sinks)].sum(axis=1).mean()) if sinks else 0.0,
+            candidate_mass=float(mass[last, sorted(candidates - set(sinks))].sum()),
             **record,
         )
 

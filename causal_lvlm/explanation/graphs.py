@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -19,14 +20,14 @@ import numpy as np
 from causal_lvlm.arrays import IntArray, frozen
 from causal_lvlm.correlation import TokenCorrelation
 from causal_lvlm.errors import CorrelationError
-from causal_lvlm.structure import LearnedStructure, PDSTree, learn_structure, pds_tree
+from causal_lvlm.structure import LearnedStructure, PairEvidence, PDSTree, learn_structure, pds_tree
 from causal_lvlm.structure.export import from_dict as pag_from_dict
 from causal_lvlm.tokens import TokenLayout
 
 __all__ = ["EVIDENCE", "HeadGraph", "learn_graphs"]
 
-# Arrays of a LearnedStructure that say why edges are missing.
-EVIDENCE = ("separated", "separator_start", "separator_nodes", "undecided")
+# Arrays of a LearnedStructure that say why edges are there or missing.
+EVIDENCE = ("separator_start", "separator_nodes", "undecided", "weakest", "z", "tests")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class HeadGraph:
         Positions that are attention sinks in this head.
     dropped : tuple of (int, str)
         Positions that are no node, and why.
+    candidate_mass : float
+        Share of the weight of the target's row on its candidates; see `TokenCorrelation`.
     """
 
     head: int | None
@@ -64,6 +67,7 @@ class HeadGraph:
     sink_mass: float
     sinks: tuple[int, ...] = ()
     dropped: tuple[tuple[int, str], ...] = ()
+    candidate_mass: float = math.nan
 
     @property
     def isolated(self) -> bool:
@@ -82,26 +86,35 @@ class HeadGraph:
             "sink_mass": self.sink_mass,
             "sinks": list(self.sinks),
             "dropped": [list(d) for d in self.dropped],
+            "candidate_mass": None if math.isnan(self.candidate_mass) else self.candidate_mass,
             "tree": self.tree.to_dict(),
             "pag": structure.pag.to_dict(),
             "structure": structure.summary(),
-            **{name: values.tolist() for name, values in self.evidence().items()},
+            **{name: _plain(values) for name, values in self.evidence().items()},
         }
 
-    def evidence(self) -> dict[str, IntArray]:
-        """Return the arrays that say why edges are missing: separated pairs and their sepsets."""
-        return {name: getattr(self.structure, name) for name in EVIDENCE}
+    def evidence(self) -> dict[str, Any]:
+        """Return the arrays that say why edges are there or missing: sepsets, and what tests said.
+
+        See `LearnedStructure` and `PairEvidence` for their meaning.
+        """
+        pairs = self.structure.evidence
+        return {
+            name: getattr(self.structure if name in EVIDENCE[:3] else pairs, name)
+            for name in (EVIDENCE[:3] if pairs is None else EVIDENCE)
+        }
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> HeadGraph:
         """Invert `to_dict`."""
         summary = value["structure"]
+        mass = value.get("candidate_mass")  # files of version 0.1 do not have it
         structure = LearnedStructure(
             pag=pag_from_dict(value["pag"]),
-            separated=np.array(value["separated"], dtype=np.int64).reshape(-1, 2),
             separator_start=np.array(value["separator_start"], dtype=np.int64),
             separator_nodes=np.array(value["separator_nodes"], dtype=np.int64),
             undecided=np.array(value["undecided"], dtype=np.int64).reshape(-1, 2),
+            evidence=_pair_evidence(value),
             tests_per_size=tuple(summary["tests_per_size"]),
             complete=summary["complete"],
             stopped=summary["stopped"],
@@ -122,6 +135,7 @@ class HeadGraph:
             sink_mass=value["sink_mass"],
             sinks=tuple(value["sinks"]),
             dropped=tuple((d[0], d[1]) for d in value["dropped"]),
+            candidate_mass=math.nan if mass is None else mass,
         )
 
     def to_networkx(self) -> Any:
@@ -132,6 +146,23 @@ class HeadGraph:
             graph.nodes[node]["position"] = int(self.positions[node])
             graph.nodes[node]["target"] = node == self.target_node
         return graph
+
+
+def _plain(values: Any) -> list[Any]:
+    """Return a list in which None stands for NaN."""
+    items: list[Any] = values.tolist()
+    return [None if item != item else item for item in items]
+
+
+def _pair_evidence(value: Mapping[str, Any]) -> PairEvidence | None:
+    if "weakest" not in value:
+        return None
+    # JSON has no NaN: what was not tested comes back as None
+    return PairEvidence(
+        np.array(value["weakest"], dtype=np.float64),
+        np.array(value["z"], dtype=np.float64),
+        np.array(value["tests"], dtype=np.int64),
+    )
 
 
 def learn_graphs(
@@ -205,6 +236,7 @@ def learn_graphs(
             sink_mass=correlation.sink_mass,
             sinks=correlation.sinks,
             dropped=correlation.dropped,
+            candidate_mass=correlation.candidate_mass,
         )
 
     workers = min(len(usable), n_jobs or os.cpu_count() or 1)

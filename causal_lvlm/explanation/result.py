@@ -264,7 +264,7 @@ class Explanation:
             If a file cannot be written.
         """
         target, value = Path(path), self.to_dict()
-        if sum(len(g.structure.separated) for g in self.graphs) > MAX_PAIRS_IN_JSON:
+        if sum(len(g.structure.separator_start) - 1 for g in self.graphs) > MAX_PAIRS_IN_JSON:
             arrays = target.with_suffix(".npz")
             stream = io.BytesIO()
             evidence = {
@@ -292,7 +292,11 @@ class Explanation:
             if "arrays" in value:
                 with np.load(Path(path).with_name(value["arrays"]), allow_pickle=False) as stored:
                     for k, graph in enumerate(value["graphs"]):
-                        graph |= {name: stored[f"{k}/{name}"] for name in EVIDENCE}
+                        graph |= {
+                            name: stored[f"{k}/{name}"]
+                            for name in EVIDENCE
+                            if f"{k}/{name}" in stored.files
+                        }
             return cls.from_dict(value)
         except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
             raise OutputError(f"{str(path)!r} is damaged or incomplete: {error!r}") from error
