@@ -20,7 +20,7 @@ from PIL import Image
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.viz.style import PAPER, TARGET, figure_image
 
-__all__ = ["Glyph", "draw_with_networkx", "edge_end", "mark_glyph"]
+__all__ = ["Glyph", "draw_with_networkx", "edge_end", "mark_glyph", "place_boxes"]
 
 CIRCLE, ARROW, TAIL = 1, 2, 3
 _EDGE = "#3d4650"
@@ -66,9 +66,12 @@ def mark_glyph(start: FloatArray, tip: FloatArray, mark: int, size: float = 12.0
 
 
 def draw_with_networkx(
-    pictures: Mapping[int, Image.Image], edges: list[Any], target: int
+    pictures: Mapping[int, Image.Image],
+    edges: list[Any],
+    target: int,
+    strength: Mapping[tuple[int, int], float] | None = None,
 ) -> Image.Image:
-    """Draw nodes (pictures at twice their size) and edges; see `causal_lvlm.viz.graph.Edge`.
+    """Draw nodes (pictures at twice their size) and edges; see `causal_lvlm.viz.graph.agraph`.
 
     Returns
     -------
@@ -76,7 +79,7 @@ def draw_with_networkx(
         RGB.
     """
     sizes = {n: np.array([p.width / 2, p.height / 2]) for n, p in pictures.items()}
-    places, shape = _layout(sizes, edges)
+    places, shape = place_boxes(sizes, edges)
     dpi = 96
     figure = Figure(figsize=(shape[0] / dpi, shape[1] / dpi), dpi=dpi, facecolor=PAPER)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -95,7 +98,14 @@ def draw_with_networkx(
             mark_glyph(tips[0], tips[1], edge.mark_second),
         )
         stops = np.array([glyphs[0].stop, glyphs[1].stop])
-        axes.plot(stops[:, 0], stops[:, 1], color=colour, linewidth=1.3, zorder=1)
+        share = (strength or {}).get((edge.first, edge.second))
+        width = 1.3 if share is None else 0.7 + 2.9 * share
+        axes.plot(stops[:, 0], stops[:, 1], color=colour, linewidth=width, zorder=1)
+        if share is not None:
+            middle = stops.mean(axis=0)
+            axes.text(middle[0], middle[1], f"{share:.2f}", fontsize=9, color=colour, zorder=2,
+                      ha="center", va="center",
+                      bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.0})  # fmt: skip
         for glyph in glyphs:
             if glyph.kind == "circle":
                 where = (float(glyph.points[0, 0]), float(glyph.points[0, 1]))
@@ -114,10 +124,17 @@ def draw_with_networkx(
     return figure_image(figure)
 
 
-def _layout(
-    sizes: Mapping[int, FloatArray], edges: list[Any]
+def place_boxes(
+    sizes: Mapping[int, FloatArray],
+    edges: list[Any],
+    *,
+    room: tuple[float, float] = (170.0, 170.0),
+    gap: float = _GAP,
 ) -> tuple[dict[int, FloatArray], tuple[float, float]]:
-    """Return the centre of every node in pixels, and the width and height of the page."""
+    """Return the centre of every node in pixels (y down), and the page's width and height.
+
+    `room` is the width and height that a node gets before boxes are pushed `gap` apart.
+    """
     graph = nx.Graph()
     graph.add_nodes_from(sizes)
     graph.add_edges_from((e.first, e.second) for e in edges)
@@ -125,8 +142,9 @@ def _layout(
     places: dict[int, FloatArray] = {}
     for part in nx.connected_components(graph.subgraph(linked)) if linked else ():
         inner = nx.kamada_kawai_layout(graph.subgraph(sorted(part)))
-        spread = _spread({n: np.asarray(p, dtype=np.float64) for n, p in inner.items()}, sizes)
-        left = max((p[0] + sizes[n][0] / 2 for n, p in places.items()), default=-_GAP) + _GAP
+        points = {n: np.asarray(p, dtype=np.float64) for n, p in inner.items()}
+        spread = _spread(points, sizes, room, gap)
+        left = max((p[0] + sizes[n][0] / 2 for n, p in places.items()), default=-gap) + gap
         shift = min(p[0] - sizes[n][0] / 2 for n, p in spread.items())
         places.update({n: p + np.array([left - shift, 0.0]) for n, p in spread.items()})
     bottom = max((p[1] + sizes[n][1] / 2 for n, p in places.items()), default=0.0)
@@ -142,19 +160,22 @@ def _layout(
 
 
 def _spread(
-    places: dict[int, FloatArray], sizes: Mapping[int, FloatArray]
+    places: dict[int, FloatArray],
+    sizes: Mapping[int, FloatArray],
+    room: tuple[float, float],
+    gap: float,
 ) -> dict[int, FloatArray]:
     """Scale a layout to pixels, then push nodes apart until no two boxes overlap."""
     nodes = list(places)
     extent = float(np.ptp([places[n] for n in nodes], axis=0).max()) if len(nodes) > 1 else 1.0
-    scale = 170.0 * math.sqrt(len(nodes)) / max(extent, 1e-9)
+    scale = np.array(room) * math.sqrt(len(nodes)) / max(extent, 1e-9)
     spots = {n: p * scale for n, p in places.items()}
     for _ in range(200):
         moved = False
         for at, i in enumerate(nodes):
             for j in nodes[at + 1 :]:
                 apart = spots[j] - spots[i]
-                overlap = (sizes[i] + sizes[j]) / 2 + _GAP - np.abs(apart)
+                overlap = (sizes[i] + sizes[j]) / 2 + gap - np.abs(apart)
                 if (overlap <= 0).any():
                     continue
                 axis = int(np.argmin(overlap))

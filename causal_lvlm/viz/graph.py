@@ -21,19 +21,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image, ImageDraw
 
+from causal_lvlm.arrays import FloatArray
+from causal_lvlm.errors import StructureError
 from causal_lvlm.viz.nodes import NodeChoice, choose_nodes, node_members, node_picture, target_text
 from causal_lvlm.viz.style import CAUSE, FAINT, INK, MUTED, PAPER, TARGET, caption, font, stack
 from causal_lvlm.viz.view import TraceView
 
-__all__ = ["Edge", "agraph", "draw_graph", "edges_between", "legend"]
+__all__ = [
+    "MARK_MEANING",
+    "Edge",
+    "agraph",
+    "check_confidence",
+    "draw_graph",
+    "edges_between",
+    "legend",
+    "line_width",
+]
 
 logger = logging.getLogger(__name__)
 
 CIRCLE, ARROW, TAIL = 1, 2, 3
 _GRAPHVIZ_MARK = {CIRCLE: "odot", ARROW: "normal", TAIL: "none"}
 _EDGE = "#3d4650"
+THINNEST, THICKEST = 0.7, 3.6  # lines of confidence 0 and 1
 
 
 class Edge(NamedTuple):
@@ -64,6 +77,8 @@ def draw_graph(
     max_nodes: int = 24,
     title: str = "",
     engine: str = "auto",
+    confidence: Any = None,
+    confidence_label: str = "confidence of the edge, 0 to 1",
 ) -> Image.Image:
     """Draw the PAG of one head around its target.
 
@@ -79,6 +94,10 @@ def draw_graph(
     title : str
     engine : {"auto", "graphviz", "networkx"}
         ``"auto"`` takes Graphviz if it works here.
+    confidence : array_like of shape (N, N), optional
+        Between 0 and 1 for every pair of nodes of the graph: drawn as thickness and as a number.
+    confidence_label : str
+        What the confidence is, said below the picture.
 
     Returns
     -------
@@ -89,16 +108,22 @@ def draw_graph(
     ------
     ValueError
         If `engine` is unknown.
+    StructureError
+        If the confidence does not fit the graph.
     """
     if engine not in ("auto", "graphviz", "networkx"):
         raise ValueError(f"engine must be 'auto', 'graphviz' or 'networkx', got {engine!r}")
     choice = choose_nodes(graph, numbers, radius=radius, max_nodes=max_nodes)
     edges = edges_between(graph.structure.pag.marks, choice.nodes)
     pictures = node_pictures(view, graph, choice, numbers)
+    strength: dict[tuple[int, int], float] = {}
+    if confidence is not None:
+        sure = check_confidence(confidence, len(graph.positions))
+        strength = {(e.first, e.second): float(sure[e.first, e.second]) for e in edges}
     drawn: Image.Image | None = None
     if engine != "networkx":
         try:
-            drawn = _with_graphviz(pictures, edges, int(graph.target_node))
+            drawn = _with_graphviz(pictures, edges, int(graph.target_node), strength)
         except (ImportError, OSError, ValueError) as error:
             if engine == "graphviz":
                 raise
@@ -106,10 +131,13 @@ def draw_graph(
     if drawn is None:
         from causal_lvlm.viz.fallback import draw_with_networkx
 
-        drawn = draw_with_networkx(pictures, edges, int(graph.target_node))
+        drawn = draw_with_networkx(pictures, edges, int(graph.target_node), strength)
     drawn = _at_least(drawn, 640)
     parts = [caption(title, drawn.width)] if title else []
-    parts += [drawn, caption(choice.sentence(), drawn.width, size=14, bold=False)]
+    said = choice.sentence()
+    if strength:
+        said += f" Thickness and number of a line: {confidence_label}."
+    parts += [drawn, caption(said, drawn.width, size=14, bold=False)]
     return stack([*parts, legend(drawn.width)])
 
 
@@ -126,7 +154,37 @@ def node_pictures(
     return pictures
 
 
-def agraph(nodes: Mapping[int, Mapping[str, str]], edges: list[Edge], target: int) -> Any:
+def check_confidence(given: Any, n: int) -> FloatArray:
+    """Return a confidence per pair of n nodes, float64 of shape (n, n).
+
+    Raises
+    ------
+    StructureError
+        If the shape is another one, it is not symmetric, or a number is not between 0 and 1.
+    """
+    values = np.asarray(given, dtype=np.float64)
+    if values.shape != (n, n):
+        raise StructureError(
+            f"confidence has shape {values.shape}; a graph of {n} nodes needs ({n}, {n})"
+        )
+    if not np.isfinite(values).all() or values.min(initial=0) < 0 or values.max(initial=0) > 1:
+        raise StructureError("confidence must hold numbers between 0 and 1")
+    if not np.allclose(values, values.T):
+        raise StructureError("confidence must be symmetric: one number for each pair")
+    return values
+
+
+def line_width(share: float) -> float:
+    """Return the thickness of an edge by its confidence."""
+    return THINNEST + (THICKEST - THINNEST) * share
+
+
+def agraph(
+    nodes: Mapping[int, Mapping[str, str]],
+    edges: list[Edge],
+    target: int,
+    strength: Mapping[tuple[int, int], float] | None = None,
+) -> Any:
     """Return the graph as pygraphviz knows it; every edge has ``dir=both`` and a mark per end.
 
     Parameters
@@ -136,6 +194,8 @@ def agraph(nodes: Mapping[int, Mapping[str, str]], edges: list[Edge], target: in
     edges : list of Edge
     target : int
         Placed at the bottom.
+    strength : mapping of (int, int) to float, optional
+        Confidence of the edges that have one.
     """
     import pygraphviz
 
@@ -156,11 +216,20 @@ def agraph(nodes: Mapping[int, Mapping[str, str]], edges: list[Edge], target: in
             arrowhead=_GRAPHVIZ_MARK[edge.mark_second],
             color=TARGET if touches else _EDGE,
         )
+        share = (strength or {}).get((edge.first, edge.second))
+        if share is not None:
+            graph.get_edge(str(edge.first), str(edge.second)).attr.update(
+                penwidth=f"{line_width(share):.2f}", label=f"{share:.2f}", fontsize="11",
+                fontname="DejaVu Sans",
+            )  # fmt: skip
     return graph
 
 
 def _with_graphviz(
-    pictures: Mapping[int, Image.Image], edges: list[Edge], target: int
+    pictures: Mapping[int, Image.Image],
+    edges: list[Edge],
+    target: int,
+    strength: Mapping[tuple[int, int], float] | None = None,
 ) -> Image.Image:
     with tempfile.TemporaryDirectory() as folder:
         nodes = {}
@@ -179,7 +248,7 @@ def _with_graphviz(
                 "width": f"{picture.width / 192:.3f}",
                 "height": f"{picture.height / 192:.3f}",
             }
-        graph = agraph(nodes, edges, target)
+        graph = agraph(nodes, edges, target, strength)
         out = Path(folder) / "graph.png"
         graph.draw(str(out), format="png", prog="dot")
         with Image.open(out) as image:
@@ -195,8 +264,8 @@ def _at_least(image: Image.Image, width: int) -> Image.Image:
     return page
 
 
-_MEANING = (
-    (CIRCLE, "circle: open, either of the two below"),
+MARK_MEANING = (
+    (CIRCLE, "circle: not determined, arrowhead or tail"),
     (ARROW, "arrowhead: this end is not a cause of the other end"),
     (TAIL, "tail: this end is a cause of the other end"),
 )
@@ -205,7 +274,7 @@ _MEANING = (
 def legend(width: int) -> Image.Image:
     """Return the strip that explains marks and frames."""
     face = font(13)
-    items: list[tuple[str, Any, str]] = [("mark", mark, text) for mark, text in _MEANING]
+    items: list[tuple[str, Any, str]] = [("mark", mark, text) for mark, text in MARK_MEANING]
     items += [
         ("frame", TARGET, "target"),
         ("frame", CAUSE, "explaining set, numbered"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from causal_lvlm.explanation.union import TokenUnion, union_graph
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.graph import draw_graph
 from causal_lvlm.viz.overlay import draw_heat, draw_patches
@@ -17,7 +19,14 @@ from causal_lvlm.viz.style import png_bytes
 from causal_lvlm.viz.tree import draw_tree
 from causal_lvlm.viz.view import TraceView, member_numbers
 
-__all__ = ["Picture", "attribution_picture", "main_numbers", "pictures_of", "shown_graph"]
+__all__ = [
+    "Picture",
+    "attribution_picture",
+    "main_numbers",
+    "pictures_of",
+    "shown_graph",
+    "united_graph",
+]
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,20 @@ def shown_graph(explanation: Any) -> Any | None:
     return explanation.graph
 
 
+def united_graph(explanation: Any) -> TokenUnion | None:
+    """Return the graphs of all heads as one; None if there are fewer than two.
+
+    Heads count by how much they look at the candidates, all the same if that is not known (results
+    of version 0.1) or nothing in every head.
+    """
+    graphs = explanation.graphs
+    if len(graphs) < 2:
+        return None
+    masses = [graph.candidate_mass for graph in graphs]
+    known = not any(map(math.isnan, masses)) and sum(masses) > 0.0
+    return union_graph(graphs, weights="candidate_mass" if known else None)
+
+
 def pictures_of(view: TraceView, explanation: Any) -> list[Picture]:
     """Draw everything there is to see of one explanation.
 
@@ -76,7 +99,8 @@ def pictures_of(view: TraceView, explanation: Any) -> list[Picture]:
     Returns
     -------
     list of Picture
-        Patches of each set that holds any, prompt, PAG, PDS-tree.
+        Patches of each set that holds any, prompt, PAG of one head, the graphs of all heads as one
+        if there are several, PDS-tree.
     """
     target = explanation.target.text
     pictures = []
@@ -103,6 +127,9 @@ def pictures_of(view: TraceView, explanation: Any) -> list[Picture]:
     graph = shown_graph(explanation)
     if graph is not None:
         pictures += _graph_pictures(view, graph, numbers, target)
+        union = united_graph(explanation)
+        if union is not None:
+            pictures.insert(-1, _union_picture(view, union, numbers, target))
     return pictures
 
 
@@ -156,6 +183,34 @@ def _graph_pictures(
             drawing=True,
         ),
     ]
+
+
+def _union_picture(
+    view: TraceView, union: TokenUnion, numbers: Mapping[int, int], target: str
+) -> Picture:
+    heads = len(union.heads)
+    meaning = f"share of the {heads} heads with this edge"
+    if len(set(union.union.weights)) > 1:
+        meaning += ", each counted by how much it looks at the candidates"
+    meaning += "; an end has the mark that most of these heads agree on, else a circle"
+    neighbours = int((union.pag.marks[union.target_node] > 0).sum())
+    return Picture(
+        "pag-union",
+        draw_graph(
+            view,
+            union,
+            numbers,
+            title=f"One graph from {heads} heads — “{target}”",
+            confidence=union.confidence,
+            confidence_label=meaning,
+        ),
+        f"The graphs of {heads} heads as one; the target “{target}” has {neighbours} neighbours "
+        "in it.",
+        f"The graphs of {heads} heads as one: the thicker a line, the more heads have this edge. "
+        "It is a summary; no single head has learned it as a whole.",
+        "wide",
+        drawing=True,
+    )
 
 
 def attribution_picture(view: TraceView, attribution: Any) -> Picture:

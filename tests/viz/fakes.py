@@ -104,9 +104,8 @@ def head_graph(
     none = np.empty((0, 2), dtype=np.int64)
     structure = LearnedStructure(
         pag=PAG(marks),
-        separated=none,
-        separator_start=np.zeros(1, dtype=np.int64),
-        separator_nodes=np.empty(0, dtype=np.int64),
+        separator_start=np.zeros(np.triu(marks == 0, k=1).sum() + 1, dtype=np.int32),
+        separator_nodes=np.empty(0, dtype=np.int32),
         tests_per_size=(1000, 234),
         undecided=none,
         complete=True,

@@ -82,7 +82,7 @@ def test_fallback_draws_each_mark_at_its_own_node(monkeypatch):
     monkeypatch.setattr(fallback, "mark_glyph", spy)
     pictures = graph.node_pictures(VIEW, small_graph(), choose_nodes(small_graph(), {}), {})
     sizes = {n: np.array([p.width / 2, p.height / 2]) for n, p in pictures.items()}
-    places, _ = fallback._layout(sizes, EDGES)
+    places, _ = fallback.place_boxes(sizes, EDGES)
     fallback.draw_with_networkx(pictures, EDGES, target=3)
     assert len(asked) == 2 * len(EDGES)
     for edge, first, second in zip(EDGES, asked[::2], asked[1::2], strict=True):
@@ -141,7 +141,7 @@ def test_fallback_keeps_boxes_apart():
     choice = choose_nodes(big, {})
     pictures = graph.node_pictures(VIEW, big, choice, {})
     sizes = {n: np.array([p.width / 2, p.height / 2]) for n, p in pictures.items()}
-    places, _ = fallback._layout(sizes, edges_between(big.structure.pag.marks, choice.nodes))
+    places, _ = fallback.place_boxes(sizes, edges_between(big.structure.pag.marks, choice.nodes))
     nodes = list(places)
     for at, i in enumerate(nodes):
         for j in nodes[at + 1 :]:

@@ -1,0 +1,1 @@
+"""Reading a PAG: the pictures that the page shows."""

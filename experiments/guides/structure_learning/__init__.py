@@ -1,0 +1,1 @@
+"""Structure learning on your own data: the example that the page shows."""
