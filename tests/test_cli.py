@@ -7,11 +7,9 @@ import importlib
 import json
 import subprocess
 import sys
-import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -313,115 +311,3 @@ def test_demo_explains_every_sample(calls, monkeypatch, tmp_path):
     for run in json.loads((tmp_path / "demo" / "explanation.json").read_text("utf-8"))["runs"]:
         loaded = causal_lvlm.Explanation.load(tmp_path / "demo" / run["explanations"][0]["file"])
         assert loaded.target.text == "circle"
-
-
-# learn ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def chain(tmp_path):
-    """0 - 1 - 2 with correlations 0.8 and 0.5: 1 separates 0 from 2."""
-    path = tmp_path / "matrix.npy"
-    np.save(path, np.array([[1.0, 0.8, 0.4], [0.8, 1.0, 0.5], [0.4, 0.5, 1.0]]))
-    return path
-
-
-def test_learn_finds_the_chain(chain, tmp_path):
-    result = invoke("learn", chain, "--n-samples", 1000, "--out", tmp_path / "graph")
-    assert result.exit_code == 0, result.output
-    assert "3 nodes, 2 edges" in result.stdout
-    value = json.loads((tmp_path / "graph" / "pag.json").read_text(encoding="utf-8"))
-    assert {(e["source"], e["target"]) for e in value["edges"]} == {(0, 1), (1, 2)}
-    ET.parse(tmp_path / "graph" / "pag.graphml")
-    assert (tmp_path / "graph" / "pag.dot").read_text(encoding="utf-8").count("->") == 2
-    assert json.loads(invoke("learn", chain, "--threshold", 0.1, "--json").stdout) == value
-
-
-def test_learn_reads_attention(tmp_path):
-    rng = np.random.default_rng(0)
-    weights = np.tril(rng.random((2, 6, 6)))
-    weights[0, 2] = 0.0  # a row without weight has no correlation
-    weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-9)
-    np.savez(tmp_path / "a.npz", attention=weights, other=np.zeros(3))
-    result = invoke("learn", tmp_path / "a.npz", "--attention", "--head", 0, "--threshold", 0.3)
-    assert result.exit_code == 0, result.output
-    assert "5 nodes" in result.stdout and "left out: [2]" in result.stderr
-    assert "6 nodes" in invoke(
-        "learn", tmp_path / "a.npz", "--attention", "--head", 1, "--threshold", 0.3
-    ).stdout  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("change", "part"),
-    [
-        (lambda m: m[:2], "square"),
-        (lambda m: m + np.triu(np.full((3, 3), 0.1), 1), "symmetric"),
-        (lambda m: m * 2, "diagonal"),
-        (lambda m: np.where(m == 0.5, np.nan, m), "is nan"),
-        (lambda m: np.array([[1, 0.9, -0.9], [0.9, 1, 0.9], [-0.9, 0.9, 1]]), "eigenvalue"),
-    ],
-)
-def test_learn_refuses_what_is_no_correlation(chain, change, part):
-    np.save(chain, change(np.load(chain)))
-    result = invoke("learn", chain, "--n-samples", 100)
-    assert result.exit_code == 2 and part in result.stderr.lower(), result.output
-
-
-@pytest.mark.parametrize(
-    ("arguments", "part"),
-    [
-        ((), "--n-samples"),
-        (("--n-samples", 3), "n_samples"),
-        (("--n-samples", 100, "--threshold", 0.1), "not both"),
-        (("--threshold", 0.1, "--alpha", 0.1), "--alpha"),
-        (("--threshold", 0.1, "--algorithm", "magic"), "magic"),
-    ],
-)
-def test_learn_refuses_bad_settings(chain, arguments, part):
-    result = invoke("learn", chain, *arguments)
-    assert result.exit_code == 2 and part in result.stderr, result.output
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "part"),
-    [
-        ("text.npy", (), "cannot read a matrix"),
-        ("none.npy", (), "does not exist"),
-        (".", (), "is a folder"),
-        ("two.npz", (), "holds a, b; choose one with --key"),
-        ("two.npz", ("--key", "c"), "holds a, b; choose one with --key"),
-        ("nothing.npz", (), "it holds no array"),
-        ("broken.npz", (), "cannot read a matrix"),
-        ("objects.npy", (), "cannot read a matrix"),
-        ("letters.npy", (), "not real numbers"),
-        ("complex.npy", (), "not real numbers"),
-        ("number.npy", (), "two axes"),
-        ("heads.npy", (), "two axes"),
-        ("eye.npy", ("--key", "a"), "leave --key out"),
-        ("eye.npy", ("--head", 0), "give --attention"),
-        ("eye.npy", ("--attention", "--head", 0), "leave --head out"),
-        ("heads.npy", ("--attention",), "choose one with --head 0..1"),
-        ("negative.npy", ("--attention",), "non-negative, but entry (0, 0) is -1"),
-        ("nan.npy", ("--attention",), "entry (0, 1) is nan"),
-        ("wide.npy", ("--attention",), "shape (T, T)"),
-        ("zero.npy", ("--attention",), "no row of the attention has any weight"),
-    ],
-)
-def test_learn_refuses_files_that_hold_no_matrix(tmp_path, monkeypatch, name, arguments, part):
-    monkeypatch.chdir(tmp_path)
-    Path("text.npy").write_text("hello")
-    Path("broken.npz").write_bytes(b"PK\x03\x04 and no more")
-    np.savez("two.npz", a=np.eye(2), b=np.eye(2))
-    np.savez("nothing.npz")
-    np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    nan = np.eye(3)
-    nan[0, 1] = np.nan
-    for stem, value in {
-        "letters": np.array([["a"]]), "complex": np.eye(3) * 1j, "number": np.array(1.0),
-        "heads": np.stack([np.eye(3)] * 2), "eye": np.eye(3), "negative": -np.eye(3),
-        "nan": nan, "wide": np.ones((2, 3)), "zero": np.zeros((3, 3)),
-    }.items():  # fmt: skip
-        np.save(f"{stem}.npy", value)
-    result = invoke("learn", name, "--threshold", 0.1, *arguments)
-    assert result.exit_code == 2 and part in result.stderr, result.output
-    assert len(result.stderr.splitlines()) == 1 and result.stdout == ""

@@ -1,124 +1,104 @@
-"""Read the matrix of ``causal-lvlm learn`` from a file, and make attention a correlation."""
+"""Read what ``causal-lvlm learn`` learns from: arrays (.npy, .npz) and tables (see `tables`)."""
 
 from __future__ import annotations
 
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from causal_lvlm.arrays import FloatArray
-from causal_lvlm.cli.support import say
-from causal_lvlm.errors import AttentionError, CorrelationError
+from causal_lvlm.cli.tables import read_csv, read_parquet
 
-__all__ = ["read_matrix"]
+__all__ = ["Loaded", "read_input"]
+
+KINDS = ("correlation", "attention", "data", "covariance")
 
 
-def read_matrix(
-    path: Path, key: str | None, *, attention: bool, head: int | None
-) -> tuple[FloatArray, list[str]]:
-    """Return a correlation matrix and the names of its nodes.
+@dataclass(frozen=True)
+class Loaded:
+    """What a file holds.
+
+    Parameters
+    ----------
+    values : ndarray, or dict of str to ndarray
+        A matrix, or columns with names.
+    names : tuple of str or None
+        Names of columns that stand beside the array in a .npz file.
+    kind : str
+        ``"correlation"``, ``"attention"``, ``"data"`` or ``"covariance"`` if the array in a .npz
+        file is called so, else ``"auto"``.
+    """
+
+    values: Any
+    names: tuple[str, ...] | None = None
+    kind: str = "auto"
+
+
+def read_input(path: Path, key: str | None, header: bool | None = None) -> Loaded:
+    """Read an array or a table.
 
     Parameters
     ----------
     path : pathlib.Path
-        A ``.npy`` or ``.npz`` file of numbers.
+        ``.npy``, ``.npz``, ``.parquet``; anything else is text with one sample per line.
     key : str or None
-        Name of the matrix in a ``.npz`` file.
-    attention : bool
-        Whether the file holds attention, whose rows are then correlated.
-    head : int or None
-        Which head, if there are several.
-
-    Returns
-    -------
-    correlation : ndarray of float64, shape (N, N)
-        Not yet checked if the file held a correlation matrix: the learner does that.
-    names : list of str
-        Rows of the matrix in the file.
+        Name of the array in a .npz file.
+    header : bool, optional
+        Whether the first line of a text holds names; by default if it is not all numbers.
 
     Raises
     ------
     ValueError
-        If there is no such file, it holds no numbers, or an option does not fit to it.
-    CorrelationError, AttentionError
-        If the matrix has a wrong shape or wrong values.
+        If there is no such file, or it cannot be read as what its name says.
+    DataError
+        If a text is no table.
     """
-    values = _numbers(path, key)
-    if not attention:
-        if head is not None:
-            raise ValueError("--head chooses a head of attention; give --attention as well")
-        if values.ndim != 2:
-            raise CorrelationError(
-                f"a correlation matrix has two axes, but {str(path)!r} holds shape {values.shape}"
-            )
-        return values, [str(n) for n in range(len(values))]
-    return _correlated(_head(values, head))
-
-
-def _numbers(path: Path, key: str | None) -> FloatArray:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise ValueError(f"{str(path)!r} {what}; give a .npy or .npz file")
+        raise ValueError(f"{str(path)!r} {what}; give a .csv, .tsv, .parquet, .npy or .npz file")
+    suffix = path.suffix.lower()
+    if key is not None and suffix != ".npz":
+        raise ValueError("--key names an array in a .npz file: leave --key out")
+    if suffix in (".npy", ".npz"):
+        if header is not None:
+            raise ValueError("--header and --no-header are for text files")
+        return _arrays(path, key)
+    if suffix in (".parquet", ".pq"):
+        return Loaded(read_parquet(path))
+    values, names = read_csv(path, header)
+    return Loaded(values, names)
+
+
+def _arrays(path: Path, key: str | None) -> Loaded:
+    names, kind = None, "auto"
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            if key is not None:
-                raise ValueError("it holds one array only: leave --key out")
             values = loaded
         else:
             with loaded:
-                values = _chosen(loaded, key)
+                chosen = _chosen(list(loaded.files), key)
+                values = loaded[chosen]
+                kind = chosen if chosen in KINDS else "auto"
+                if "names" in loaded.files and loaded["names"].dtype.kind == "U":
+                    names = tuple(loaded["names"].tolist())
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"cannot read a matrix from {str(path)!r}: {error}") from error
+    if values.dtype.names is not None:
+        return Loaded({name: values[name] for name in values.dtype.names}, names, kind)
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{str(path)!r} holds values of type {values.dtype}, not real numbers")
-    return np.asarray(values, dtype=np.float64)
+    return Loaded(values, names, kind)
 
 
-def _chosen(arrays: Any, key: str | None) -> Any:
+def _chosen(files: list[str], key: str | None) -> str:
     """Return the array that was asked for, else the one that can be meant."""
-    names = list(arrays.files)
-    wanted = key or next((n for n in ("correlation", "attention") if n in names), None)
+    names = [name for name in files if name != "names"] or files
+    wanted = key or next((name for name in KINDS if name in names), None)
     wanted = wanted or (names[0] if len(names) == 1 else None)
-    if wanted in names:
-        return arrays[wanted]
+    if wanted in files:
+        return str(wanted)
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     raise ValueError(f"it holds {shown}; choose one with --key" if names else "it holds no array")
-
-
-def _head(values: FloatArray, head: int | None) -> FloatArray:
-    if values.ndim == 3 and len(values):
-        if head is None or not -len(values) <= head < len(values):
-            raise AttentionError(
-                f"attention has {len(values)} heads; choose one with --head 0..{len(values) - 1}"
-            )
-        values = values[head]
-    elif head is not None:
-        raise AttentionError(f"attention of shape {values.shape} has one head; leave --head out")
-    if values.ndim != 2 or values.shape[0] != values.shape[1]:
-        raise AttentionError(
-            f"attention must have shape (T, T) or (heads, T, T), got {values.shape}"
-        )
-    if not np.isfinite(values).all() or (values < 0).any():
-        row, column = np.argwhere(~np.isfinite(values) | (values < 0))[0]
-        raise AttentionError(
-            f"attention must be finite and non-negative, but entry ({row}, {column}) is "
-            f"{values[row, column]:g}"
-        )
-    return values
-
-
-def _correlated(values: FloatArray) -> tuple[FloatArray, list[str]]:
-    """Return the correlation of the rows of attention (A·Aᵀ); empty rows are left out and named."""
-    from causal_lvlm.correlation import correlation_of_rows
-
-    strength = (values**2).sum(axis=1)
-    kept = np.flatnonzero(strength > 1e-12 * strength.max(initial=0.0))
-    if not len(kept):
-        raise AttentionError("no row of the attention has any weight")
-    if len(kept) < len(values):
-        lost = sorted(set(range(len(values))) - set(kept.tolist()))
-        say(f"rows without weight are left out: {lost}")
-    return correlation_of_rows(values[kept]), [str(n) for n in kept]

@@ -30,7 +30,12 @@ from causal_lvlm.structure.aggregate import aggregate_graphs
 from causal_lvlm.structure.learn import learn_structure
 from causal_lvlm.structure.null import NullEdges
 from causal_lvlm.structure.pag import PAG
-from causal_lvlm.structure.resample import in_threads, levels_to_vary, shuffled_turns
+from causal_lvlm.structure.resample import (
+    in_threads,
+    levels_to_vary,
+    shuffled_turns,
+    stop_if_interrupted,
+)
 from causal_lvlm.structure.result import LearnedStructure
 from causal_lvlm.structure.stability import EdgeStability
 from causal_lvlm.structure.weights import jittered, permuted_rows
@@ -174,6 +179,7 @@ def target_stability(
         if not isinstance(found, TokenCorrelation):
             return found
         graph = learn_structure(found, alpha=level["alpha"], evidence=False, **learn)
+        stop_if_interrupted(graph)
         return graph.pag, found.members, graph.complete, graph.parameters
 
     results = list(in_threads(one, runs, n_jobs))
@@ -272,21 +278,26 @@ def target_null(
         (found,) = attention_correlations(source, chosen, heads=heads, **options)
         if not isinstance(found, TokenCorrelation):
             raise found
-        return learn_structure(found, alpha=alpha, evidence=False, **learn), found
+        learned = learn_structure(found, alpha=alpha, evidence=False, **learn)
+        stop_if_interrupted(learned)
+        return learned, found
 
     own, nodes = graph(trace)
     place = {members: k for k, members in enumerate(nodes.members)}
     streams = np.random.SeedSequence(seed).spawn(count)
 
-    def one(run: int) -> tuple[PAG, Members]:
+    def one(run: int) -> tuple[LearnedStructure, Members]:
         rng = np.random.default_rng(streams[run])
         found, correlation = graph(_ChangedTrace(trace, lambda w: _permuted(w, rng)))
-        return found.pag, correlation.members
+        return found, correlation.members
 
     n = own.n_nodes
     counts, degrees = np.zeros(count, dtype=np.int64), np.zeros((count, n), dtype=np.int64)
     frequency: FloatArray = np.zeros((n, n))
-    for k, (pag, members) in enumerate(in_threads(one, count, n_jobs)):
+    incomplete = 0
+    for k, (found, members) in enumerate(in_threads(one, count, n_jobs)):
+        pag = found.pag
+        incomplete += not found.complete
         counts[k] = pag.n_edges
         shared = [i for i, m in enumerate(members) if m in place]
         at = np.array([place[members[i]] for i in shared])
@@ -297,7 +308,12 @@ def target_null(
         "kind": "target", "target": chosen.text, "head": head, "permutations": count, "seed": seed,
         **to_jsonable(options), "learn": to_jsonable(own.parameters),
     }  # fmt: skip
-    return NullEdges(own.pag, counts, degrees, frequency / count, parameters)
+    names = [trace.layout.label(m[0]) for m in nodes.members]
+    names[-1] = chosen.text
+    return NullEdges(
+        own.pag, counts, degrees, frequency / count, parameters, names=tuple(names),
+        incomplete=incomplete,
+    )  # fmt: skip
 
 
 def _permuted(weights: FloatArray, rng: np.random.Generator) -> FloatArray:

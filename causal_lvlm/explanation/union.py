@@ -29,6 +29,10 @@ from causal_lvlm.structure.pds import PDSTree, pds_tree
 __all__ = ["TokenUnion", "union_graph"]
 
 
+# Of the PDS-tree: deeper, that of a dense union holds every node many times.
+_DEPTH = 5
+
+
 @dataclass(frozen=True, eq=False)
 class TokenUnion:
     """The graphs of several heads as one graph over tokens.
@@ -111,7 +115,8 @@ class TokenUnion:
         """
         pag = self.union.stable(min_share)
         values = {**vars(self), "pag": pag, "min_share": min_share}
-        return TokenUnion(**{**values, "tree": _tree(pag, self.target_node)})
+        tree = pds_tree(pag, root=self.target_node, max_depth=_DEPTH)
+        return TokenUnion(**{**values, "tree": tree})
 
     def summary(self) -> dict[str, Any]:
         """Return the numbers without arrays."""
@@ -205,7 +210,7 @@ def union_graph(
     return TokenUnion(
         union=union,
         pag=pag,
-        tree=_tree(pag, len(ids) - 1),
+        tree=pds_tree(pag, root=len(ids) - 1, max_depth=_DEPTH),
         positions=np.array([m[0] for m in ids]),
         members=tuple(ids),
         labels=tuple(labels[m] for m in ids),
@@ -216,7 +221,3 @@ def union_graph(
         candidate_mass=float(np.mean(masses)),
         sinks=tuple(sorted({p for graph in heads for p in graph.sinks})),
     )
-
-
-def _tree(pag: PAG, root: int) -> PDSTree:
-    return pds_tree(pag, root=root)

@@ -225,10 +225,6 @@ def _large_enough(pools: Pools, edges: Int32Array, size: int) -> BoolArray:
     return enough
 
 
-def _always(allowed: UInt8Array) -> Pools:
-    return lambda edges: allowed
-
-
 def _up_to_own_tier(learner: Learner) -> Int16Array:
     """Return int16 (N, N): 1 for neighbours in tiers up to that of the row's node."""
     allowed = (learner.marks > 0) & (learner.tiers[None, :] <= learner.tiers[:, None])

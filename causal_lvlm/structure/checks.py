@@ -134,10 +134,10 @@ def check_order(
     n : int
         Number of nodes.
     order : array_like of int, shape (N,), optional
-        The nodes from the earliest to the latest; by default 0..N-1.
+        The nodes from the earliest to the latest; by default 0..N-1, sorted by tier.
     tiers : array_like of int, shape (N,), optional
-        Tier of each node (indexed by node); must not decrease along the order. By default every
-        node has its own.
+        Tier of each node (indexed by node); must not decrease along an order that is given. By
+        default every node has its own.
 
     Returns
     -------
@@ -151,7 +151,9 @@ def check_order(
         If the order is no permutation of the nodes, or the tiers do not fit.
     """
     if order is None:
-        permutation = np.arange(n, dtype=np.int64)
+        # tiers alone are an order; within a tier the row order is as good as any
+        ranks = np.zeros(n) if tiers is None else _integers(tiers, "tiers", n)
+        permutation = np.argsort(ranks, kind="stable").astype(np.int64)
     else:
         permutation = _integers(order, "order", n)
         missing = np.setdiff1d(np.arange(n), permutation)

@@ -249,7 +249,9 @@ def _guess(values: Any, named: bool) -> str:
     table = is_table(values)
     named = named or table
     try:
+        table = table or isinstance(values, np.ma.MaskedArray)
         array = read_table(values).values if table else np.asarray(values)
+        array = array.astype(np.float64) if array.dtype.kind == "b" else array
     except DataError:
         raise
     except ValueError as error:  # rows of different lengths

@@ -29,7 +29,7 @@ from causal_lvlm.errors import KnowledgeError
 
 __all__ = ["BackgroundKnowledge", "Masks"]
 
-Pair = tuple[int | str, int | str]
+Pair = tuple[Any, Any]
 
 
 @dataclass(frozen=True)

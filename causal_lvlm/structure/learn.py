@@ -117,8 +117,9 @@ def learn_structure(
         The nodes from the earliest to the latest; for ``ordered_icd`` by default row order. A
         later node is no ancestor of an earlier one.
     tiers : array_like of int, shape (N,), optional
-        Tier of each node, not decreasing along the order; nodes of one tier are not ordered among
-        each other. By default each node is its own tier, if there is an order.
+        Tier of each node: a node of a later tier is no ancestor of one of an earlier tier, nodes of
+        one tier are not ordered among each other. With an `order` they must not decrease along it.
+        By default each node is its own tier, if there is an order.
     variant : {"stable", "sequential"}
     max_conditioning_size : int, optional
         Largest conditioning set; by default as large as the graph and n_samples allow.

@@ -129,7 +129,9 @@ def square_table(values: Any, names: Sequence[str] | None, what: str) -> Table:
     """Return a square matrix with the names of its columns, or raise CorrelationError."""
     shape = np.shape(values) if isinstance(values, np.ndarray) else None
     if shape is not None and (len(shape) != 2 or shape[0] != shape[1] or not shape[0]):
-        raise CorrelationError(f"a {what} matrix must be square and not empty, not of shape {shape}")
+        raise CorrelationError(
+            f"a {what} matrix must be square and not empty, not of shape {shape}"
+        )
     try:
         table = read_table(values, names)
     except DataError as error:

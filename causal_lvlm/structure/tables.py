@@ -83,7 +83,7 @@ def read_table(data: Any, names: Sequence[Any] | None = None) -> Table:
     ----------
     data : array_like of shape (n, p), mapping of str to columns, or table object
         Rows are samples. Truth values count as 0 and 1; None, NaN and the missing values of pandas
-        become NaN.
+        become NaN, and so do masked entries.
     names : sequence of str, optional
         Names of the columns, instead of the table's own.
 
@@ -109,6 +109,8 @@ def read_table(data: Any, names: Sequence[Any] | None = None) -> Table:
         if is_table(data):
             own = list(data.columns)
             data = data.to_numpy()
+        if isinstance(data, np.ma.MaskedArray) and data.dtype.kind in "biuf":
+            data = data.astype(np.float64).filled(np.nan)  # its hidden values are no values
         try:
             given = np.asarray(data)
         except ValueError as error:  # rows of different lengths

@@ -200,6 +200,7 @@ def _union_picture(
             view,
             union,
             numbers,
+            max_nodes=16,  # it has more edges than one head's graph, each with a number
             title=f"One graph from {heads} heads — “{target}”",
             confidence=union.confidence,
             confidence_label=meaning,

@@ -119,6 +119,7 @@ def edits() -> dict[str, bool]:
         helper.write_text(helper.read_text(encoding="utf-8") + HELPER, encoding="utf-8")
         caller.write_text(caller.read_text(encoding="utf-8") + CALLER, encoding="utf-8")
         environment = {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment["XDG_CACHE_HOME"] = folder  # leave nothing in the user's own cache
         for name in ("NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT"):
             environment[name] = ""  # as for a user who sets nothing
         answers = [run(ASK, environment), run(ASK, environment)]

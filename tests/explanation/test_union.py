@@ -89,7 +89,7 @@ def test_votes_and_weights_by_position():
     for pair, (votes, weight) in expected.items():
         assert found[pair][0] == votes and found[pair][1] == pytest.approx(weight)
     assert {v for v, _ in found.values()} == {1, 2}  # the two heads agree in part
-    assert union.tree == pds_tree(union.pag, union.target_node)
+    assert union.tree == pds_tree(union.pag, union.target_node, 5)
     assert union.labels[union.target_node] == "red" and not union.isolated
     assert list(union.positions) == sorted(union.positions)
 

@@ -377,3 +377,20 @@ def test_learning_from_a_source_with_an_order_of_its_own():
     other = SimpleNamespace(correlation=source.correlation, n_samples=500)
     assert learn_structure(source, alpha=0.01).pag == direct.pag
     assert learn_structure(other, alpha=0.01).pag == direct.pag
+
+
+def test_masked_entries_are_missing_values():
+    """Not the numbers that stand hidden behind the mask."""
+    table = np.ma.masked_array(np.random.default_rng(0).normal(size=(30, 3)))
+    table[4, 1] = np.ma.masked
+    with pytest.raises(DataError, match="1 missing"):
+        correlation_from_data(table)
+    with pytest.raises(DataError, match="1 missing"):
+        as_source(table)
+    dropped = correlation_from_data(table, drop=True)
+    rest = np.delete(np.asarray(table), 4, axis=0)
+    np.testing.assert_allclose(dropped.correlation, np.corrcoef(rest, rowvar=False), atol=1e-12)
+
+
+def test_truth_values_may_be_a_correlation():
+    assert as_source(np.eye(3, dtype=bool)).kind == "correlation"

@@ -75,7 +75,7 @@ def test_bad_matrices(matrix, words):
         ({"threshold": 0.3, "order": [0, 1]}, StructureError, "shape"),
         ({"threshold": 0.3, "order": [0, 1, 1]}, StructureError, "lacks \\[2\\]"),
         ({"threshold": 0.3, "order": [0.0, 1.0, 2.0]}, StructureError, "integers"),
-        ({"threshold": 0.3, "tiers": [1, 0, 1]}, StructureError, "decrease"),
+        ({"threshold": 0.3, "order": [0, 1, 2], "tiers": [1, 0, 1]}, StructureError, "decrease"),
         ({"threshold": 0.3, "order": [0, 1, 2], "algorithm": "icd"}, StructureError, "no order"),
         ({"threshold": 0.3, "max_conditioning_size": -1}, StructureError, "-1"),
         ({"threshold": 0.3, "time_limit": 0}, BudgetError, "time_limit"),
@@ -85,6 +85,23 @@ def test_bad_matrices(matrix, words):
 def test_bad_arguments(arguments, error, words):
     with pytest.raises(error, match=words):
         learn_structure(GOOD, **arguments)
+
+
+@pytest.mark.parametrize("algorithm", ["ordered_icd", "fci", "pc"])
+def test_tiers_alone_are_an_order(algorithm):
+    """Whatever the order of the rows: the same as rows sorted by tier."""
+    rng = np.random.default_rng(4)
+    r = np.corrcoef(rng.normal(size=(60, 7)) @ rng.normal(size=(7, 7)), rowvar=False)
+    tiers = np.array([2, 0, 1, 0, 2, 1, 1])
+    by_tier = np.argsort(tiers, kind="stable")
+    mixed = learn_structure(r, threshold=0.2, tiers=tiers, algorithm=algorithm)
+    rows = learn_structure(
+        r[np.ix_(by_tier, by_tier)], threshold=0.2, tiers=tiers[by_tier], algorithm=algorithm
+    )
+    np.testing.assert_array_equal(mixed.pag.marks[np.ix_(by_tier, by_tier)], rows.pag.marks)
+    assert mixed.tests_per_size == rows.tests_per_size
+    across = tiers[:, None] < tiers[None, :]
+    assert (mixed.pag.marks[across] != 3).all()  # no tail at a later end
 
 
 def test_eigenvalues_down_to_rounding_are_accepted():

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from causal_lvlm.errors import AttentionError, DataError, StructureError
+from causal_lvlm.errors import AttentionError, DataError, OutputError, StructureError
 from causal_lvlm.structure import learn_structure
+from causal_lvlm.structure.knowledge import BackgroundKnowledge
 from causal_lvlm.structure.null import NullEdges, null_edges
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.structure.weights import permuted_rows
@@ -131,6 +132,51 @@ def test_seed_and_threads():
     assert np.array_equal(one.counts, many.counts)
     assert np.array_equal(one.pair_frequency, many.pair_frequency)
     assert not np.array_equal(one.pair_frequency, other.pair_frequency)
+
+
+@pytest.mark.parametrize("kind", ["attention", "data"])
+def test_knowledge_may_name_nodes(kind):
+    source: Any
+    if kind == "attention":
+        source, options = structure_free(4), {"threshold": 0.3, "names": tuple("abcd")}
+    else:
+        rng = np.random.default_rng(0)
+        source = dict(zip("abcd", rng.normal(size=(4, 50)), strict=True))
+        options = {"alpha": 0.01}
+    knowledge = BackgroundKnowledge(required=[("a", "d")], forbidden=[("b", "c")])
+    found = null_edges(source, kind=kind, permutations=5, knowledge=knowledge, **options)
+    assert found.names == tuple("abcd")
+    assert found.pag.marks[0, 3] and found.pair_frequency[0, 3] == 1.0
+    assert not found.pag.marks[1, 2] and found.pair_frequency[1, 2] == 0.0
+    algorithm = found.parameters["learn"]["algorithm"]
+    assert algorithm == ("icd" if kind == "data" else "ordered_icd")
+
+
+def test_budgets_are_for_each_graph():
+    source = np.random.default_rng(0).normal(size=(50, 6))
+    found = null_edges(source, kind="data", permutations=3, alpha=0.3, max_tests=5)
+    assert found.incomplete == 3 == found.summary()["incomplete"]
+    seen: list[tuple[int, int]] = []
+    free = null_edges(
+        source, kind="data", permutations=3, alpha=0.3, time_limit=60.0,
+        progress=lambda done, count: seen.append((done, count)),
+    )  # fmt: skip
+    assert free.incomplete == 0 and seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_files(tmp_path):
+    found = null_edges(structure_free(5), permutations=4, threshold=0.3, names=tuple("abcde"))
+    path = found.save(tmp_path / "null.json")
+    loaded = NullEdges.load(path)
+    assert loaded.to_dict() == json.loads(json.dumps(found.to_dict()))
+    assert loaded.pag == found.pag and loaded.names == found.names
+    for name in ("counts", "degrees", "pair_frequency"):
+        assert np.array_equal(getattr(loaded, name), getattr(found, name))
+    (tmp_path / "null.npz").unlink()
+    with pytest.raises(OutputError, match="cannot read"):
+        NullEdges.load(path)
+    with pytest.raises(OutputError, match=r"\.json"):
+        found.save(tmp_path / "null.npz")
 
 
 def test_sink_stays_where_it_is():

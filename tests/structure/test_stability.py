@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,8 @@ from causal_lvlm.errors import (
     StructureError,
 )
 from causal_lvlm.structure import learn_structure
+from causal_lvlm.structure.inputs import correlation_from_data
+from causal_lvlm.structure.knowledge import BackgroundKnowledge
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.structure.resample import shuffled_turns, wishart_correlation
 from causal_lvlm.structure.stability import EdgeStability, edge_stability
@@ -213,6 +216,75 @@ def test_nodes_are_rows_and_sinks_can_be_dropped():
     assert found.consensus(1.0) == alone.pag
     with pytest.raises(AttentionError, match="row 0 has no weight without the sinks"):
         edge_stability(weights, runs=1, threshold=0.3, sink="drop")
+
+
+@pytest.mark.parametrize("kind", ["data", "correlation", "attention"])
+def test_knowledge_may_name_nodes(kind):
+    names = tuple("abcd")
+    source: Any
+    options: dict[str, Any] = {"alpha": 0.01, "names": names}
+    if kind == "attention":
+        source, options = attention(4), {"threshold": 0.3, "names": names}
+    elif kind == "data":
+        source = chain_table()
+    else:
+        source = correlation_from_data(chain_table(), names=names)
+    knowledge = BackgroundKnowledge(required=[("a", "d")], forbidden=[("a", "b")])
+    found = edge_stability(source, kind=kind, runs=6, knowledge=knowledge, **options)
+    assert found.names == names
+    assert found.edge_frequency[0, 3] == 1.0 and found.edge_frequency[0, 1] == 0.0
+    told = found.parameters["first_run"]["knowledge"]
+    assert told == json.loads(json.dumps(knowledge.to_dict()))
+
+
+def test_default_algorithm_is_that_of_the_kind_of_source():
+    table = chain_table(60)
+    for kind, source, options in (
+        ("data", table, {}),
+        ("correlation", correlation_from_data(table), {}),
+        ("correlation", np.corrcoef(table.T), {"n_samples": 60}),
+        ("attention", attention(4), {"n_samples": 60}),
+    ):
+        found = edge_stability(source, kind=kind, runs=1, alpha=0.01, **options)
+        of_data = kind == "data" or hasattr(source, "kind")
+        want = "icd" if of_data else "ordered_icd"
+        assert found.parameters["first_run"]["algorithm"] == want
+
+
+def test_budgets_are_for_each_run():
+    table = chain_table()
+    found = edge_stability(table, kind="data", runs=3, alpha=0.01, max_tests=6)
+    assert found.incomplete_runs == 3
+    limited = edge_stability(table, kind="data", runs=3, alpha=0.01, time_limit=60.0)
+    free = edge_stability(table, kind="data", runs=3, alpha=0.01)
+    assert limited.incomplete_runs == 0
+    assert np.array_equal(limited.mark_frequency, free.mark_frequency)
+    assert limited.parameters["first_run"]["time_limit"] == 60.0
+
+
+def test_progress_counts_runs():
+    seen: list[tuple[int, int]] = []
+    edge_stability(
+        attention(), runs=4, threshold=0.3, progress=lambda done, runs: seen.append((done, runs))
+    )
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_ctrl_c_ends_all_runs():
+    """One run's `learn_structure` returns what it has; the other runs must not follow."""
+    calls: list[int] = []
+
+    def stop(*state: int) -> None:
+        calls.append(1)
+        raise KeyboardInterrupt
+
+    module = importlib.import_module("causal_lvlm.structure.stability")
+    real = module.learn_structure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "learn_structure", lambda *a, **o: real(*a, progress=stop, **o))
+        with pytest.raises(KeyboardInterrupt):
+            edge_stability(chain_table(), kind="data", runs=50, alpha=0.01)
+    assert len(calls) == 1
 
 
 def test_files(tmp_path):

@@ -5,19 +5,24 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import networkx as nx
+import numpy as np
 import pytest
 from PIL import Image
 
 from causal_lvlm.attribution import Attribution
 from causal_lvlm.errors import OutputError
 from causal_lvlm.explanation.result import Explanation
+from causal_lvlm.tokens import resolve_target
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.bundle import file_stem, write_bundle, write_cases
 from causal_lvlm.viz.case import Case
+from causal_lvlm.viz.pictures import pictures_of, united_graph
 from causal_lvlm.viz.report import report, report_cases
 from tests.viz.fakes import (
     explaining_set,
@@ -25,6 +30,7 @@ from tests.viz.fakes import (
     fake_explanation,
     fake_trace,
     fake_view,
+    random_graph,
     summary_of,
 )
 
@@ -139,6 +145,42 @@ def test_explanations_without_sets_or_graphs_still_make_a_page(tmp_path):
     text = report(summary_of(VIEW), [bare], tmp_path / "bare.html").read_text(encoding="utf-8")
     assert wording.outcome("not_maskable") in text
     assert wording.graph_outcome("target_dropped").replace("'", "&#x27;") in text
+
+
+def several_heads(*masses):
+    """Heads 0, 1, ... with random graphs, looking at the candidates as much as given."""
+    layout = VIEW.layout
+    target = resolve_target(layout, "red")
+    return tuple(
+        replace(random_graph(layout, target, seed=k), head=k, candidate_mass=mass)
+        for k, mass in enumerate(masses)
+    )
+
+
+@pytest.mark.parametrize("masses", [(0.6, 0.2, 0.2), (0.5, math.nan), (0.0, 0.0)])
+def test_several_heads_are_drawn_as_one_graph(tmp_path, masses):
+    explanation = fake_explanation(VIEW, graphs=several_heads(*masses))
+    written = write_bundle(fake_trace(), [explanation], [], tmp_path)
+    names = [path.name for path in written]
+    assert names.index("pag.png") + 1 == names.index("pag-union.png")
+    union = united_graph(explanation)
+    # The share of an edge is the weight of the heads that have it.
+    known = sum(masses) > 0 and not any(map(math.isnan, masses))
+    weights = np.array(masses) / sum(masses) if known else np.full(len(masses), 1 / len(masses))
+    both = np.array([g.structure.pag.marks > 0 for g in explanation.graphs])
+    assert np.allclose(union.confidence, np.tensordot(weights, both, axes=1))
+    assert union.pag.n_edges == both.any(axis=0).sum() // 2
+    picture = next(p for p in pictures_of(VIEW, explanation) if p.name == "pag-union")
+    assert f"{len(masses)} heads" in picture.alt and f"{len(masses)} heads" in picture.caption
+    assert (tmp_path / "pag-union.png").read_bytes() == picture.png
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count(base64.b64encode(picture.png).decode()) == 1
+
+
+def test_a_single_head_is_drawn_once():
+    explanation = fake_explanation(VIEW)
+    assert united_graph(explanation) is None
+    assert "pag-union" not in [p.name for p in pictures_of(VIEW, explanation)]
 
 
 def test_bundle_of_one_word_is_the_explanation_itself(tmp_path):
