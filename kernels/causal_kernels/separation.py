@@ -27,6 +27,13 @@ come from tiers up to that of the later node.
 PC and FCI use the same walk with other pools: the neighbours of the root, or its possible-d-sep
 set, without conditions on paths and ancestors.
 
+What the time goes to (``experiments.benchmarks.attention_heads``, ordered ICD of real attention,
+evidence included): 200 nodes take 4 to 6 ms, 700 nodes 80 to 130 ms. About half of that is order 1,
+at 1e9 to 2e9 tests a second, as fast as the rows of a pair come from the cache; the rest is the
+check of the matrix, lists of edges, evidence, separating sets and orientation. A bare loop over the
+same tests of size 0 and 1, that keeps nothing, takes 0.7 to 1.3 ms and 34 to 50 ms. Orders from 2
+on cost next to nothing for attention and for sparse graphs.
+
 Near-singular: see `causal_kernels.partial`. An undecidable test separates nothing and is flagged.
 """
 
