@@ -21,6 +21,7 @@ import numpy as np
 
 from causal_lvlm.arrays import FloatArray, IntArray, UInt8Array, frozen
 from causal_lvlm.errors import StructureError
+from causal_lvlm.structure.named import check_kind
 from causal_lvlm.structure.pag import ARROW, CIRCLE, PAG, TAIL
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def aggregate_graphs(
     Parameters
     ----------
     structures : sequence of PAG or LearnedStructure
-        At least one, all of one kind.
+        At least one, all of one kind. A bare `PAG` does not say its kind and takes the others'.
     nodes : sequence of sequences of hashable, optional
         Ids of the nodes of every graph. By default the names of the structures if all have names,
         else node numbers, for which all graphs need the same number of nodes.
@@ -187,7 +188,8 @@ def aggregate_graphs(
     Raises
     ------
     StructureError
-        If there is no graph, kinds differ, or ids or weights do not fit.
+        If there is no graph, kinds differ (or a bare graph has circles or ``<->`` and the others
+        are CPDAGs), or ids or weights do not fit.
 
     Examples
     --------
@@ -204,10 +206,14 @@ def aggregate_graphs(
     if not given:
         raise StructureError("there is no graph to unite; give at least one")
     graphs = [graph if isinstance(graph, PAG) else graph.pag for graph in given]
-    kinds = {graph.kind for graph in given if not isinstance(graph, PAG)}
+    kinds = {getattr(graph, "kind", None) for graph in given} - {None}
     if len(kinds) > 1:
-        raise StructureError(f"graphs of kinds {sorted(kinds)} cannot be united; choose one kind")
-    kind = kinds.pop() if kinds else "pag"
+        raise StructureError(
+            f"graphs of kinds {sorted(map(str, kinds))} cannot be united; choose one kind"
+        )
+    kind = str(kinds.pop()) if kinds else "pag"
+    for graph in graphs:
+        check_kind(graph, kind)
     ids_of = _ids(given, graphs, nodes)
     shares = _shares(weights, len(graphs))
     occurring = dict.fromkeys(name for ids in ids_of for name in ids)

@@ -11,7 +11,8 @@ rules. Ends when no node has enough neighbours.
 size 1, 2, 3, ... of the possible-d-sep set of an end; then all orientation rules. Two things keep
 that stage from exploding without a loss: every node on the PDS-path must be a possible ancestor of
 an end (as in a D-SEP set every one is), where only arrowheads count that hold while edges may still
-be superfluous (`causal_kernels.adjacent.orient_colliders`); and sets inside the neighbours, which
+be superfluous (`causal_kernels.adjacent.sure_colliders`; its tests count
+in ``n_tests``, but not as evidence for an edge); and sets inside the neighbours, which
 PC has tried, are not tried again.
 
 Where nodes are in tiers, an edge across tiers has its sets around the later end alone and from
@@ -42,6 +43,7 @@ T = TypeVar("T")
 ALGORITHMS = ("ordered_icd", "icd", "fci", "pc")
 # Which nodes may be in the conditioning sets of some edges: 0 no, 1 adjacent to the root, 2 not
 Pools: TypeAlias = Callable[[Int32Array], Int16Array]
+_POOLS = 16  # edges whose possible-d-sep sets are made at a time: on dense graphs they are slow
 _NO_ANCESTORS = np.zeros((0, 0), dtype=np.uint8)
 
 
@@ -70,6 +72,8 @@ def run(learner: Learner, algorithm: str) -> str:
             stopped = _icd(learner)
     except Interrupted as reason:
         stopped = str(reason)
+        if learner.unfinished_size is None:  # between two sizes
+            learner.unfinished_size, learner.edges_left = learner.next_size, len(learner.edges())
     except KeyboardInterrupt:
         # Somebody who waits no longer still gets what was learned so far, for all matrices.
         learner.limits.cancel.set()
@@ -101,7 +105,8 @@ def _icd(learner: Learner) -> str:
         lists = kernels.neighbour_lists(learner.marks)
         if size == 1:
             if learner.limit < 1:
-                return "size_limit"
+                more = np.diff(lists[0]) > 1  # a neighbour besides the other end
+                return "size_limit" if more[edges.ravel()].any() else "no_more_sets"
             kernel = learner.one(lists)
         else:
             ancestor = kernels.possible_ancestor_matrix(learner.marks, *lists)
@@ -205,7 +210,8 @@ def _fci(learner: Learner) -> str:
 
     for size in range(1, len(frozen) - 1):
         edges = learner.edges()
-        edges = edges[_large_enough(pools, edges, size)]
+        learner.next_size = size
+        edges = edges[_large_enough(learner, pools, edges, size)]
         if not len(edges):
             break
         if size > learner.limit:
@@ -214,14 +220,19 @@ def _fci(learner: Learner) -> str:
     return stopped
 
 
-def _large_enough(pools: Pools, edges: Int32Array, size: int) -> BoolArray:
-    """Tell for each edge whether a pool has ``size`` nodes, not all adjacent to the root."""
+def _large_enough(learner: Learner, pools: Pools, edges: Int32Array, size: int) -> BoolArray:
+    """Tell for each edge whether a pool has ``size`` nodes, not all adjacent to the root.
+
+    Beyond the largest size allowed it is enough to know that there is one.
+    """
     enough = np.zeros(len(edges), dtype=bool)
-    step = 4096  # the pools of all edges at once may not fit
-    for first in range(0, len(edges), step):
-        part = pools(edges[first : first + step])
+    for first in range(0, len(edges), _POOLS):
+        learner.limits.check()
+        part = pools(edges[first : first + _POOLS])
         useful = (np.count_nonzero(part, axis=1) >= size) & (part == 2).any(axis=1)
-        enough[first : first + step] = useful.reshape(-1, 2).any(axis=1)
+        enough[first : first + _POOLS] = useful.reshape(-1, 2).any(axis=1)
+        if size > learner.limit and enough.any():
+            break
     return enough
 
 
@@ -243,6 +254,7 @@ def _pool_kernel(learner: Learner, size: int, pools: Pools, *, beyond: bool) -> 
     kind = kernels.BEYOND if beyond else kernels.NEIGHBOURS
 
     def stable(edges: Int32Array, found: Found, budget: int) -> tuple[int, int]:
+        edges = edges[:_POOLS] if beyond else edges
         done, met = kernels.order_r(
             learner.correlation, learner.marks, learner.tiers, edges, pools(edges), _NO_ANCESTORS,
             kind, size, learner.tolerance, budget,
@@ -251,6 +263,7 @@ def _pool_kernel(learner: Learner, size: int, pools: Pools, *, beyond: bool) -> 
         return done, met
 
     def sequential(edges: Int32Array, found: Found, budget: int) -> tuple[int, int]:
+        edges = edges[:_POOLS] if beyond else edges
         done, met = kernels.order_r_pool_sequential(
             learner.correlation, learner.marks, learner.tiers, edges, pools(edges), beyond, size,
             float(learner.squared[size]), learner.tolerance, budget,

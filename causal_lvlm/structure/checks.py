@@ -265,4 +265,6 @@ def squared_thresholds(
         raise StructureError(f"alpha must be between 0 and 1, not {alpha}")
     z = -float(special.ndtri(alpha / 2.0))
     sizes = np.arange(limit + 1)
-    return np.asarray(np.tanh(z / np.sqrt(n_samples - sizes - 3.0)) ** 2, dtype=np.float64)
+    squared = np.asarray(np.tanh(z / np.sqrt(n_samples - sizes - 3.0)) ** 2, dtype=np.float64)
+    # tanh rounds to 1 for a tiny alpha; |r| = 1 is dependent all the same
+    return np.minimum(squared, np.nextafter(1.0, 0.0))

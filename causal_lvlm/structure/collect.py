@@ -9,8 +9,9 @@ import numpy as np
 from causal_lvlm.arrays import IntArray
 from causal_lvlm.structure.evidence import PairEvidence
 from causal_lvlm.structure.learner import Learner
-from causal_lvlm.structure.pag import PAG
+from causal_lvlm.structure.pag import ARROW, PAG, TAIL
 from causal_lvlm.structure.result import LearnedStructure
+from causal_lvlm.structure.validity import reachability
 
 __all__ = ["collect"]
 
@@ -52,6 +53,7 @@ def collect(
         learner.marks, place, permutation, learner.sepset_start, learner.sepset_size,
         learner.sepset_nodes,
     )  # fmt: skip
+    notes += _chains(learner, permutation)
     evidence = None
     if learner.keep_evidence:
         evidence = PairEvidence(
@@ -83,3 +85,18 @@ def _in_pairs(pairs: IntArray, n: int) -> IntArray:
     """Return pairs (K, 2) with the smaller node first, in lexicographic order."""
     ordered = np.sort(pairs.reshape(-1, 2), axis=1)
     return ordered[np.argsort(ordered[:, 0] * n + ordered[:, 1])]
+
+
+def _chains(learner: Learner, permutation: IntArray) -> tuple[str, ...]:
+    """Say where a chain of directed edges contradicts "i is no cause of j", which marks cannot."""
+    if not learner.blocked.size:
+        return ()
+    directed = (learner.marks == ARROW) & (learner.marks.T == TAIL)
+    hit = np.argwhere(reachability(directed) & (learner.blocked.T > 0))
+    if not len(hit):
+        return ()
+    shown = ", ".join(f"{permutation[i]} to {permutation[j]}" for i, j in hit[:5])
+    return (
+        f"background knowledge: {len(hit)} forbidden orientations are contradicted by a chain of "
+        f"directed edges through other nodes ({shown}{', ...' if len(hit) > 5 else ''})",
+    )

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from causal_lvlm.errors import StructureError
+from causal_lvlm.structure.named import check_kind
 from causal_lvlm.structure.pag import ARROW, CIRCLE, PAG, TAIL, edge_symbol
 
 if TYPE_CHECKING:
@@ -156,7 +157,8 @@ def compare_graphs(
     learned, truth : PAG or LearnedStructure
         Nodes correspond by number. Both must be of the same kind: a circle has no place in a
         CPDAG, and a tail at both ends means something else in a PAG. A bare `PAG` does not say its
-        kind and takes the other's.
+        kind and takes the other's. A DAG is not the PAG or CPDAG of itself: what a true DAG looks
+        like to a learner has to be derived from it first.
 
     Returns
     -------
@@ -165,7 +167,8 @@ def compare_graphs(
     Raises
     ------
     StructureError
-        If the graphs differ in the number of nodes, in their names, or in kind.
+        If the graphs differ in the number of nodes, in their names, or in kind, or a bare graph has
+        circles or ``<->`` and the other is a CPDAG.
 
     Examples
     --------
@@ -182,12 +185,16 @@ def compare_graphs(
             f"the graphs have {mine.n_nodes} and {true.n_nodes} nodes; only graphs over the same "
             "nodes can be compared (leave out or add isolated nodes first)"
         )
-    kinds = [graph.kind for graph in (learned, truth) if not isinstance(graph, PAG)]
+    said = [getattr(graph, "kind", None) for graph in (learned, truth)]
+    kinds = [kind for kind in said if kind is not None]
     if len(set(kinds)) > 1:
         raise StructureError(
             f"a {kinds[0]!r} cannot be compared with a {kinds[1]!r}: their marks do not mean the "
             "same; learn both with algorithms of one kind"
         )
+    kind = kinds[0] if kinds else "pag"
+    for graph in (mine, true):
+        check_kind(graph, kind)
     names = [n for n in (getattr(g, "names", None) for g in (learned, truth)) if n is not None]
     if len(names) == 2 and tuple(names[0]) != tuple(names[1]):
         i = next(k for k, pair in enumerate(zip(*names, strict=True)) if pair[0] != pair[1])
@@ -217,7 +224,7 @@ def compare_graphs(
         changed_symbols=tuple(
             (edge_symbol(mine, i, j), edge_symbol(true, i, j)) for i, j in changed
         ),
-        kind=kinds[0] if kinds else "pag",
+        kind=kind,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
@@ -32,6 +33,9 @@ __all__ = [
 
 _NAMES = {CIRCLE: "circle", ARROW: "arrow", TAIL: "tail"}
 _CODES = {name: code for code, name in _NAMES.items()}
+# What XML 1.0 (section 2.2, Char) does not allow; token texts may hold it. A carriage return is
+# allowed, but parsers read it as a line feed (section 2.11).
+_NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _DOT = {CIRCLE: "odot", ARROW: "normal", TAIL: "none"}
 
 
@@ -163,12 +167,8 @@ def to_graphml(
     """
     stream = io.BytesIO()
     graph = to_networkx(pag, labels, confidence=confidence, kind=kind)
-    # XML has no control characters; token texts may.
     for node in graph.nodes:
-        label = graph.nodes[node]["label"]
-        graph.nodes[node]["label"] = "".join(
-            char if char >= " " or char in "\t\n" else "�" for char in label
-        )
+        graph.nodes[node]["label"] = _NOT_XML.sub("�", graph.nodes[node]["label"])
     nx.write_graphml(graph, stream, encoding="utf-8")
     if path is None:
         return stream.getvalue().decode("utf-8")

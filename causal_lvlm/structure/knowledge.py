@@ -62,7 +62,8 @@ class BackgroundKnowledge:
         Edges that are not there.
     forbidden_orientations : sequence of pairs (i, j)
         i is no cause of j: neither i -> j, nor any chain of causes from i to j. On an edge between
-        them the mark at i is an arrowhead.
+        them the mark at i is an arrowhead. A chain through other nodes that is learned all the same
+        contradicts the knowledge, and is named in the result's ``notes``.
 
     Raises
     ------

@@ -16,7 +16,8 @@ single tier is ICD, singleton tiers are ordered ICD as published.
 ``variant="stable"`` (default) gives a result that does not depend on how nodes are numbered: a size
 is worked on with the graph and marks as they were at its start, of the separating sets the one with
 the largest p-value is kept, edges go at the end of the size, each orientation rule acts on all its
-matches at once. ``"sequential"`` deletes and orients as it goes.
+matches at once. (Where two separating sets tie to the last bit, as with repeated columns, only a
+number can decide: the smaller one wins.) ``"sequential"`` deletes and orients as it goes.
 
 References: Rohekar, Nisimov, Gurwicz, Novik, NeurIPS 2021 (arXiv 2111.04095); ordered ICD: arXiv
 2412.07446 and CLEANN, arXiv 2310.20307; FCI and orientation: Zhang, Artificial Intelligence 172
@@ -26,7 +27,9 @@ Colombo, Maathuis, JMLR 15 (2014); Meek, UAI 1995.
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -87,7 +90,7 @@ def learn_structure(
     time_limit: float | None = None,
     max_tests: int | None = None,
     progress: Callable[[int, int, int], None] | None = None,
-    n_jobs: int = 1,
+    n_jobs: int | None = 1,
 ) -> LearnedStructure:
     """Learn a causal graph with constraint-based tests of partial correlation.
 
@@ -132,9 +135,10 @@ def learn_structure(
         Whether to keep, for each pair, the largest p-value, the smallest |partial correlation| and
         the number of tests (24 bytes a pair).
     time_limit : float, optional
-        Seconds after which the graph learned so far is returned, with ``complete=False``. The
-        stable variant then leaves out the size it was working on, so that the result does not
-        depend on the order in which edges were looked at. Ctrl-C does the same.
+        Seconds, compiling on a first call apart, after which the graph learned so far is returned,
+        with ``complete=False``. The stable variant then leaves out the size it was working on, so
+        that the result does not depend on the order in which edges were looked at. Ctrl-C does the
+        same.
     max_tests : int, optional
         Number of CI tests that ends learning in the same way: a size that would exceed it counts
         for nothing in the stable variant. So does one edge that alone has more conditioning sets to
@@ -142,8 +146,8 @@ def learn_structure(
     progress : callable, optional
         Called as ``progress(size, edges_done, edges)`` between groups of edges.
     n_jobs : int, default 1
-        Threads that share the edges of a size (stable variant only). The result does not depend
-        on it.
+        Threads that share the edges of a size (stable variant only), None for all processors. The
+        result does not depend on it.
 
     Returns
     -------
@@ -188,7 +192,7 @@ def learn_structure(
 
 
 def learn_structures(
-    sources: Iterable[npt.ArrayLike | CorrelationLike], *, n_jobs: int = 1, **options: Any
+    sources: Iterable[npt.ArrayLike | CorrelationLike], *, n_jobs: int | None = 1, **options: Any
 ) -> tuple[LearnedStructure, ...]:
     """Learn one graph per source, such as per attention head, in parallel threads.
 
@@ -197,7 +201,7 @@ def learn_structures(
     sources : iterable
         For example an array of shape (heads, N, N); each as in `learn_structure`.
     n_jobs : int, default 1
-        Threads. The result does not depend on it.
+        Threads, None for all processors. The result does not depend on it.
     **options
         See `learn_structure`; the same for all sources.
 
@@ -212,7 +216,7 @@ def learn_structures(
         See `learn_structure`; the error of the first source that has one. StructureError if
         `sources` is a single one.
     """
-    n_jobs = _positive("n_jobs", n_jobs)
+    n_jobs = _positive("n_jobs", os.cpu_count() or 1 if n_jobs is None else n_jobs)
     if hasattr(sources, "correlation"):
         raise StructureError("learn_structures takes several sources; for one: learn_structure")
     shape = getattr(sources, "shape", None)
@@ -272,9 +276,10 @@ def _learn(
     time_limit: float | None = None,
     max_tests: int | None = None,
     progress: Callable[[int, int, int], None] | None = None,
-    n_jobs: int = 1,
+    n_jobs: int | None = 1,
 ) -> LearnedStructure:
     time_limit = _positive_seconds(time_limit)
+    n_jobs = os.cpu_count() or 1 if n_jobs is None else n_jobs
     max_tests, n_jobs = _positive("max_tests", max_tests), _positive("n_jobs", n_jobs)
     if threshold is not None and alpha is not None:
         raise StructureError("give either threshold or alpha (with n_samples), not both")
@@ -285,7 +290,8 @@ def _learn(
         raise StructureError(f"input={input!r} describes a plain array, not a {type(source)!r}")
     if algorithm is None:
         unordered = getattr(source, "kind", None) in ("data", "covariance")
-        unordered = unordered and order is None and tiers is None
+        tiered = tiers is not None or getattr(source, "tiers", None) is not None
+        unordered = unordered and order is None and not tiered
         algorithm = "icd" if unordered else "ordered_icd"
     _check_choices(algorithm, variant, selection_bias, knowledge, progress)
     if threshold is None and alpha is None and n_samples is None:
@@ -301,6 +307,8 @@ def _learn(
         raise StructureError("give n_samples (with alpha), or threshold")
     if threshold is None and alpha is None:
         alpha = DEFAULT_ALPHA
+    if time_limit is not None:
+        _compile(algorithm, variant, bool(selection_bias))
     values, tolerance = check_correlation(source.correlation)
     n = len(values)
     if algorithm != "ordered_icd" and order is None and tiers is None:
@@ -364,6 +372,15 @@ def _learn(
             learner, permutation, stopped, parameters, correlation=kept, names=names,
             notes=(*notes, *learner.notes),
         )
+    )  # fmt: skip
+
+
+@functools.cache
+def _compile(algorithm: str, variant: str, selection_bias: bool) -> None:
+    """Compile what a first call would compile, so that it does not count as time to learn."""
+    _learn(
+        np.full((5, 5), 0.5) + 0.5 * np.eye(5), threading.Event(), threshold=0.01,
+        algorithm=algorithm, variant=variant, selection_bias=selection_bias,
     )  # fmt: skip
 
 

@@ -195,16 +195,26 @@ class Learner:
         )  # fmt: skip
 
     def orient_colliders(self) -> None:
-        """Reset the marks and orient unshielded colliders, with tests that make it safe."""
-        from causal_kernels import orient_colliders
+        """Reset the marks and orient unshielded colliders, with tests that make it safe.
+
+        These tests count in `tests`, but are no evidence for or against an edge.
+        """
+        import causal_kernels as kernels
 
         tests = np.zeros(len(self.squared), dtype=np.int64)
-        orient_colliders(
-            self.correlation, self.marks, self.tiers, self.blocked, self.sepset_start,
-            self.sepset_size, self.sepset_nodes, self.squared, self.tolerance, tests,
-        )  # fmt: skip
+        lists = kernels.neighbour_lists(self.marks)
+        arrow = np.zeros(len(lists[1]), dtype=np.uint8)
+        n = len(self.marks)
+        for first in range(0, n, _BLOCK):
+            self.limits.check()
+            kernels.sure_colliders(
+                self.correlation, self.marks, *lists, self.sepset_start, self.sepset_size,
+                self.sepset_nodes, self.squared, self.tolerance, first, min(first + _BLOCK, n),
+                arrow, tests,
+            )  # fmt: skip
         for size in range(len(self.tests)):
             self.tests[size] += int(tests[size])
+        kernels.orient_colliders(self.marks, self.tiers, self.blocked, *lists, arrow)
 
     def finish_pag(self) -> None:
         """Remove forbidden edges, then orient for the last time: all rules."""

@@ -81,7 +81,7 @@ def check_kind(pag: PAG, kind: str) -> None:
     if kind == "cpdag" and ((marks == CIRCLE) | ((marks == ARROW) & (marks.T != TAIL))).any():
         raise StructureError(
             "a CPDAG has only the edges --> and ---, but this graph has circles or <->; "
-            "export it with kind='pag'"
+            "is it a PAG (kind='pag')?"
         )
 
 

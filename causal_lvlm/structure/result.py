@@ -165,7 +165,7 @@ class LearnedStructure:
     @cached_property
     def violations(self) -> tuple[Violation, ...]:
         """Where the graph is no valid PAG (computed when first asked for), see `check_validity`."""
-        return check_validity(self.pag)
+        return check_validity(self.pag, self.kind)
 
     def sepset(self, i: int, j: int) -> tuple[int, ...] | None:
         """Return the separating set of two nodes, ascending.

@@ -110,7 +110,8 @@ def read_table(data: Any, names: Sequence[Any] | None = None) -> Table:
             own = list(data.columns)
             data = data.to_numpy()
         if isinstance(data, np.ma.MaskedArray) and data.dtype.kind in "biuf":
-            data = data.astype(np.float64).filled(np.nan)  # its hidden values are no values
+            # its hidden values are no values
+            data = np.ma.filled(data.astype(np.float64), np.nan)  # type: ignore[no-untyped-call]
         try:
             given = np.asarray(data)
         except ValueError as error:  # rows of different lengths

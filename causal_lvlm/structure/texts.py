@@ -35,6 +35,7 @@ _CODINGS = {
 }
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
 _EDGE = re.compile(r"\d+\.\s+(\S+)\s+([<o-])-([>o-])\s+(\S+)(?:\s.*)?")
+_HEADING = re.compile(r"graph (nodes|edges|(node |edge )?attributes):", re.IGNORECASE)
 _MARKS = {"o": CIRCLE, "<": ARROW, ">": ARROW, "-": TAIL}
 
 
@@ -193,7 +194,10 @@ def from_tetrad(text: str) -> NamedGraph:
     for line in (raw.strip() for raw in text.splitlines()):
         if not line:
             continue
-        if line.endswith(":") and not line[0].isdigit():
+        # Below "Graph Nodes:" a line may end in ":" because a name does; sections after the edges
+        # have many titles ("Ambiguous triples (...):"), and edges begin with a number.
+        other = line.endswith(":") and not line[0].isdigit() and section != "graph nodes"
+        if other or _HEADING.fullmatch(line):
             section = line.removesuffix(":").lower()
         elif section == "graph nodes":
             names += [name.strip() for name in re.split("[;,]", line) if name.strip()]

@@ -5,7 +5,8 @@ no causal model has. Checked here, on what the marks say for certain (circles ac
 
 1. ``cycle``: directed edges that form a cycle, one violation per strongly connected component.
 2. ``almost_cycle``: i <-> j although a directed path leads from i to j.
-3. ``not_maximal``: two nodes without an edge that an inducing path joins; every inner node of it
+3. ``arrow_at_undirected`` (PAG only): an arrowhead at a node that has an undirected edge.
+4. ``not_maximal``: two nodes without an edge that an inducing path joins; every inner node of it
    is a collider and an ancestor of one of the two ends, so no set separates them (Richardson and
    Spirtes, Ancestral graph Markov models, Annals of Statistics 30, 2002, section 4).
 """
@@ -20,7 +21,7 @@ import numpy as np
 from causal_lvlm.arrays import BoolArray
 from causal_lvlm.structure.pag import ARROW, PAG, TAIL
 
-__all__ = ["Violation", "check_validity"]
+__all__ = ["Violation", "check_validity", "reachability"]
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,10 @@ class Violation:
     Parameters
     ----------
     kind : str
-        ``"cycle"``, ``"almost_cycle"`` or ``"not_maximal"``.
+        ``"cycle"``, ``"almost_cycle"``, ``"arrow_at_undirected"`` or ``"not_maximal"``.
     nodes : tuple of int
-        The nodes of the cycle, ascending; or the two nodes i < j concerned.
+        The nodes of the cycle, ascending; the node with the arrowhead and the other end of its
+        undirected edge; or the two nodes i < j concerned.
     """
 
     kind: str
@@ -42,7 +44,7 @@ class Violation:
         return f"{self.kind}: {', '.join(str(node) for node in self.nodes)}"
 
 
-def _reachability(directed: BoolArray) -> BoolArray:
+def reachability(directed: BoolArray) -> BoolArray:
     """Return [i, j]: a directed path of at least one edge leads from i to j."""
     reach = directed.copy()
     while True:
@@ -53,12 +55,14 @@ def _reachability(directed: BoolArray) -> BoolArray:
         reach = longer
 
 
-def check_validity(pag: PAG) -> tuple[Violation, ...]:
-    """Find cycles, almost-cycles and violations of maximality.
+def check_validity(pag: PAG, kind: str = "pag") -> tuple[Violation, ...]:
+    """Find cycles, almost-cycles, arrowheads at undirected edges and violations of maximality.
 
     Parameters
     ----------
     pag : PAG
+    kind : {"pag", "cpdag"}
+        In a CPDAG an edge with two tails is one whose direction is open, so arrowheads may meet it.
 
     Returns
     -------
@@ -74,7 +78,7 @@ def check_validity(pag: PAG) -> tuple[Violation, ...]:
     arrow_at_column = marks == ARROW
     directed = arrow_at_column & (marks.T == TAIL)
     bidirected = arrow_at_column & arrow_at_column.T
-    ancestor = _reachability(directed)
+    ancestor = reachability(directed)
     found = [
         Violation("cycle", tuple(sorted(int(node) for node in component)))
         for component in nx.strongly_connected_components(nx.from_numpy_array(
@@ -84,6 +88,14 @@ def check_validity(pag: PAG) -> tuple[Violation, ...]:
     ]  # fmt: skip
     clash = bidirected & (ancestor | ancestor.T)
     found += [Violation("almost_cycle", _pair(i, j)) for i, j in np.argwhere(np.triu(clash))]
+    undirected = (marks == TAIL) & (marks.T == TAIL)
+    if kind == "pag":
+        meets = undirected.any(axis=1) & arrow_at_column.any(axis=0)
+        found += [
+            Violation("arrow_at_undirected", (int(node), int(other)))
+            for node in np.flatnonzero(meets)
+            for other in np.flatnonzero(undirected[node])
+        ]
     found += [
         Violation("not_maximal", pair) for pair in _induced(marks > 0, arrow_at_column, ancestor)
     ]

@@ -11,7 +11,11 @@ import numpy as np
 from causal_kernels.cache import own_cache
 
 with own_cache():
-    from causal_kernels.adjacent import order_r_pool_sequential, orient_colliders
+    from causal_kernels.adjacent import (
+        order_r_pool_sequential,
+        orient_colliders,
+        sure_colliders,
+    )
     from causal_kernels.bookkeeping import (
         collect_separators,
         condense,
@@ -96,6 +100,7 @@ __all__ = [
     "possible_ancestor_matrix",
     "possible_ancestors",
     "prepare_one",
+    "sure_colliders",
     "warm_up",
 ]
 
@@ -138,10 +143,12 @@ def warm_up() -> None:
     sepset = np.zeros((n, n), np.int32)
     blocked = np.zeros((0, 0), np.uint8)
     sepsets = (sepset, sepset.astype(np.int16), np.zeros(0, np.int32))
-    orient_colliders(
-        correlation, marks.copy(), tiers, blocked, *sepsets, np.full(2, 0.01), 1e-9,
+    arrow = np.zeros(len(neighbour), np.uint8)
+    sure_colliders(
+        correlation, marks, start, neighbour, *sepsets, np.full(2, 0.01), 1e-9, 0, n, arrow,
         np.zeros(2, np.int64),
     )  # fmt: skip
+    orient_colliders(marks.copy(), tiers, blocked, start, neighbour, arrow)
     pools = pds_pools(marks, start, neighbour, tiers, ancestor, marks, edges)
     order_r(
         correlation, marks, tiers, edges, pools, np.zeros((0, 0), np.uint8), NEIGHBOURS, 2, 1e-9,

@@ -10,7 +10,7 @@ procedure:
 3. Subsets of size r come in lexicographic order; the first that separates is stored and the edge
    is deleted at once.
 
-`orient_colliders` gives the arrowheads that possible-d-sep sets are read from.
+`sure_colliders` gives the arrowheads that possible-d-sep sets are read from.
 
 References: Spirtes, Glymour, Scheines, Causation, Prediction, and Search, sections 5.4.2 (PC) and
 6.7 (FCI).
@@ -21,11 +21,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from causal_kernels.graph import ARROW, NONE, neighbour_lists
+from causal_kernels.graph import ARROW, NONE
 from causal_kernels.orientation import initial_marks
 from causal_kernels.partial import OK, partial_correlation
 
-__all__ = ["order_r_pool_sequential", "orient_colliders"]
+__all__ = ["order_r_pool_sequential", "orient_colliders", "sure_colliders"]
 
 
 @njit(cache=True, nogil=True)
@@ -48,8 +48,8 @@ def order_r_pool_sequential(
     candidates = 0
     looked_at = 0
     for e in range(edges.shape[0]):
-        a = edges[e, 0]
-        b = edges[e, 1]
+        a = np.int64(edges[e, 0])
+        b = np.int64(edges[e, 1])
         best[e] = np.inf
         tests[e] = 0
         undecided[e] = 0
@@ -115,26 +115,23 @@ def order_r_pool_sequential(
 
 
 @njit(cache=True, nogil=True)
-def orient_colliders(
-    correlation, marks, tiers, blocked, sepset_start, sepset_size, sepset_members, squared,
-    tolerance, tests,
+def sure_colliders(
+    correlation, marks, start, neighbour, sepset_start, sepset_size, sepset_members, squared,
+    tolerance, first, last, arrow, tests,
 ):  # fmt: skip
-    """Reset all marks and put on arrowheads that hold although edges may be superfluous, in place.
+    """Find arrowheads that hold although edges may be superfluous, at nodes first..last - 1.
 
     R0 for an unshielded A *-* B *-* C, B not in sepset(A, C), claims that B is no ancestor of A or
     C. While the graph still has edges of pairs that only a larger set separates, that follows if
     also A, B and B, C are dependent given sepset(A, C) (Colombo, Maathuis, Kalisch, Richardson,
     Annals of Statistics 40 (2012), lemma 3.1). These tests are made here: ``squared`` are the
-    thresholds by size, ``tests`` int64 counts the tests by size.
+    thresholds by size, ``tests`` int64 counts the tests by size. ``arrow`` uint8 (2E,) becomes 1
+    for an arrowhead at B on the edge to a neighbour, by the place of the pair in the lists.
     """
-    n = marks.shape[0]
-    initial_marks(marks, tiers, blocked)
-    start, neighbour = neighbour_lists(marks)
     most = len(squared)
     given = np.empty(most, np.int64)
     work = np.empty((most + 2, most + 3), np.float64)
-    arrow = np.zeros(len(neighbour), np.uint8)  # by position of (B, neighbour) in the lists
-    for b in range(n):
+    for b in range(first, last):
         for k in range(start[b], start[b + 1]):
             a = neighbour[k]
             for m in range(k + 1, start[b + 1]):
@@ -160,7 +157,13 @@ def orient_colliders(
                 if dependent:
                     arrow[k] = 1
                     arrow[m] = 1
-    for b in range(n):
+
+
+@njit(cache=True, nogil=True)
+def orient_colliders(marks, tiers, blocked, start, neighbour, arrow):
+    """Reset all marks and put on the arrowheads that `sure_colliders` found, in place."""
+    initial_marks(marks, tiers, blocked)
+    for b in range(marks.shape[0]):
         for k in range(start[b], start[b + 1]):
             if arrow[k] == 1:
                 marks[neighbour[k], b] = ARROW

@@ -108,13 +108,22 @@ def pds_pools(marks, start, neighbour, tiers, ancestor, current, edges):
     seen = np.full(len(neighbour), -1, np.int64)  # by position of the pair in the lists
     queue = np.empty((max(1, len(neighbour)), 2), np.int64)
     for e in range(edges.shape[0]):
-        a = edges[e, 0]
-        b = edges[e, 1]
+        a = np.int64(edges[e, 0])
+        b = np.int64(edges[e, 1])
         for side in range(2):
             if side == 1 and tiers[a] != tiers[b]:
                 break
             root = b if side == 0 else a
             row = 2 * e + side
+            # a pool with no node that is not adjacent to the root is of no use: leave it empty
+            far = False
+            for z in range(n):
+                if current[root, z] == NONE and z != root and tiers[z] <= tiers[b]:
+                    if ancestor[a, z] == 1 or ancestor[b, z] == 1:
+                        far = True
+                        break
+            if not far:
+                continue
             tail = 0
             for k in range(start[root], start[root + 1]):
                 v = neighbour[k]

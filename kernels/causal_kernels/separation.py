@@ -176,8 +176,8 @@ def order_one(
     bits = values.view(np.int64)
     candidates = 0
     for e in range(edges.shape[0]):
-        a = edges[e, 0]
-        b = edges[e, 1]
+        a = np.int64(edges[e, 0])
+        b = np.int64(edges[e, 1])
         r_ab = correlation[a, b]
         lowest = np.inf
         where = -1
@@ -256,8 +256,8 @@ def needed_roots(tiers, edges, ancestor, r):
     n = ancestor.shape[0]
     needed = np.zeros(n, np.uint8)
     for e in range(edges.shape[0]):
-        a = edges[e, 0]
-        b = edges[e, 1]
+        a = np.int64(edges[e, 0])
+        b = np.int64(edges[e, 1])
         both = tiers[a] == tiers[b]
         if needed[b] == 1 and (not both or needed[a] == 1):
             continue
@@ -382,8 +382,8 @@ def order_r(
     candidates = 0
     work = 0
     for e in range(edges.shape[0]):
-        a = edges[e, 0]
-        b = edges[e, 1]
+        a = np.int64(edges[e, 0])
+        b = np.int64(edges[e, 1])
         best[e] = np.inf
         lowest = np.inf
         before = candidates

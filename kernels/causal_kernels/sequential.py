@@ -41,8 +41,8 @@ def order_one_sequential(
     given = np.empty(1, np.int64)
     work = np.empty((3, 4), np.float64)
     for e in range(edges.shape[0]):
-        a = edges[e, 0]
-        b = edges[e, 1]
+        a = np.int64(edges[e, 0])
+        b = np.int64(edges[e, 1])
         best[e] = np.inf
         within = tiers[a] == tiers[b]
         for c in range(n):
@@ -99,8 +99,8 @@ def order_r_sequential(
     candidates = 0
     looked_at = 0
     for e in range(edges.shape[0]):
-        a = edges[e, 0]
-        b = edges[e, 1]
+        a = np.int64(edges[e, 0])
+        b = np.int64(edges[e, 1])
         best[e] = np.inf
         tests[e] = 0
         undecided[e] = 0

@@ -126,6 +126,11 @@ def test_names_and_kinds():
     assert aggregate_graphs([*both, both[0]]).pag.marks.tolist() == directed
     with pytest.raises(StructureError, match="kinds"):
         aggregate_graphs([both[0], wrap(directed, ("x", "y"), "pag")])
+    assert aggregate_graphs([both[0], PAG(np.array(undirected))]).kind == "cpdag"
+    for bare in ([[0, 1], [1, 0]], [[0, 2], [1, 0]], [[0, 2], [2, 0]]):
+        for graph in (PAG(np.array(bare)), wrap(bare, ("x", "y"), None)):
+            with pytest.raises(StructureError, match="this graph has circles or <->"):
+                aggregate_graphs([both[0], graph])
     value = json.loads(json.dumps(union.to_dict()))
     assert value["edges"] == 1 and value["edge_votes"][0]["votes"] == 2
 

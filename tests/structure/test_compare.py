@@ -139,7 +139,14 @@ def test_structures_kinds_and_names():
         return SimpleNamespace(pag=pag, kind=kind, names=names)
 
     assert compare_graphs(wrap(LEARNED), TRUTH) == compare_graphs(LEARNED, wrap(TRUTH))
-    assert compare_graphs(wrap(LEARNED, "cpdag"), TRUTH).kind == "cpdag"
+    #             0 --> 1, 1 --- 2
+    cpdag = PAG(np.array([[0, 2, 0, 0], [3, 0, 3, 0], [0, 3, 0, 0], [0, 0, 0, 0]]))
+    assert compare_graphs(wrap(cpdag, "cpdag"), cpdag).kind == "cpdag"
+    for bare in (TRUTH, LEARNED, wrap(LEARNED, None)):  # circles, or <->
+        for pair in ((wrap(cpdag, "cpdag"), bare), (bare, wrap(cpdag, "cpdag"))):
+            with pytest.raises(StructureError, match="this graph has circles or <->"):
+                compare_graphs(*pair)
+    assert compare_graphs(wrap(LEARNED, None), wrap(TRUTH)).kind == "pag"
     with pytest.raises(StructureError, match="'pag' cannot be compared with a 'cpdag'"):
         compare_graphs(wrap(LEARNED), wrap(TRUTH, "cpdag"))
     with pytest.raises(StructureError, match="4 and 1 nodes"):

@@ -284,6 +284,35 @@ def test_names_for_tetrad():
     assert from_tetrad(to_tetrad(PAG(marks), ODD)).pag == PAG(marks)
 
 
+@pytest.mark.parametrize("names", [["A", "B:"], ["USER:", "ASSISTANT:"], ["Graph Edges:", "1:"]])
+def test_names_that_end_like_a_heading(names):
+    graph = PAG(np.array([[0, 2], [1, 0]]))
+    read = from_tetrad(to_tetrad(graph, names))
+    assert read.pag == graph and list(read.names) == tetrad_names(names)
+
+
+def test_sections_with_other_titles_end_the_edges():
+    text = (
+        "Graph Nodes:\nA;B:\n\nGraph Edges:\n1. A o-> B:\n\nAmbiguous triples (a list of):\nA B\n"
+    )
+    assert from_tetrad(text).names == ("A", "B:")
+
+
+@pytest.mark.parametrize(
+    "bad", ["\x00", "\x0b", "\x1f", "\r", "\ud800", "\udfff", "\ufffe", "\uffff"]
+)
+def test_graphml_is_xml_whatever_the_names(bad, tmp_path):
+    graph, good = (
+        PAG(np.array([[0, 2], [1, 0]])),
+        "\t\n ~\x85\ud7ff\ue000\ufffd\U00010000\U0010ffff",
+    )
+    text = str(to_graphml(graph, None, [f"a{bad}b", good]))
+    labels = [node.get("label") for _, node in nx.parse_graphml(text).nodes(data=True)]
+    assert labels == ["a\ufffdb", good]
+    path = to_graphml(graph, tmp_path / "g.graphml", [bad, "b"])
+    assert len(nx.read_graphml(path)) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
