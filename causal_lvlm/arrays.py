@@ -7,7 +7,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BoolArray", "Float32Array", "FloatArray", "Int16Array", "Int32Array", "IntArray", "UInt8Array", "frozen"]
+__all__ = [
+    "BoolArray",
+    "Float32Array",
+    "FloatArray",
+    "Int16Array",
+    "Int32Array",
+    "IntArray",
+    "UInt8Array",
+    "frozen",
+]
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 Float32Array: TypeAlias = npt.NDArray[np.float32]

@@ -18,6 +18,10 @@ __all__ = [
     "EmptyAnswerError",
     "ImageError",
     "KnowledgeError",
+    "ModelAccessError",
+    "ModelMemoryError",
+    "ModelNotFoundError",
+    "ModelOfflineError",
     "OutputError",
     "PromptError",
     "SampleSizeError",
@@ -34,6 +38,22 @@ class CausalLVLMError(Exception):
 
 class UnsupportedModelError(CausalLVLMError, ValueError):
     """The model cannot be used here; the message lists what is supported."""
+
+
+class ModelNotFoundError(UnsupportedModelError):
+    """There is no such model, or no such revision of it, where it was looked for."""
+
+
+class ModelOfflineError(UnsupportedModelError):
+    """The model is not on this machine and the hub cannot be reached."""
+
+
+class ModelAccessError(UnsupportedModelError):
+    """The hub wants to know who asks: the model is gated or private."""
+
+
+class ModelMemoryError(CausalLVLMError, MemoryError):
+    """The model, or one masked row of it, does not fit into memory."""
 
 
 class ImageError(CausalLVLMError, ValueError):

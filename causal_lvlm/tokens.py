@@ -152,12 +152,18 @@ class TokenLayout:
         return (number, *divmod(cell, self.grids[number].cols))
 
     def label(self, position: int) -> str:
-        """Return a short name for a position: the word, or ``image[row,column]``."""
+        """Return a short name for a position: the word, or ``image[row,column]``.
+
+        With several images, or tiles of one, ``image1.2[row,column]`` names both, from 0.
+        """
         cell = self.patch_cell(position)
         if cell is None:
             return self.tokens[position].strip() or repr(self.tokens[position])
-        prefix = "image" if len(self.grids) == 1 else f"image{cell[0]}"
-        return f"{prefix}[{cell[1]},{cell[2]}]"
+        grid = self.grids[cell[0]]
+        image = str(grid.image) if any(g.image != grid.image for g in self.grids) else ""
+        tiles = sum(g.image == grid.image for g in self.grids)
+        tile = f".{grid.tile}" if tiles > 1 else ""
+        return f"image{image}{tile}[{cell[1]},{cell[2]}]"
 
     @property
     def generated(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import causal_lvlm
 from causal_lvlm import cli
+from causal_lvlm.cli.tables import read_csv
 from causal_lvlm.structure import LearnedStructure
 from causal_lvlm.structure.files import read_graph
 from causal_lvlm.structure.null import null_edges
@@ -191,6 +192,38 @@ def test_numbers_as_names_need_header(tmp_path):
     assert [n["label"] for n in value["nodes"]] == ["2001", "2002", "2003", "2004"]
     value = json.loads(invoke(path, "--json").stdout)
     assert value["summary"]["parameters"]["n_samples"] == 51
+
+
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize("index", [False, True])
+def test_a_line_that_counts_the_columns_is_a_header(tmp_path, start, index):
+    """What pandas writes for columns without names, with its index and without."""
+    lines = [",".join([""] * index + [str(start + k) for k in range(4)])]
+    for k, row in enumerate(samples(50)):
+        lines.append(",".join([str(k)] * index + [repr(float(v)) for v in row]))
+    path = tmp_path / "data.csv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    result = invoke(path, "--json")
+    value = json.loads(result.stdout)
+    assert value["summary"]["parameters"]["n_samples"] == 50
+    assert [n["label"] for n in value["nodes"]] == [str(start + k) for k in range(4)]
+    assert "first line counts the columns" in result.stderr and "--no-header" in result.stderr
+    assert "counts the columns" not in invoke(path, "--header", "--json").stderr
+    if not index:
+        result = invoke(path, "--no-header", "--json")
+        assert json.loads(result.stdout)["summary"]["parameters"]["n_samples"] == 51
+        assert "counts the columns" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["1,2,3\n2,9,1\n3,1,9\n", "0,2,1\n5,1,2\n", "1.0,2.0\n3,4\n", "1\n2\n", "2,3\n4,5\n"]
+)
+def test_other_lines_of_numbers_are_samples(tmp_path, capsys, text):
+    """A symmetric matrix may begin with 1, 2, 3 as well."""
+    path = tmp_path / "data.csv"
+    path.write_text(text, encoding="utf-8")
+    values, names = read_csv(path)
+    assert names is None and len(values) == text.count("\n") and capsys.readouterr().err == ""
 
 
 def test_columns_and_skip(tmp_path):
@@ -511,6 +544,16 @@ def test_compare_with_what_does_not_fit(table, tmp_path):
     result = invoke(table, "--algorithm", "icd", "--compare", truth)
     assert result.exit_code == 2 and "holds a CPDAG, but icd learns a PAG" in result.stderr
     assert invoke(table, "--algorithm", "pc", "--compare", truth).exit_code == 0
+
+
+@pytest.mark.parametrize("edge", ["o->", "o-o", "<->"])
+def test_a_text_that_says_no_kind_cannot_be_what_pc_learns(table, tmp_path, edge):
+    truth = tmp_path / "truth.txt"
+    truth.write_text(f"Graph Nodes:\n{';'.join(NAMES)}\n\nGraph Edges:\n1. rain {edge} wet\n")
+    result = invoke(table, "--algorithm", "pc", "--compare", truth)
+    assert result.exit_code == 2 and "what pc learns, a CPDAG" in result.stderr
+    assert "truth.txt" in result.stderr and "circles or <->" in result.stderr
+    assert invoke(table, "--algorithm", "icd", "--compare", truth).exit_code == 0
 
 
 # trust -----------------------------------------------------------------------------------------

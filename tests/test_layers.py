@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "causal_lvlm"
 KERNELS = ROOT / "kernels" / "causal_kernels"
 NUMERIC = ("numpy", "scipy", "networkx", "PIL", "causal_kernels")
-HEAVY = ("torch", "transformers", "tokenizers", "safetensors")
+HEAVY = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub")
 EDGE = ("causal_lvlm.viz", "causal_lvlm.cli", "causal_lvlm.app")
 
 # Room -> third-party packages it may import. Internal imports are checked separately.

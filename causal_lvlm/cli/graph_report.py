@@ -234,6 +234,7 @@ def read_truth(path: Path, names: Sequence[str], algorithm: str | None) -> PAG:
         algorithm learns.
     """
     from causal_lvlm.structure.files import read_graph
+    from causal_lvlm.structure.named import check_kind
 
     learned = "cpdag" if algorithm == "pc" else "pag"
     truth = read_graph(path, learned)
@@ -248,6 +249,14 @@ def read_truth(path: Path, names: Sequence[str], algorithm: str | None) -> PAG:
             f"a {learned.upper()}: their marks do not mean the same; choose another --algorithm "
             "(pc learns a CPDAG, the others a PAG) or another truth"
         )
+    if truth.kind is None:
+        try:
+            check_kind(truth.pag, learned)
+        except StructureError as error:
+            raise StructureError(
+                f"{str(path)!r} cannot be compared with what {algorithm} learns, a CPDAG: {error} "
+                "Choose another --algorithm (pc learns a CPDAG, the others a PAG) or another truth"
+            ) from error
     return truth.pag
 
 

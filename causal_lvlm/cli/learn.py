@@ -110,7 +110,10 @@ def learn(
     seed: Annotated[int, typer.Option(help="Of --stability and --null.")] = 0,
     compare: Annotated[
         Path | None,
-        typer.Option(help="True graph to compare with: .json, .graphml, Tetrad or pcalg text."),
+        typer.Option(
+            help="Graph to compare with: .json, .graphml, Tetrad or pcalg text. It must be a PAG "
+            "(with pc a CPDAG); a DAG is not the PAG or CPDAG of itself."
+        ),
     ] = None,
     out: Annotated[
         Path | None,

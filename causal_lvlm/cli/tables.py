@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from causal_lvlm.cli.support import say
 from causal_lvlm.errors import DataError
 
 __all__ = ["read_csv", "read_parquet"]
@@ -32,7 +33,8 @@ def read_csv(path: Path, header: bool | None = None) -> tuple[Any, tuple[str, ..
         Text in UTF-8.
     header : bool, optional
         Whether the first line holds names; by default if one of its fields is not a number and
-        not missing.
+        not missing, or if it counts the columns (0, 1, 2, ... or 1, 2, 3, ..., as pandas writes
+        for columns without names), which a remark on stderr says.
 
     Returns
     -------
@@ -59,6 +61,10 @@ def read_csv(path: Path, header: bool | None = None) -> tuple[Any, tuple[str, ..
         raise DataError(f"{str(path)!r} holds no line")
     if header is None:
         header = any(_number(field) is None for field in rows[0][1] if field.strip())
+        if not header and _counts([row for _, row in rows]):
+            header = True
+            say(f"the first line counts the columns ({_start(rows[0][1])}), so it was read as "
+                "their names, not as a sample; if it is a sample, give --no-header")  # fmt: skip
     names = [field.strip() for field in rows.pop(0)[1]] if header else None
     if not rows:
         raise DataError(f"{str(path)!r} holds a line of names and no numbers")
@@ -82,6 +88,28 @@ def read_csv(path: Path, header: bool | None = None) -> tuple[Any, tuple[str, ..
     if len(set(called)) < len(called):
         raise DataError(f"two columns of {str(path)!r} have the same name")
     return dict(zip(called, read, strict=True)), None
+
+
+def _counts(rows: list[list[str]]) -> bool:
+    """Whether the first line is 0, 1, ..., p-1 or 1, 2, ..., p, perhaps after an empty field.
+
+    A symmetric matrix may begin with such a line too (a Toeplitz matrix does); it has no header.
+    """
+    first = [field.strip() for field in rows[0]]
+    if first and not first[0]:
+        first = first[1:]
+    p = len(first)
+    if p < 2 or first not in ([str(k) for k in range(p)], [str(k + 1) for k in range(p)]):
+        return False
+    square = len(rows) == p == len(rows[0]) and all(len(row) == p for row in rows)
+    return not square or any(
+        _number(rows[i][j]) != _number(rows[j][i]) for i in range(p) for j in range(i)
+    )
+
+
+def _start(fields: list[str]) -> str:
+    shown = [field.strip() for field in fields if field.strip()]
+    return ", ".join(shown[:4]) + (", ..." if len(shown) > 4 else "")
 
 
 def _rows(text: str, suffix: str) -> list[tuple[int, list[str]]]:

@@ -122,7 +122,7 @@ class SubsetEvaluator:
                 against=self.tester.against,
             )
             self.budget.used += size
-            self.backends_used.add(result.backend)
+            self.backends_used.add(_backend_of(result))
             self.remember(batch, result)
         return [self.masked[mask] for mask in wanted]
 
@@ -205,6 +205,14 @@ class Question:
             if mask <= inside and outcome.changed == (self.mode == "necessary"):
                 hits.append(mask if self.mode == "necessary" else inside - mask)
         return hits
+
+
+def _backend_of(result: Any) -> str:
+    """Return the backend of an `Evaluation`, and which way its spot check ruled out."""
+    check = getattr(result, "check", None)
+    if check is None or check.agrees:
+        return str(result.backend)
+    return f"{result.backend} ({check.way} differs)"
 
 
 def unit_effects(question: Question) -> FloatArray:

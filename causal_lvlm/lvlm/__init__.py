@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     from causal_lvlm.lvlm.gradients import BackwardPass
     from causal_lvlm.lvlm.loading import load_model
     from causal_lvlm.lvlm.model import LVLM
-    from causal_lvlm.lvlm.results import Evaluation, LayerGradient, SelfCheck
+    from causal_lvlm.lvlm.results import BackendCheck, Evaluation, LayerGradient, SelfCheck
     from causal_lvlm.lvlm.trace import Trace
 
 __all__ = [
     "LVLM",
+    "BackendCheck",
     "BackwardPass",
     "Evaluation",
     "LayerGradient",
@@ -26,6 +27,7 @@ __all__ = [
 _HOMES = {
     "LVLM": "model",
     "BackwardPass": "gradients",
+    "BackendCheck": "results",
     "Evaluation": "results",
     "LayerGradient": "results",
     "SelfCheck": "results",

@@ -31,17 +31,21 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from causal_lvlm.arrays import Float32Array
+
 __all__ = [
     "NAME",
     "AttentionCall",
     "Recorder",
     "attention_weights",
+    "fill_weights",
     "head_gradient",
     "recording",
     "switched",
 ]
 
 NAME = "causal_lvlm"
+_CHUNK_BYTES = 4 << 20  # of weights rebuilt at a time when they are written to an array
 
 
 @dataclass
@@ -225,6 +229,31 @@ def attention_weights(call: AttentionCall) -> torch.Tensor:
     query, key, value = (t.detach().float() for t in (call.query, call.key, call.value))
     _, weights = _eager(call.module, query, key, value, call.mask, call.options)
     return weights.detach().float()
+
+
+@torch.no_grad()
+def fill_weights(call: AttentionCall, out: Float32Array) -> None:
+    """Write what `attention_weights` returns for one sequence into an array, some rows at a time.
+
+    Rows are independent of each other, so the scores, the masked scores and the weights of only a
+    few of them exist at once; together they would take several times the memory of the result.
+
+    Parameters
+    ----------
+    call : AttentionCall
+        Of a batch of one.
+    out : ndarray of float32, shape (H, Tq, Tk)
+    """
+    query, key = call.query.detach().float(), call.key.detach().float()
+    value = call.value.detach()[..., :1].float()  # the eager function's own output is not needed
+    mask = _additive_mask(call.mask, call.module, query, key, call.options.get("is_causal"))
+    n_heads, n_query, n_key = out.shape
+    step = max(1, _CHUNK_BYTES // (4 * n_heads * n_key))
+    for start in range(0, n_query, step):
+        rows = slice(start, start + step)
+        part = mask if mask is None or mask.shape[-2] == 1 else mask[..., rows, :]
+        _, weights = _eager(call.module, query[:, :, rows], key, value, part, call.options)
+        out[:, rows] = weights[0].cpu().numpy()
 
 
 @torch.no_grad()

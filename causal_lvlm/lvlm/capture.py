@@ -1,13 +1,15 @@
 """Attention of the teacher-forced pass: one forward, one layer's weights in memory at a time.
 
-1. One forward over prompt and answer keeps queries, keys and values of the layers asked for.
+1. One forward over prompt and answer keeps queries, keys and values of the layers asked for; for
+   the last layer it is the self-check's, so that its attention costs no pass of its own.
 2. Weights are rebuilt from them in float32, layer by layer, by the module's own eager function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -18,22 +20,40 @@ from causal_lvlm.lvlm.attention_function import (
     AttentionCall,
     Recorder,
     attention_weights,
+    fill_weights,
     recording,
 )
 from causal_lvlm.lvlm.prepared import Prepared
 
-__all__ = ["capture_attention", "capture_head_outputs", "capture_head_values", "iter_attention"]
+__all__ = [
+    "capture_attention",
+    "capture_head_outputs",
+    "capture_head_values",
+    "iter_attention",
+    "keep_calls",
+]
+
+# Queries, keys, values and outputs (T, d) of the last layer, for as long as their trace lives.
+_kept: WeakKeyDictionary[Prepared, dict[int, AttentionCall]] = WeakKeyDictionary()
+
+
+def keep_calls(prepared: Prepared, calls: Mapping[int, AttentionCall]) -> None:
+    """Keep what the self-check's pass recorded, so that capture need not run the model again."""
+    _kept[prepared] = dict(calls)
 
 
 def record_calls(prepared: Prepared, layers: Sequence[int]) -> dict[int, AttentionCall]:
-    """Run the whole sequence once and return the attention calls of the layers asked for."""
+    """Return the attention calls of the layers asked for, from one run over the whole sequence."""
+    kept = _kept.get(prepared, {})
+    if set(layers) <= set(kept):
+        return {layer: kept[layer] for layer in layers}
     lvlm = prepared.lvlm
     modules = lvlm.attention_modules
     wanted = {id(modules[layer]): layer for layer in layers}
     recorder = Recorder(record=True, modules=frozenset(wanted))
     embeds = prepared.embeds
     with lvlm.session(), recording(recorder), torch.no_grad():
-        lvlm.logits(embeds, prepared.position_ids, 1)
+        prepared.logits(embeds, prepared.positions, 1)
     calls = {wanted[id(call.module)]: call for call in recorder.calls}
     missing = sorted(set(layers) - set(calls))
     if missing:
@@ -51,10 +71,13 @@ def capture_attention(prepared: Prepared, layers: Any = (-1,)) -> Float32Array:
     """Return float32 (L, H, T, T) for the layers asked for, in their order."""
     indices = prepared.lvlm.layer_indices(layers)
     calls = record_calls(prepared, indices)
+    heads, length = calls[indices[0]].query.shape[1:3]
+    weights = np.empty((len(indices), heads, length, length), dtype=np.float32)
     with prepared.lvlm.session():
-        stacked = np.stack([attention_weights(calls[i])[0].cpu().numpy() for i in indices])
-    stacked.setflags(write=False)
-    return stacked
+        for number, index in enumerate(indices):
+            fill_weights(calls[index], weights[number])
+    weights.setflags(write=False)
+    return weights
 
 
 def iter_attention(prepared: Prepared) -> Iterator[tuple[int, Float32Array]]:

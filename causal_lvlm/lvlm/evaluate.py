@@ -25,23 +25,27 @@ Work that is not done twice:
 4. ``auto`` compares the number of token rows each backend would compute. Where they are not the
    same function it takes the right one: ``block`` for windowed attention, whose windows would reach
    further once tokens are dropped; ``drop`` where some layers have no attention to block.
+
+The first use of a way on a trace is checked against the plain one (see `spotcheck`); batches that
+do not fit into memory are halved (see `rows`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
 
-from causal_lvlm.arrays import BoolArray, IntArray
-from causal_lvlm.errors import AttentionError
-from causal_lvlm.lvlm.attention_function import Recorder, recording
+from causal_lvlm.arrays import BoolArray
 from causal_lvlm.lvlm.interventions import masked_embeddings
-from causal_lvlm.lvlm.plan import Batch, SizeRule, make_plan
+from causal_lvlm.lvlm.memory import parse_memory
+from causal_lvlm.lvlm.plan import Plan, SizeRule
 from causal_lvlm.lvlm.prepared import Prepared
-from causal_lvlm.lvlm.results import Evaluation
+from causal_lvlm.lvlm.results import BackendCheck, Evaluation
+from causal_lvlm.lvlm.rows import Answers, MaskedRows
+from causal_lvlm.lvlm.spotcheck import chosen_rows, tolerance_of, ways_of
 from causal_lvlm.tokens import Target
 
 __all__ = ["BACKENDS", "MASKINGS", "evaluate"]
@@ -59,6 +63,7 @@ def evaluate(
     backend: str = "auto",
     against: int | str | None = None,
     batch_size: int | None = None,
+    max_memory: int | str | None = None,
 ) -> Evaluation:
     """Evaluate the target, teacher-forced, under K masks.
 
@@ -77,6 +82,9 @@ def evaluate(
         Another token (id or text) whose log-probability is wanted at the first predicting row.
     batch_size : int, optional
         Most rows in one call.
+    max_memory : int or str, optional
+        Bytes, or text such as ``"2GB"``, that one call may take besides the model. One row is
+        always computed, whatever it takes.
 
     Returns
     -------
@@ -88,6 +96,8 @@ def evaluate(
         If a mask has the wrong shape or covers a position that must stay, or a word is unknown.
     AttentionError
         If the model's logits are not a number.
+    ModelMemoryError
+        If memory runs out with a single row.
     """
     if masking not in MASKINGS:
         raise ValueError(f"masking must be one of {', '.join(MASKINGS)}, got {masking!r}")
@@ -101,7 +111,7 @@ def evaluate(
     is_image = prepared.layout.modality[:stop] == "image"
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    size = SizeRule(prepared, batch_size)
+    budget = parse_memory(lvlm.max_memory if max_memory is None else max_memory)
 
     removed = kept.copy()  # False where the language model must not see the token
     changed: BoolArray = ~kept  # where a masked run differs from the plain one
@@ -115,49 +125,79 @@ def evaluate(
         changed[np.ix_(touched, is_image)] = True
     elif masking == "edges":
         changed = np.zeros_like(kept)  # nothing before the predicting row differs
-    plan = make_plan(prepared, removed, changed, target, masking, backend, size)
-    visible = kept if masking == "edges" else removed
-    embeds_of = masked_embeddings(prepared, kept, masking, is_image, stop)
-
-    n_rows, n_target = len(keep), len(target.positions)
-    token_log_probs = np.empty((n_rows, n_target))
-    margin = np.empty((n_rows, n_target))
-    top = np.empty((n_rows, n_target))
-    argmax = np.empty((n_rows, n_target), dtype=np.int64)
-    runner_up = np.empty((n_rows, n_target), dtype=np.int64)
-    against_log_prob = None if other is None else np.empty(n_rows)
-    ids = torch.tensor(target.token_ids, device=lvlm.device)
+    question = MaskedRows(
+        prepared=prepared,
+        removed=removed,
+        changed=changed,
+        visible=kept if masking == "edges" else removed,
+        embeds_of=masked_embeddings(prepared, kept, masking, is_image, stop),
+        target=target,
+        masking=masking,
+        against=other,
+    )
+    everything = np.arange(len(keep))
+    size = SizeRule(prepared, batch_size, budget, total=stop, rows=len(target.positions))
     with lvlm.session(), torch.no_grad():
-        for batch in plan.batches:
-            logits = _run_batch(prepared, batch, visible, embeds_of, target, masking).double()
-            if torch.isnan(logits).any():
-                raise AttentionError(
-                    "the model's logits under masking are not a number; its weights or number "
-                    f"format ({lvlm.dtype}) are not usable here"
-                )
-            columns = ids[None, :, None].expand(len(logits), -1, 1)
-            log_probs = logits.log_softmax(dim=-1)
-            own = logits.gather(2, columns)[..., 0]
-            first = logits.argmax(dim=-1)
-            token_log_probs[batch.rows] = log_probs.gather(2, columns)[..., 0].cpu().numpy()
-            top[batch.rows] = log_probs.gather(2, first[..., None])[..., 0].cpu().numpy()
-            argmax[batch.rows] = first.cpu().numpy()
-            rest, rival = logits.scatter(2, columns, -torch.inf).max(dim=-1)
-            margin[batch.rows] = (own - rest).cpu().numpy()
-            runner_up[batch.rows] = rival.cpu().numpy()
-            if against_log_prob is not None:
-                against_log_prob[batch.rows] = log_probs[:, 0, other].cpu().numpy()
+        plan = question.plan(everything, backend, size)
+        answers = question.answers(len(keep), plan.batches)
+        check = _checked_way(question, plan, answers, ~kept)
+        if check is not None and not check.agrees:
+            # What somebody asked for by name is left to them; only the stored prefix is not.
+            chosen = question.safe_backend if backend == "auto" else backend
+            plan = question.plan(everything, chosen, size, prefix=False)
+            answers = question.answers(len(keep), plan.batches)
     return Evaluation(
-        token_log_probs=token_log_probs,
-        argmax=argmax,
-        margin=margin,
-        runner_up=runner_up,
-        top_log_prob=top,
-        against_log_prob=against_log_prob,
-        runs=n_rows,
+        token_log_probs=answers.token_log_probs,
+        argmax=answers.argmax,
+        margin=answers.margin,
+        runner_up=answers.runner_up,
+        top_log_prob=answers.top,
+        against_log_prob=None if other is None else answers.against,
+        runs=len(keep),
         masking=masking,
         backend=plan.backend,
+        check=check,
+        largest_batch=answers.largest_batch,
+        halvings=answers.halvings,
     )
+
+
+def _checked_way(
+    question: MaskedRows, plan: Plan, found: Answers, masked: BoolArray
+) -> BackendCheck | None:
+    """Compare some answers with those of the safe way, the first time the plan's way is used."""
+    prepared = question.prepared
+    safe = question.safe_backend
+    if plan.way in (safe, "none"):
+        return None
+    ways = ways_of(prepared)
+    name = (question.masking, plan.way)
+    with ways.lock:
+        known = ways.get(*name)
+        rows = chosen_rows(masked)
+        if known is not None or not len(rows):
+            return known
+        slow = question.plan(rows, safe, SizeRule(prepared, 1), prefix=False)
+        expected = question.answers(len(masked), slow.batches)
+        gap = np.abs(found.token_log_probs[rows] - expected.token_log_probs[rows]).max()
+        tolerance = tolerance_of(prepared.lvlm.dtype)
+        check = BackendCheck(
+            way=plan.way,
+            reference=slow.way,
+            rows=len(rows),
+            max_difference=float(gap),
+            tolerance=tolerance,
+            agrees=bool(gap <= tolerance),
+        )
+        ways.checks[name] = check
+    if not check.agrees:
+        warnings.warn(
+            f"{prepared.lvlm.model_id!r}: masking by {check.way!r} differs from {check.reference!r}"
+            f" by {gap:.3g} in log-probability (allowed {tolerance:.3g}); it is not used on this "
+            "trace unless asked for by name",
+            stacklevel=4,
+        )
+    return check
 
 
 def _checked_keep(prepared: Prepared, keep: Any, target: Target) -> BoolArray:
@@ -177,45 +217,3 @@ def _checked_keep(prepared: Prepared, keep: Any, target: Target) -> BoolArray:
             f"{target.predictor} and all after it must be kept"
         )
     return mask
-
-
-def _run_batch(
-    prepared: Prepared,
-    batch: Batch,
-    visible: BoolArray,
-    embeds_of: Callable[[IntArray], torch.Tensor],
-    target: Target,
-    masking: str,
-) -> torch.Tensor:
-    """Return logits of the predicting rows, (B, G, vocabulary)."""
-    lvlm = prepared.lvlm
-    n_target = len(target.positions)
-    positions = torch.tensor(batch.positions, device=lvlm.device)
-    embeds = embeds_of(batch.rows)
-    if len(embeds) == 1:
-        embeds = embeds.expand(len(batch.rows), -1, -1)
-    index = positions[..., None].expand(-1, -1, embeds.shape[-1])
-    chosen = embeds.gather(1, index)
-    cache = prepared.prefix(batch.prefix, len(batch.rows)) if batch.prefix else None
-    recorder = Recorder()
-    if batch.blocked:
-        recorder.allowed = _allowed(batch, visible, n_target, masking).to(lvlm.device)
-    with recording(recorder):
-        logits: torch.Tensor = lvlm.logits(chosen, positions, n_target, cache)
-    return logits
-
-
-def _allowed(batch: Batch, visible: BoolArray, n_target: int, masking: str) -> torch.Tensor:
-    """Return which keys each query may see, bool (B, 1, Tq, Tk), on top of causality.
-
-    Under ``remove`` every query keeps seeing itself, so that no row of attention is empty; under
-    ``edges`` only the predicting rows lose keys.
-    """
-    n_keys = visible.shape[1]
-    keys = torch.tensor(visible[batch.rows])[:, None, None, :]
-    queries = torch.arange(batch.prefix, n_keys)
-    if masking == "edges":
-        free = queries < n_keys - n_target
-        return torch.logical_or(keys, free[None, None, :, None])
-    diagonal = queries[:, None] == torch.arange(n_keys)[None, :]
-    return torch.logical_or(keys, diagonal[None, None])

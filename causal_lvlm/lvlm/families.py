@@ -1,110 +1,331 @@
-"""What differs between families of models: one table entry and a few small functions each.
+"""What differs between families of models: one table entry and one geometry function each.
 
-A family says which model types it serves, how pixels become image features, where the image tokens
-come from, and how its prompt is framed when there is no chat template. Everything else (capture,
-masking, gradients) works on the decoder alone and is shared.
+A family says which model types it serves, where the image tokens come from, and how its prompt is
+framed when there is no chat template. Everything else (merging features, positions, masks, capture,
+masking, gradients) is taken from the model itself and shared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from causal_lvlm.arrays import IntArray
 from causal_lvlm.errors import UnsupportedModelError
-from causal_lvlm.lvlm.geometry import Tile, clip_geometry
+from causal_lvlm.lvlm.family import Family
+from causal_lvlm.lvlm.geometry import Cells, Site, clip_geometry
+from causal_lvlm.lvlm.tiles import (
+    anyres,
+    canvas,
+    cross_attended,
+    gemma4_grid,
+    image_size_grid,
+    no_grid,
+    patch_grid,
+    ramp_cells,
+    row_column_tiles,
+    square,
+)
 
-__all__ = ["FAMILIES", "Family", "family_of"]
-
-
-@dataclass(frozen=True)
-class Family:
-    """One family of vision-language models.
-
-    Attributes
-    ----------
-    name : str
-    model_types : tuple of str
-        ``config.model_type`` of the models served.
-    plain_frame : str
-        Frame with ``{placeholder}`` and ``{prompt}`` for processors without a chat template.
-    features : callable
-        (model, inputs of the image processor) -> Tensor (n_images, n_tokens, D): what takes the
-        place of the image tokens' embeddings. Differentiable.
-    geometry : callable
-        (model, processor, image size, number of image tokens) -> list of Tile.
-    tower : callable
-        (model) -> the vision tower's module.
-    tower_positions : callable
-        (model, image positions) -> int64 (number of tower tokens,): the sequence position at which
-        each tower token's feature ends, -1 for none.
-    """
-
-    name: str
-    model_types: tuple[str, ...]
-    plain_frame: str
-    features: Callable[[Any, dict[str, torch.Tensor]], torch.Tensor]
-    geometry: Callable[[Any, Any, tuple[int, int], int], list[Tile]]
-    tower: Callable[[Any], torch.nn.Module]
-    tower_positions: Callable[[Any, IntArray], IntArray]
+__all__ = ["FAMILIES", "TEXT", "Family", "family_of", "family_table", "supported_types"]
 
 
-def _llava_features(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    found = model.get_image_features(pixel_values=inputs["pixel_values"])
-    # Newer versions of transformers wrap the features in an output object.
-    features = getattr(found, "pooler_output", found)
-    if isinstance(features, (list, tuple)):
-        return torch.stack(list(features))
-    return torch.as_tensor(features)
+def _no_geometry(site: Site) -> Cells:
+    return Cells((), 0)
 
 
-def _llava_geometry(
-    model: Any, processor: Any, image_size: tuple[int, int], n_tokens: int
-) -> list[Tile]:
-    patch = int(model.config.vision_config.patch_size)
-    return clip_geometry(processor.image_processor, image_size, patch, n_tokens)
+def _llava_geometry(site: Site) -> Cells:
+    patch = int(site.config.vision_config.patch_size)
+    n_tokens = site.n_tokens // site.n_images
+    tiles = clip_geometry(site.processor.image_processor, site.image_size, patch, n_tokens)
+    return Cells(tuple(tiles), n_tokens)
 
 
-def _llava_tower(model: Any) -> torch.nn.Module:
+def _patch_positions(model: Any, image_positions: IntArray) -> IntArray:
+    """Tower positions where every patch keeps its place; a class token stands first."""
     tower: torch.nn.Module = model.get_encoder("image")
-    return tower
-
-
-def _llava_tower_positions(model: Any, image_positions: IntArray) -> IntArray:
-    has_class_token = any(hasattr(m, "class_embedding") for m in _llava_tower(model).modules())
-    # The class token stands first and is dropped; every patch keeps its place.
+    has_class_token = any(hasattr(m, "class_embedding") for m in tower.modules())
     return np.concatenate([[-1] * has_class_token, image_positions]).astype(np.int64)
 
+
+def _language_model(model: Any) -> Any:
+    return model.language_model
+
+
+_CHATML = "<|im_start|>user\n{image}{{prompt}}<|im_end|>\n<|im_start|>assistant\n"
+_QWEN_FRAME = _CHATML.format(image="{placeholder}")
+_QWEN_AROUND = ("<|vision_start|>", "<|vision_end|>")
+_IDEFICS_FRAME = "<|im_start|>User:{placeholder}{prompt}<end_of_utterance>\nAssistant:"
+_GEMMA_FRAME = "<start_of_turn>user\n{placeholder}{prompt}<end_of_turn>\n<start_of_turn>model\n"
 
 FAMILIES: tuple[Family, ...] = (
     Family(
         name="LLaVA-1.5",
         model_types=("llava",),
-        plain_frame="USER: {placeholder}\n{prompt} ASSISTANT:",
-        features=_llava_features,
+        mapping="one square grid, row by row",
         geometry=_llava_geometry,
-        tower=_llava_tower,
-        tower_positions=_llava_tower_positions,
+        plain_frame="USER: {placeholder}\n{prompt} ASSISTANT:",
+        tower_positions=_patch_positions,
+    ),
+    Family(
+        name="LLaVA-NeXT",
+        model_types=("llava_next",),
+        mapping="whole image, then its tiles as one map with line breaks",
+        geometry=anyres,
+        plain_frame="USER: {placeholder}\n{prompt} ASSISTANT:",
+    ),
+    Family(
+        name="LLaVA-OneVision",
+        model_types=("llava_onevision",),
+        mapping="whole image, then its tiles as one map (shrunk if large) with line breaks",
+        geometry=anyres,
+        plain_frame=_CHATML.format(image="{placeholder}\n"),
+    ),
+    Family(
+        name="Qwen2-VL",
+        model_types=("qwen2_vl",),
+        mapping="stretched, 2 x 2 patches merged, as many tokens as pixels ask for",
+        geometry=patch_grid,
+        plain_frame=_QWEN_FRAME,
+        around=_QWEN_AROUND,
+    ),
+    Family(
+        name="Qwen2.5-VL",
+        model_types=("qwen2_5_vl",),
+        mapping="stretched, 2 x 2 patches merged, as many tokens as pixels ask for",
+        geometry=patch_grid,
+        plain_frame=_QWEN_FRAME,
+        around=_QWEN_AROUND,
+    ),
+    Family(
+        name="Idefics3",
+        model_types=("idefics3",),
+        mapping="tiles, then the whole image",
+        geometry=row_column_tiles,
+        plain_frame=_IDEFICS_FRAME,
+    ),
+    Family(
+        name="SmolVLM",
+        model_types=("smolvlm",),
+        mapping="tiles, then the whole image",
+        geometry=row_column_tiles,
+        plain_frame=_IDEFICS_FRAME,
+        processor="the real processor, without num2words (videos only)",
+    ),
+    Family(
+        name="PaliGemma",
+        model_types=("paligemma",),
+        mapping="one square grid, row by row; the whole prompt looks ahead",
+        geometry=square,
+        plain_frame="{placeholder}{prompt}",
+        fill={"token_type_ids": 1},
+        tower_positions=_patch_positions,
+    ),
+    Family(
+        name="InternVL",
+        model_types=("internvl",),
+        mapping="tiles, then a thumbnail",
+        geometry=canvas,
+        plain_frame=_CHATML.format(image="{placeholder}\n"),
+    ),
+    Family(
+        name="Gemma 3",
+        model_types=("gemma3",),
+        mapping="one square grid (pooled); image tokens look ahead",
+        geometry=square,
+        plain_frame=_GEMMA_FRAME,
+        placeholder="<start_of_image>",
+    ),
+    Family(
+        name="Pixtral",
+        model_types=("llava",),
+        vision_types=("pixtral",),
+        mapping="stretched, one token a patch, rows ended by [IMG_BREAK]",
+        geometry=image_size_grid,
+        plain_frame="[INST]{placeholder}{prompt}[/INST]",
+        processor="the real image processor; text expanded by hand (its class needs torchvision)",
+    ),
+    Family(
+        name="Mistral 3",
+        model_types=("mistral3",),
+        mapping="stretched, 2 x 2 patches merged, rows ended by [IMG_BREAK]",
+        geometry=image_size_grid,
+        plain_frame="[INST]{placeholder}{prompt}[/INST]",
+        processor="the real image processor; text expanded by hand (its class needs torchvision)",
+    ),
+    Family(
+        name="Qwen3-VL",
+        model_types=("qwen3_vl",),
+        mapping="stretched, 2 x 2 patches merged; features added in deeper layers too",
+        geometry=patch_grid,
+        plain_frame=_QWEN_FRAME,
+        around=_QWEN_AROUND,
+    ),
+    Family(
+        name="Aya Vision",
+        model_types=("aya_vision",),
+        mapping="tiles, then a thumbnail",
+        geometry=canvas,
+        masking="remove (block), edges, neutral, pixels",
+    ),
+    Family(
+        name="FastVLM",
+        model_types=("fast_vlm",),
+        mapping="one square grid, row by row",
+        geometry=square,
+        plain_frame=_CHATML.format(image="{placeholder}\n"),
+        processor="the real processor; a ConvNeXt tower in place of timm's",
+    ),
+    Family(
+        name="Gemma 4",
+        model_types=("gemma4",),
+        mapping="stretched, 3 x 3 patches pooled, as many tokens as pixels ask for",
+        geometry=gemma4_grid,
+        plain_frame=_GEMMA_FRAME,
+        oldest="5.23.0",
+    ),
+    Family(
+        name="BLIP-2",
+        model_types=("blip-2",),
+        mapping="learned queries without a place in the image; soft map from the Q-Former",
+        geometry=no_grid,
+        plain_frame="{prompt}",
+        head=_language_model,
+        soft_map="q-former",
+        prepends=True,
+        masking="remove (drop, block), edges, neutral",
+    ),
+    Family(
+        name="InstructBLIP",
+        model_types=("instructblip",),
+        mapping="learned queries without a place in the image; soft map from the Q-Former",
+        geometry=no_grid,
+        plain_frame="{prompt}",
+        head=_language_model,
+        soft_map="q-former",
+        prepends=True,
+        masking="remove (drop, block), edges, neutral",
+    ),
+    Family(
+        name="Mllama",
+        model_types=("mllama",),
+        mapping="no image tokens: words only; soft map from cross-attention",
+        geometry=cross_attended,
+        soft_map="cross-attention",
+        plain_frame="{placeholder}{prompt}",
+        masking="remove (drop, block), edges, neutral; words only",
     ),
 )
 
+_TEXT_TYPES = tuple(
+    "llama qwen2 qwen3 mistral gemma gemma2 smollm3 phi phi3 granite olmo2 olmo3 cohere2 "
+    "starcoder2 stablelm opt gpt_neox glm4 apertus nemotron".split()
+)
 
-def family_of(model_type: str | None) -> Family:
-    """Return the family that serves a model type.
+TEXT = Family(
+    name="Text decoder",
+    model_types=_TEXT_TYPES,
+    mapping="no image: words only",
+    geometry=_no_geometry,
+    plain_frame="{prompt}",
+    text_only=True,
+    masking="remove (drop, block; with windows block alone), edges, neutral",
+    processor="a byte-level tokenizer of their own",
+)
+
+# Types whose answer is written by a decoder that looks back at an encoder, or that have no
+# attention interface in their language model: refused by name.
+_REFUSED = {
+    "florence2": "an encoder-decoder model",
+    "pix2struct": "an encoder-decoder model",
+    "pp_formulanet": "an encoder-decoder model",
+    "t5gemma2": "an encoder-decoder model",
+    "udop": "an encoder-decoder model",
+    "vision-encoder-decoder": "an encoder-decoder model",
+    "t5": "an encoder-decoder model",
+    "bart": "an encoder-decoder model",
+    "blip": "a model whose text decoder does not use the attention interface of transformers",
+    "git": "a model whose text decoder does not use the attention interface of transformers",
+}
+
+
+def _guess(model_type: str) -> Family:
+    """Return the family of an unknown type: its geometry is read off a ramp, or it is refused."""
+    return Family(
+        name=f"unknown ({model_type})",
+        model_types=(model_type,),
+        mapping="read off a coordinate ramp, tile by tile",
+        geometry=ramp_cells,
+        guessed=True,
+        tested="",
+    )
+
+
+def family_table() -> list[dict[str, Any]]:
+    """Return one row of plain values per family, as ``causal-lvlm models`` prints them."""
+    return [
+        {
+            "family": family.name,
+            "types": list(family.model_types),
+            "vision_types": list(family.vision_types),
+            "status": family.status,
+            "mapping": family.mapping,
+            "masking": family.masking,
+            "processor": family.processor,
+            "tested": family.tested,
+            "oldest": family.oldest,
+        }
+        for family in (*FAMILIES, TEXT)
+    ]
+
+
+def supported_types() -> list[tuple[str, str]]:
+    """Return every supported model type with the family that serves it."""
+    return [(t, f.name) for f in (*FAMILIES, TEXT) for t in f.model_types]
+
+
+def family_of(config: Any) -> Family:
+    """Return the family that serves a model.
+
+    Parameters
+    ----------
+    config : PretrainedConfig or str
+        The model's configuration, or its type.
 
     Raises
     ------
     UnsupportedModelError
         If none does; the message lists those supported.
     """
-    for family in FAMILIES:
-        if model_type in family.model_types:
+    model_type = config if isinstance(config, str) else getattr(config, "model_type", None)
+    vision = getattr(getattr(config, "vision_config", None), "model_type", None)
+    serving = [family for family in (*FAMILIES, TEXT) if model_type in family.model_types]
+    if _writes_with_an_encoder(config):  # BLIP-2 comes with either kind of language model
+        serving = []
+    # A family made for this vision tower comes before one that serves any.
+    for family in sorted(serving, key=lambda f: not f.vision_types):
+        if not family.vision_types or vision in family.vision_types:
             return family
-    supported = ", ".join(f"{t} ({f.name})" for f in FAMILIES for t in f.model_types)
+    supported = ", ".join(f"{t} ({name})" for t, name in supported_types())
+    reason = _REFUSED.get(str(model_type))
+    if reason is None and _writes_with_an_encoder(config):
+        reason = "an encoder-decoder model"
+    if reason is not None:
+        raise UnsupportedModelError(
+            f"models of type {model_type!r} are not supported: it is {reason}; decoder-only "
+            f"models are: {supported}"
+        )
+    if vision is not None and model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return _guess(str(model_type))
     raise UnsupportedModelError(
         f"models of type {model_type!r} are not supported; supported types: {supported}"
     )
+
+
+def _writes_with_an_encoder(config: Any) -> bool:
+    """Whether the answer is written by a decoder that looks back at a text encoder (BLIP-2, T5)."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else None
+    return any(bool(getattr(c, "is_encoder_decoder", False)) for c in (config, text))

@@ -21,19 +21,73 @@ from typing import Any
 
 import numpy as np
 
-from causal_lvlm.arrays import FloatArray
+from causal_lvlm.arrays import FloatArray, IntArray
 from causal_lvlm.errors import UnsupportedModelError
 
-__all__ = ["Tile", "clip_geometry", "cell_boxes"]
+__all__ = ["Cells", "Site", "Tile", "clip_geometry", "cell_boxes"]
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A row-major grid of image tokens; `boxes` is float64 (rows * cols, 4) as in `ImageGrid`."""
+    """A row-major grid of image tokens.
+
+    Attributes
+    ----------
+    rows, cols : int
+    boxes : ndarray of float64, shape (rows * cols, 4)
+        As in `causal_lvlm.tokens.ImageGrid`.
+    offsets : ndarray of int64, shape (rows * cols,), optional
+        Which of its image's tokens each cell is; left out, cells follow the tile before.
+    """
 
     rows: int
     cols: int
     boxes: FloatArray
+    offsets: IntArray | None = None
+
+
+@dataclass(frozen=True)
+class Cells:
+    """All tokens of one image: its tiles, in the order of the sequence, and how many there are.
+
+    Tokens that no tile claims (line breaks, learned queries) have no rectangle.
+    """
+
+    tiles: tuple[Tile, ...]
+    n_tokens: int
+    has_grid: bool = True
+
+
+@dataclass(frozen=True)
+class Site:
+    """Everything a geometry function may look at, for one image of a prompt.
+
+    Attributes
+    ----------
+    config : PretrainedConfig
+        Of the whole model.
+    processor : ProcessorMixin
+    image_size : (int, int)
+        Width and height of the original image.
+    inputs : mapping of str to Tensor
+        What the processor returned for the whole prompt.
+    index : int
+        Which image of the prompt.
+    n_images : int
+    n_tokens : int
+        Number of image tokens of the whole prompt.
+    placeholder : str
+        What stands for an image in a prompt.
+    """
+
+    config: Any
+    processor: Any
+    image_size: tuple[int, int]
+    inputs: Mapping[str, Any]
+    index: int = 0
+    n_images: int = 1
+    n_tokens: int = 0
+    placeholder: str = "<image>"
 
 
 def _entry(size: Any, key: str) -> int | None:

@@ -99,7 +99,7 @@ class BackwardPass:
             n_vision = len(recorder.calls)
             rows = torch.tensor([p - 1 for p in target.positions], device=lvlm.device)
             first = int(rows[0])
-            logits = lvlm.logits(embeds, prepared.position_ids, len(prepared.layout) - first)
+            logits = prepared.logits(embeds, prepared.positions, len(prepared.layout) - first)
             logits = logits[0, rows - first].float()
             scores = logits.log_softmax(dim=-1) if score == "log_prob" else logits
             ids = torch.tensor(target.token_ids, device=lvlm.device)
@@ -124,7 +124,7 @@ class BackwardPass:
             bare = _detached(call)
             if number < n_vision:
                 self._vision.append(_Layer(number, bare, gradient.detach()))
-            else:
+            elif id(call.module) in modules:  # not one that looks at the image (Mllama)
                 self._language.append(_Layer(modules[id(call.module)], bare, gradient.detach()))
         if not self._language:
             raise CaptureError("no layer of the language model called the attention function")
@@ -135,12 +135,11 @@ class BackwardPass:
         if not vision:
             return prepared.embeds.detach().clone().requires_grad_(True)
         lvlm = prepared.lvlm
-        pixels = {
+        inputs = {
             name: value.detach().clone().requires_grad_(value.is_floating_point())
-            for name, value in prepared.pixels.items()
+            for name, value in prepared.inputs.items()
         }
-        merged = lvlm.merge(prepared.token_ids, lvlm.family.features(lvlm.model, pixels))
-        return merged
+        return lvlm.embed(inputs, prepared.token_ids)[0]
 
     def language(self) -> Iterator[LayerGradient]:
         """Yield attention and gradient of the language model's layers, the last layer first."""

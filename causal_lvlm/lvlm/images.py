@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,9 +20,27 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from causal_lvlm.errors import ImageError
 
-__all__ = ["ImageLike", "open_image"]
+__all__ = ["ImageLike", "open_image", "open_images"]
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
+
+
+_VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"}
+
+
+def open_images(images: ImageLike | Sequence[ImageLike] | None) -> list[Image.Image]:
+    """Return upright RGB copies of one image, of several, or of none.
+
+    Raises
+    ------
+    ImageError
+        As `open_image`; for a video, which is not supported.
+    """
+    if images is None:
+        return []
+    if isinstance(images, (list, tuple)):
+        return [open_image(image) for image in images]
+    return [open_image(images)]  # type: ignore[arg-type]
 
 
 def open_image(image: ImageLike) -> Image.Image:
@@ -45,12 +64,21 @@ def open_image(image: ImageLike) -> Image.Image:
     """
     if isinstance(image, Image.Image):
         opened = image
+    elif isinstance(image, np.ndarray) and image.ndim == 4:
+        raise ImageError(
+            f"an array of shape {image.shape} is a video or a batch; videos are not supported, "
+            "give a list of images"
+        )
     elif isinstance(image, np.ndarray):
         opened = _from_array(image)
     elif isinstance(image, (bytes, bytearray, memoryview)):
         opened = _read(io.BytesIO(image), f"{len(bytes(image))} bytes")
     elif isinstance(image, (str, os.PathLike)):
         path = Path(image)
+        if path.suffix.lower() in _VIDEOS:
+            raise ImageError(
+                f"{str(path)!r} is a video; videos are not supported, give single frames as images"
+            )
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "does not exist"
             raise ImageError(f"the image {str(path)!r} {what}; give the path of an image file")

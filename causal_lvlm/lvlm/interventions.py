@@ -23,10 +23,13 @@ def masked_embeddings(
     if masking == "neutral":
         # In float32: a mean over a large vocabulary loses digits in a half format.
         with torch.no_grad():
-            table = lvlm.model.get_input_embeddings().weight
-            text = table.float().mean(dim=0)
-            image = prepared.features[0].float().mean(dim=0)
-        where = torch.tensor(is_image, device=plain.device)[None, :, None]
+            table = lvlm.model.get_input_embeddings()
+            scale = getattr(table, "embed_scale", 1.0)  # some models scale what they look up
+            text = table.weight.float().mean(dim=0) * scale
+            # What deeper layers add to image tokens follows the embedding; text has none of it.
+            text = torch.nn.functional.pad(text, (0, plain.shape[-1] - len(text)))
+            where = torch.tensor(is_image, device=plain.device)[None, :, None]
+            image = plain[:, where[0, :, 0]].float().mean(dim=1) if is_image.any() else text
         neutral = torch.where(where, image, text).to(plain.dtype)
 
         def neutralised(rows: IntArray) -> torch.Tensor:
@@ -40,17 +43,20 @@ def masked_embeddings(
         def repainted(rows: IntArray) -> torch.Tensor:
             # Rows that share a set of image tokens share its encoding.
             sets, inverse = np.unique(kept[rows] | ~is_image, axis=0, return_inverse=True)
-            images = [mask_pixels(prepared, np.flatnonzero(~row), how) for row in sets]
-            features = lvlm.family.features(lvlm.model, lvlm.pixels(images))
-            merged = lvlm.merge(prepared.token_ids[:, :stop], features)
+            merged = torch.cat(
+                [
+                    prepared.embeds_of(mask_pixels(prepared, np.flatnonzero(~row), how))[:, :stop]
+                    for row in sets
+                ]
+            )
             return merged[torch.tensor(inverse.reshape(-1), device=merged.device)]
 
         return repainted
     return lambda rows: plain
 
 
-def mask_pixels(prepared: Prepared, positions: IntArray, how: str) -> Image.Image:
-    """Return the original image with the rectangles of some image tokens blurred or filled.
+def mask_pixels(prepared: Prepared, positions: IntArray, how: str) -> list[Image.Image]:
+    """Return the original images with the rectangles of some image tokens blurred or filled.
 
     Parameters
     ----------
@@ -61,11 +67,21 @@ def mask_pixels(prepared: Prepared, positions: IntArray, how: str) -> Image.Imag
 
     Returns
     -------
-    PIL.Image.Image
-        Same size as the original.
+    list of PIL.Image.Image
+        Same sizes as the originals.
     """
-    original = prepared.image
-    boxes = [box for p in positions if (box := prepared.layout.patch_box(int(p))) is not None]
+    layout = prepared.layout
+    boxes: list[list[tuple[float, float, float, float]]] = [[] for _ in prepared.images]
+    for position in positions:
+        cell, box = layout.patch_cell(int(position)), layout.patch_box(int(position))
+        if cell is not None and box is not None:
+            boxes[layout.grids[cell[0]].image].append(box)
+    return [_masked(image, own, how) for image, own in zip(prepared.images, boxes, strict=True)]
+
+
+def _masked(
+    original: Image.Image, boxes: list[tuple[float, float, float, float]], how: str
+) -> Image.Image:
     if not boxes:
         return original
     if how == "mean":

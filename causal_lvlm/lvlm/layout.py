@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from causal_lvlm.errors import UnsupportedModelError
-from causal_lvlm.lvlm.geometry import Tile
+from causal_lvlm.lvlm.geometry import Cells
 from causal_lvlm.lvlm.prompts import Prompt
 from causal_lvlm.tokens import ImageGrid, TokenLayout
 
@@ -44,10 +44,10 @@ def build_layout(
     n_prompt: int,
     prompt: Prompt,
     *,
+    expanded: str,
     placeholder: str,
     image_token_id: int,
-    tiles: Sequence[Tile],
-    image_size: tuple[int, int],
+    images: Sequence[tuple[Cells, tuple[int, int]]],
 ) -> TokenLayout:
     """Describe every position of a sequence.
 
@@ -60,12 +60,12 @@ def build_layout(
         Number of prompt tokens.
     prompt : Prompt
         Text before expansion.
+    expanded : str
+        Text after expansion, as it was tokenized.
     placeholder : str
     image_token_id : int
-    tiles : sequence of Tile
-        Grids of the image tokens, in the order of the sequence.
-    image_size : (int, int)
-        Width and height of the original image.
+    images : sequence of (Cells, (width, height))
+        Cells and original size of each image, in the order of the sequence.
 
     Returns
     -------
@@ -74,75 +74,89 @@ def build_layout(
     Raises
     ------
     UnsupportedModelError
-        If the number of image tokens is not that of the tiles.
+        If the number of image tokens is not that of the cells.
     """
     ids = [int(i) for i in token_ids]
     special = set(tokenizer.all_special_ids)
     image_positions = [p for p, i in enumerate(ids[:n_prompt]) if i == image_token_id]
-    expected = sum(tile.rows * tile.cols for tile in tiles)
+    expected = sum(cells.n_tokens for cells, _ in images)
     if len(image_positions) != expected:
         raise UnsupportedModelError(
             f"the prompt holds {len(image_positions)} image tokens where the geometry knows "
             f"{expected}; this processor is not supported"
         )
-    texts = [placeholder if i == image_token_id else token_text(tokenizer, i) for i in ids]
-    spans = _prompt_spans(tokenizer, ids[:n_prompt], prompt, placeholder, len(image_positions))
-    own = _expanded_words(prompt, placeholder, len(image_positions))
+    grids, breaks = _grids(images, image_positions)
+    shown = placeholder or "<image>"
+    texts = [shown if i == image_token_id else token_text(tokenizer, i) for i in ids]
+    spans = _prompt_spans(tokenizer, ids[:n_prompt], expanded)
+    own = _expanded_words(prompt, placeholder, expanded)
     modality: list[str] = []
     for position, token_id in enumerate(ids):
         if position < n_prompt and token_id == image_token_id:
-            modality.append("image")
+            modality.append("special" if position in breaks else "image")
         elif token_id in special:
             modality.append("special")
         elif position >= n_prompt:
             modality.append("generated")
         else:
             modality.append("prompt" if _inside(spans[position], own) else "special")
-    expanded = _expand(prompt.text, placeholder, len(image_positions))
     words = _words_of_prompt(expanded, spans, modality)
-    words += _words_of_answer(tokenizer, texts[n_prompt:], modality[n_prompt:], max(words) + 1)
+    first = max(words, default=-1) + 1
+    words += _words_of_answer(tokenizer, texts[n_prompt:], modality[n_prompt:], first)
     return TokenLayout(
         tokens=tuple(texts),
         token_ids=np.array(ids),
         modality=np.array(modality),
-        grids=tuple(_grids(tiles, image_positions, image_size)),
+        grids=tuple(grids),
         words=np.array(words),
         n_prompt=n_prompt,
     )
 
 
 def _grids(
-    tiles: Sequence[Tile], image_positions: Sequence[int], image_size: tuple[int, int]
-) -> list[ImageGrid]:
-    grids = []
+    images: Sequence[tuple[Cells, tuple[int, int]]], image_positions: Sequence[int]
+) -> tuple[list[ImageGrid], set[int]]:
+    """Return the grids, and positions of image tokens that are mere line breaks between cells."""
+    grids: list[ImageGrid] = []
+    breaks: set[int] = set()
     start = 0
-    for number, tile in enumerate(tiles):
-        stop = start + tile.rows * tile.cols
-        positions = np.array(image_positions[start:stop])
-        grids.append(ImageGrid(0, number, tile.rows, tile.cols, positions, tile.boxes, image_size))
-        start = stop
-    return grids
+    for number, (cells, size) in enumerate(images):
+        positions = np.array(image_positions[start : start + cells.n_tokens], dtype=np.int64)
+        start += cells.n_tokens
+        used, at = np.zeros(cells.n_tokens, dtype=bool), 0
+        for index, tile in enumerate(cells.tiles):
+            n_cells = tile.rows * tile.cols
+            offsets = np.arange(at, at + n_cells) if tile.offsets is None else tile.offsets
+            at = int(offsets.max(initial=at - 1)) + 1
+            used[offsets] = True
+            mine = positions[offsets]
+            grids.append(ImageGrid(number, index, tile.rows, tile.cols, mine, tile.boxes, size))
+        if cells.has_grid:
+            breaks.update(positions[~used].tolist())
+    return grids, breaks
 
 
-def _expand(text: str, placeholder: str, n_image: int) -> str:
-    return text.replace(placeholder, placeholder * n_image)
-
-
-def _expanded_words(prompt: Prompt, placeholder: str, n_image: int) -> list[tuple[int, int]]:
+def _expanded_words(prompt: Prompt, placeholder: str, expanded: str) -> list[tuple[int, int]]:
     """Move the spans of the person's words to where they are once image tokens are expanded."""
-    at = prompt.text.index(placeholder)
-    shift = len(placeholder) * (n_image - 1)
-    return [
-        (start + shift, stop + shift) if start > at else (start, stop)
-        for start, stop in prompt.words
-    ]
+    pieces = prompt.text.split(placeholder) if placeholder else [prompt.text]
+    moved: list[tuple[int, int]] = []
+    begin = cursor = 0
+    for number, piece in enumerate(pieces):
+        last = number == len(pieces) - 1
+        at = expanded.rfind(piece) if last and number else expanded.find(piece, cursor)
+        if at < 0:  # the processor rewrote the text
+            at = expanded.find(piece.strip(), cursor) - (len(piece) - len(piece.lstrip()))
+        for start, stop in prompt.words:
+            first, end = max(start, begin), min(stop, begin + len(piece))
+            if first < end and at >= 0:
+                moved.append((first - begin + at, end - begin + at))
+        cursor = max(at, 0) + len(piece)
+        begin += len(piece) + len(placeholder)
+    return moved
 
 
-def _prompt_spans(
-    tokenizer: Any, ids: list[int], prompt: Prompt, placeholder: str, n_image: int
-) -> list[tuple[int, int] | None]:
+def _prompt_spans(tokenizer: Any, ids: list[int], expanded: str) -> list[tuple[int, int] | None]:
     """Return the character span of each prompt token in the expanded text, None where unknown."""
-    expanded = _expand(prompt.text, placeholder, n_image)
     for add_special in (True, False):
         try:
             encoded = tokenizer(
@@ -150,8 +164,11 @@ def _prompt_spans(
             )
         except NotImplementedError:  # tokenizers written in Python know no offsets
             break
-        if list(encoded["input_ids"]) == ids:
-            return [(int(a), int(b)) if b > a else None for a, b in encoded["offset_mapping"]]
+        found = list(encoded["input_ids"])
+        before = len(ids) - len(found)  # image tokens put before the text were not part of it
+        if before >= 0 and ids[before:] == found:
+            offsets = encoded["offset_mapping"]
+            return [None] * before + [(int(a), int(b)) if b > a else None for a, b in offsets]
     return _searched_spans(tokenizer, ids, expanded)
 
 

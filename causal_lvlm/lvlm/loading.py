@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
 from transformers.utils import logging
 
-from causal_lvlm.errors import UnsupportedModelError
+from causal_lvlm.errors import ModelMemoryError, UnsupportedModelError
 from causal_lvlm.lvlm.families import family_of
+from causal_lvlm.lvlm.memory import available_memory, gigabytes, parse_memory
 from causal_lvlm.lvlm.model import LVLM
+from causal_lvlm.lvlm.unreadable import loading_error
 
 __all__ = ["load_model"]
 
@@ -30,6 +38,7 @@ def load_model(
     revision: str | None = None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    max_memory: int | str | None = None,
 ) -> LVLM:
     """Load a vision-language model of a supported family.
 
@@ -48,6 +57,9 @@ def load_model(
         How the model computes attention outside of our calls; passed to transformers.
     trust_remote_code : bool
         Whether a checkpoint may run its own code. Off by default.
+    max_memory : int or str, optional
+        What one call that evaluates masked rows may take besides the model, in bytes or as text
+        (``"2GB"``). By default the fastest batch is taken, and halved where it does not fit.
 
     Returns
     -------
@@ -56,38 +68,88 @@ def load_model(
     Raises
     ------
     UnsupportedModelError
-        If the type is not supported, or the checkpoint cannot be found or read.
+        If the type is not supported, or the checkpoint cannot be read. Of this kind:
+        `ModelNotFoundError` (no such model or revision), `ModelOfflineError` (not here, and no
+        network), `ModelAccessError` (gated or private).
+    ModelMemoryError
+        If the weights are larger than the free memory, or memory runs out.
     """
+    budget = parse_memory(max_memory)
     if isinstance(name_or_path, tuple):
-        model, processor = name_or_path
-        return LVLM(model, processor)
+        lvlm = LVLM(*name_or_path)
+        lvlm.max_memory = budget
+        return lvlm
     embedded = name_or_path is None
     source = _embedded_path() if name_or_path is None else _located(name_or_path)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     options = {key: value for key, value in options.items() if value}
     place = _device(device, embedded)
     number_format = _dtype(dtype, place, embedded)
-    try:
+    with _explained(source, revision, "configuration"):
         config = AutoConfig.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise UnsupportedModelError(_unreadable(source, error)) from error
-    family_of(getattr(config, "model_type", None))  # refuse before reading gigabytes
+    family = family_of(config)  # refuse before reading gigabytes
+    if not embedded:
+        _check_memory(source, config, number_format, place, family.text_only)
+    processors = AutoTokenizer if family.text_only else AutoProcessor
+    models = AutoModelForCausalLM if family.text_only else AutoModelForImageTextToText
+    with _explained(source, revision, "processor"):
+        processor = processors.from_pretrained(source, **options)
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    try:
-        processor = AutoProcessor.from_pretrained(
-            source, **{k: v for k, v in options.items() if k != "attn_implementation"}
-        )
+    with _explained(source, revision, "weights"):
         with _quiet():
-            model = AutoModelForImageTextToText.from_pretrained(
-                source, dtype=number_format, **options
-            )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UnsupportedModelError(_unreadable(source, error)) from error
-    model = model.to(place)
+            model = models.from_pretrained(source, dtype=number_format, **options)
+        model = model.to(place)
     model.requires_grad_(False)  # ours alone: gradients are taken with respect to activations
     found = getattr(model.config, "_commit_hash", None) or revision
-    return LVLM(model, processor, _EMBEDDED_ID if embedded else str(source), found)
+    lvlm = LVLM(model, processor, _EMBEDDED_ID if embedded else str(source), found)
+    lvlm.max_memory = budget
+    return lvlm
+
+
+@contextmanager
+def _explained(source: str | Path, revision: str | None, part: str) -> Iterator[None]:
+    """Turn what transformers and the hub raise into errors that say what to do."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, MemoryError) as error:
+        raise loading_error(source, revision, error, part) from error
+
+
+def _check_memory(
+    source: str | Path,
+    config: Any,
+    dtype: str | torch.dtype,
+    device: torch.device,
+    text_only: bool,
+) -> None:
+    """Refuse a model whose weights alone are larger than what is free.
+
+    Raises
+    ------
+    ModelMemoryError
+    """
+    free = available_memory(device)
+    if free is None or getattr(config, "quantization_config", None) is not None:
+        return  # nothing to compare with, or smaller in a way only the checkpoint knows
+    if isinstance(dtype, str):
+        dtype = getattr(config, "dtype", None) or torch.float32
+    models = AutoModelForCausalLM if text_only else AutoModelForImageTextToText
+    try:
+        with torch.device("meta"):  # shapes without memory
+            shapes = models.from_config(config).parameters()
+            count = sum(p.numel() for p in shapes)
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, ImportError, AttributeError):
+        return  # an estimate only: the loading itself will say what is wrong
+    needed = count * dtype.itemsize
+    if needed > free:
+        half = "" if dtype.itemsize <= 2 else " Half of that is needed with dtype='bfloat16'."
+        raise ModelMemoryError(
+            f"{str(source)!r} has {count / 1e9:.2f} billion parameters and needs about "
+            f"{gigabytes(needed)} in {str(dtype).removeprefix('torch.')}, but {device} has "
+            f"{gigabytes(free)} free.{half} A quantised model, or one spread over devices, can be "
+            "loaded with transformers and given as a pair: load_model((model, processor))"
+        )
 
 
 class _QuietLoading:
@@ -198,10 +260,3 @@ def _dtype(dtype: str | torch.dtype, device: torch.device, embedded: bool) -> st
             f"dtype must be 'auto' or a floating-point format such as 'float32', got {dtype!r}"
         )
     return found
-
-
-def _unreadable(source: str | Path, error: Exception) -> str:
-    return (
-        f"the model {str(source)!r} cannot be loaded ({type(error).__name__}: {error}); give a "
-        "hub id, a local folder, or nothing for the embedded model"
-    )

@@ -7,8 +7,8 @@ way into the package for an image and a prompt; its steps are in `run`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,11 @@ from causal_lvlm.errors import (
     UnsupportedModelError,
 )
 from causal_lvlm.lvlm.attention_function import Recorder, recording, switched
+from causal_lvlm.lvlm.compiled import uncompiled
+from causal_lvlm.lvlm.context import Context, decoder_arguments, injected, read_context
 from causal_lvlm.lvlm.families import family_of
 from causal_lvlm.lvlm.images import ImageLike
+from causal_lvlm.lvlm.inputs import Processed, process, whole_inputs
 from causal_lvlm.lvlm.layout import token_text
 from causal_lvlm.lvlm.threads import one_thread
 from causal_lvlm.lvlm.trace import Trace
@@ -49,6 +52,8 @@ class LVLM:
     ----------
     model, processor, model_id, revision
         As given.
+    max_memory : int, str or None
+        What one call that evaluates masked rows may take (``"2GB"``); None takes what is fastest.
     family : Family
     tokenizer : PreTrainedTokenizerBase
     placeholder : str
@@ -63,31 +68,52 @@ class LVLM:
     def __init__(
         self, model: Any, processor: Any, model_id: str = "in memory", revision: str | None = None
     ) -> None:
-        self.family = family_of(getattr(getattr(model, "config", None), "model_type", None))
-        for part in ("tokenizer", "image_processor"):
-            if getattr(processor, part, None) is None:
+        self.family = family_of(getattr(model, "config", None))
+        if self.family.text_only:
+            self.tokenizer = getattr(processor, "tokenizer", None) or processor
+            if not callable(getattr(self.tokenizer, "decode", None)):
                 raise UnsupportedModelError(
-                    f"the processor of {model_id!r} ({type(processor).__name__}) has no {part}; "
-                    "a processor for image and text is needed"
+                    f"{model_id!r} needs a tokenizer, got {type(processor).__name__}"
                 )
+        else:
+            for part in ("tokenizer", "image_processor"):
+                if getattr(processor, part, None) is None:
+                    raise UnsupportedModelError(
+                        f"the processor of {model_id!r} ({type(processor).__name__}) has no "
+                        f"{part}; a processor for image and text is needed"
+                    )
+            self.tokenizer = processor.tokenizer
         self.model = getattr(model, "_orig_mod", model).eval()  # the model inside torch.compile
         self.processor = processor
-        self.tokenizer = processor.tokenizer
         self.model_id = model_id
         self.revision = revision
+        self.max_memory: int | str | None = None  # of one call that evaluates masked rows
         self.decoder: Any = self.model.get_decoder()
-        self.tower = self.family.tower(self.model)
+        self.head: Any = self.family.head(self.model)
         self.text_config: Any = self.decoder.config
-        self.placeholder = str(getattr(processor, "image_token", "<image>"))
-        image_token_id = getattr(self.model.config, "image_token_id", None)
-        if image_token_id is None:
-            image_token_id = getattr(processor, "image_token_id", None)
-        if image_token_id is None:
-            raise UnsupportedModelError(f"{model_id!r} does not say which token is the image's")
-        self.image_token_id = int(image_token_id)
+        self.placeholder, self.image_token_id = self._image_token()
         self.is_tiny = int(self.text_config.hidden_size) < _TINY_WIDTH
         self._attention_modules: tuple[torch.nn.Module, ...] | None = None
-        self._geometry_errors: dict[tuple[int, int], float] = {}
+        self._geometry_errors: dict[Any, float] = {}
+
+    def _image_token(self) -> tuple[str, int]:
+        """Return what stands for an image in a prompt, and its tokens' id ("", -1: none)."""
+        if self.family.text_only:
+            return "", -1
+        token = self.family.placeholder or getattr(self.processor, "image_token", None) or "<image>"
+        found = getattr(self.model.config, "image_token_id", None)
+        if found is None:
+            found = getattr(self.processor, "image_token_id", None)
+        if found is None:
+            raise UnsupportedModelError(
+                f"{self.model_id!r} does not say which token is the image's"
+            )
+        return str(getattr(token, "content", token)), int(found)
+
+    @property
+    def tower(self) -> Any:
+        """The vision tower's module; None in a text model."""
+        return None if self.family.text_only else self.model.get_encoder("image")
 
     # -- what it is ---------------------------------------------------------------------------
 
@@ -109,11 +135,11 @@ class LVLM:
         Found by running two tokens: only modules that go through the attention interface count.
         """
         if self._attention_modules is None:
-            width = self.model.get_input_embeddings().weight.shape[1]
-            embeds = torch.zeros(1, 2, width, dtype=self.dtype, device=self.device)
+            letter = self.tokenizer.encode("a", add_special_tokens=False) or [0]
+            ids = torch.full((1, 2), int(letter[0]), device=self.device)
             recorder = Recorder(record=True)
             with self.session(), recording(recorder), torch.no_grad():
-                self.logits(embeds, torch.arange(2, device=self.device)[None], 1)
+                self.head(input_ids=ids, use_cache=False)
             if not recorder.calls:
                 raise CaptureError(
                     f"the language model of {self.model_id!r} "
@@ -122,6 +148,12 @@ class LVLM:
                 )
             self._attention_modules = tuple(call.module for call in recorder.calls)
         return self._attention_modules
+
+    @property
+    def cross_attention(self) -> frozenset[int]:
+        """``id`` of the modules that look at the image rather than at the sequence."""
+        modules = self.decoder.modules()
+        return frozenset(id(m) for m in modules if "CrossAttention" in type(m).__name__)
 
     @property
     def drop_is_exact(self) -> bool:
@@ -134,12 +166,28 @@ class LVLM:
         return all(type(layer).__name__ == "DynamicLayer" for layer in layers)
 
     @property
+    def attention_kinds(self) -> tuple[str, ...]:
+        """What each attention layer looks at: ``full``, or ``window`` (sliding or in chunks)."""
+        layers = DynamicCache(config=self.text_config).layers
+        kinds = [type(layer).__name__ for layer in layers]
+        found = []
+        for number, module in enumerate(self.attention_modules):
+            index = int(getattr(module, "layer_idx", number))
+            kind = kinds[index] if index < len(kinds) else "DynamicLayer"
+            found.append("window" if "Sliding" in kind or "Chunked" in kind else "full")
+        return tuple(found)
+
+    @property
     def only_drop(self) -> bool:
         """Whether some layers mix tokens without attention, so that blocking would not do."""
-        return len(self.attention_modules) < int(self.text_config.num_hidden_layers)
+        looking = len(self.attention_modules) + len(self.cross_attention)
+        return looking < int(self.text_config.num_hidden_layers)
 
     def layer_indices(self, layers: Any) -> list[int]:
         """Turn layer numbers, negative ones counted from the end, into indices.
+
+        Layers without attention (linear, convolution) do not count. ``"global"`` is the last one
+        that looks at the whole sequence, in a model where some look at a window only.
 
         Raises
         ------
@@ -147,7 +195,8 @@ class LVLM:
             If there is no such layer.
         """
         n_layers = len(self.attention_modules)
-        chosen = [layers] if isinstance(layers, (int, np.integer)) else list(layers)
+        alone = isinstance(layers, (int, np.integer, str))
+        chosen = [self._last_global() if k == "global" else k for k in ([layers] * alone or layers)]
         for layer in chosen:
             if not -n_layers <= layer < n_layers:
                 raise IndexError(
@@ -156,25 +205,34 @@ class LVLM:
                 )
         return [int(layer) % n_layers for layer in chosen]
 
+    def _last_global(self) -> int:
+        kinds = self.attention_kinds
+        if "full" not in kinds:
+            raise IndexError(
+                f"every attention layer of {self.model_id!r} looks at a window only; give a number"
+            )
+        return len(kinds) - 1 - kinds[::-1].index("full")
+
     def describe(self) -> dict[str, Any]:
         """Return the model's facts: type, sizes, number format, device."""
-        text, vision = self.text_config, self.model.config.vision_config
+        text = self.text_config
+        vision = getattr(self.model.config, "vision_config", None)
         return {
             "model_id": self.model_id,
             "revision": self.revision,
             "family": self.family.name,
             "model_type": self.model.config.model_type,
             "language_model": text.model_type,
-            "vision_tower": vision.model_type,
+            "vision_tower": getattr(vision, "model_type", None),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "layers": int(text.num_hidden_layers),
             "heads": int(text.num_attention_heads),
             "hidden_size": int(text.hidden_size),
             "vocabulary": int(text.vocab_size),
-            "vision_layers": int(vision.num_hidden_layers),
-            "vision_heads": int(vision.num_attention_heads),
-            "image_size": int(vision.image_size),
-            "patch_size": int(vision.patch_size),
+            "vision_layers": _size(vision, "num_hidden_layers", "depth"),
+            "vision_heads": _size(vision, "num_attention_heads", "num_heads"),
+            "image_size": _size(vision, "image_size"),
+            "patch_size": _size(vision, "patch_size"),
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
         }
@@ -189,10 +247,15 @@ class LVLM:
     def session(self, *, tower: bool = False) -> Iterator[None]:
         """Use our attention function (and one thread for a small model) until the block ends."""
         configs = {id(m.config): m.config for m in self.decoder.modules() if hasattr(m, "config")}
-        if tower:
+        # Some models keep a copy, and make masks from the one of the whole model.
+        text = self.model.config.get_text_config()
+        if text is not self.model.config or self.family.text_only:
+            configs[id(text)] = text
+        if tower and self.tower is not None:
             found = (m.config for m in self.tower.modules() if hasattr(m, "config"))
             configs.update({id(config): config for config in found})
-        with one_thread(self.is_tiny and self.device.type == "cpu"), switched(configs.values()):
+        alone = one_thread(self.is_tiny and self.device.type == "cpu")
+        with alone, uncompiled(self.model), switched(configs.values()):
             yield
 
     def pixels(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
@@ -204,86 +267,119 @@ class LVLM:
             if isinstance(value, torch.Tensor)
         }
 
-    def merge(self, token_ids: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """Put image features in place of the embeddings of image tokens.
+    def process(self, images: Sequence[Image.Image], text: str) -> Processed:
+        """Send images and a rendered prompt through the model's own processor.
+
+        Raises
+        ------
+        PromptError
+            If the processor refuses them.
+        """
+        return process(self, images, text)
+
+    def embed(
+        self, inputs: Mapping[str, torch.Tensor], token_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, Context]:
+        """Merge image features into the embeddings of a sequence, as the model itself does.
 
         Parameters
         ----------
+        inputs : mapping of str to Tensor
+            What the processor returned for the prompt.
         token_ids : Tensor of int64, shape (1, T)
-        features : Tensor, shape (B, n_image_tokens, D)
+            Prompt and answer.
 
         Returns
         -------
-        Tensor, shape (B, T, D)
+        (Tensor, Context)
+            Embeddings (1, T, D + additions) and whatever else the language model is given.
         """
-        embeds = self.model.get_input_embeddings()(token_ids)
-        embeds = embeds.expand(len(features), -1, -1)
-        is_image = token_ids == self.image_token_id
+        table = self.model.get_input_embeddings()
+        if self.family.text_only:
+            embeds = table(token_ids)
+            positions = torch.arange(token_ids.shape[1], device=token_ids.device)[None]
+            return embeds, Context(embeds.shape[-1], positions)
+        n_prompt = int(inputs["input_ids"].shape[1])
         # A model may generate the image's token; only those of the prompt stand for features.
-        is_image = is_image & (is_image.cumsum(dim=-1) <= features.shape[1])
-        is_image = is_image[..., None].expand_as(embeds)
-        merged: torch.Tensor = embeds.masked_scatter(
-            is_image, features.to(embeds.device, embeds.dtype)
+        stray = (token_ids == self.image_token_id) & (
+            torch.arange(token_ids.shape[1], device=token_ids.device) >= n_prompt
         )
-        return merged
+        given = whole_inputs(inputs, token_ids.masked_fill(stray, 0), self.family.fill)
+        found = decoder_arguments(self.decoder, lambda: self.model(**given, use_cache=False))
+        if found.get("inputs_embeds") is None and found.get("input_ids") is not None:
+            found["inputs_embeds"] = table(found["input_ids"])  # the image enters elsewhere
+        embeds, context = read_context(found)
+        if stray.any():
+            embeds = embeds.clone()
+            embeds[:, stray[0], : context.width] = table(token_ids[stray])[None]
+        return embeds, context
 
     def logits(
         self,
         embeds: torch.Tensor,
-        position_ids: torch.Tensor,
+        positions: torch.Tensor,
         rows: int,
         cache: DynamicCache | None = None,
+        context: Context | None = None,
     ) -> torch.Tensor:
         """Run the language model and its head on merged embeddings.
 
         Parameters
         ----------
-        embeds : Tensor, shape (B, L, D)
-        position_ids : Tensor of int64, shape (B, L)
+        embeds : Tensor, shape (B, L, D + additions)
+        positions : Tensor of int64, shape (B, L)
+            Which position of the sequence each is, ascending.
         rows : int
             Logits of the last so many rows are returned; 0 for all.
         cache : DynamicCache, optional
             Keys and values of what stands before.
+        context : Context, optional
+            What the language model is given beside embeddings; plain causality if left out.
 
         Returns
         -------
         Tensor, shape (B, rows, vocabulary)
         """
         past = cache.get_seq_length() if cache is not None else 0
+        given: dict[str, Any] = {"inputs_embeds": embeds, "position_ids": positions}
+        more: dict[str, Any] = {}
+        if context is not None:
+            more = context.arguments(embeds, positions, past)
+            given["inputs_embeds"] = more["inputs_embeds"]
+            if context.is_plain:
+                given, more = more, {}
+            elif "per_layer_inputs" in more:
+                given["per_layer_inputs"] = more["per_layer_inputs"]
         # An explicit mask of ones: without a mask, gaps in the position ids would be taken for
         # several sequences packed into one.
-        mask = torch.ones(
+        given["attention_mask"] = torch.ones(
             len(embeds), past + embeds.shape[1], dtype=torch.long, device=embeds.device
         )
-        output = self.model(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            logits_to_keep=rows,
-        )
-        logits: torch.Tensor = output.logits
+        given.update(past_key_values=cache, use_cache=cache is not None, logits_to_keep=rows)
+        with injected(self.decoder, more) if more else nullcontext():
+            logits: torch.Tensor = self.head(**given).logits
         return logits
 
     def run(
         self,
-        image: ImageLike,
-        prompt: str,
+        image: ImageLike | Sequence[ImageLike] | None,
+        prompt: str | Sequence[Mapping[str, Any]],
         *,
         max_new_tokens: int = 64,
         chat_template: bool | None = None,
         seed: int | None = None,
         strict: bool = False,
     ) -> Trace:
-        """Ask about an image and keep everything needed to explain the answer.
+        """Ask about images, or about text alone, and keep everything needed to explain the answer.
 
         Parameters
         ----------
-        image : path, bytes, PIL image or ndarray
-        prompt : str
-            Used verbatim if it holds the image placeholder; otherwise the chat template is
-            applied, or the family's plain frame where there is none.
+        image : path, bytes, PIL image or ndarray, or a list of them, or None
+            None asks about text alone.
+        prompt : str or sequence of dict
+            Used verbatim if it holds the image placeholder, once for each image; otherwise the
+            chat template is applied, or the family's plain frame where there is none. Several
+            turns are given as messages, ``[{"role": "user", "content": ...}, ...]``.
         max_new_tokens : int
         chat_template : bool, optional
             Force the template on or off.
@@ -337,3 +433,14 @@ class LVLM:
         if not 0 <= int(token) < vocabulary:
             raise ValueError(f"token id {token} is outside the vocabulary of {vocabulary}")
         return int(token)
+
+
+def _size(config: Any, *names: str) -> Any:
+    """Return the first of some attributes of a configuration that is a number, else None."""
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, (list, tuple)):
+            value = value[0]
+        if isinstance(value, int):
+            return value
+    return None

@@ -8,12 +8,13 @@ each batch starts there, on the plain run's keys and values. ``drop`` batches ro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from causal_lvlm.arrays import BoolArray, IntArray
+from causal_lvlm.lvlm.memory import row_bytes
 from causal_lvlm.lvlm.prepared import Prepared
 from causal_lvlm.tokens import Target
 
@@ -34,20 +35,54 @@ class Batch:
     positions: IntArray  # (B, L) sequence positions computed
     blocked: bool
 
+    def pieces(self, most: int) -> list[Batch]:
+        """Cut the batch into smaller ones."""
+        starts = range(0, len(self.rows), most)
+        cuts = [slice(start, start + most) for start in starts]
+        return [replace(self, rows=self.rows[c], positions=self.positions[c]) for c in cuts]
+
 
 class SizeRule:
-    """How many rows go into one call: large batches leave the processor's cache and get slower."""
+    """How many rows go into one call: large batches leave the processor's cache and get slower.
 
-    def __init__(self, prepared: Prepared, fixed: int | None) -> None:
+    Parameters
+    ----------
+    prepared : Prepared
+    fixed : int, optional
+        Take this many, whatever is fast.
+    max_memory : int, optional
+        Bytes that the rows of one call may take (one row is always computed).
+    total, rows : int
+        Length of the sequence, and predicting rows in it.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        fixed: int | None = None,
+        max_memory: int | None = None,
+        *,
+        total: int = 0,
+        rows: int = 1,
+    ) -> None:
         lvlm = prepared.lvlm
+        self._prepared = prepared
         self._fixed = fixed
+        self._max_memory = max_memory
+        self._total = total
+        self._rows = rows
         self._width = int(lvlm.text_config.hidden_size)
         self._on_cpu = lvlm.device.type == "cpu"
 
     def __call__(self, length: int) -> int:
         """Return the number of rows for calls that compute `length` positions a row."""
-        if self._fixed is not None:
-            return self._fixed
+        count = self._measured(length) if self._fixed is None else self._fixed
+        if self._max_memory is None:
+            return count
+        one = row_bytes(self._prepared, length, self._total, self._rows, blocked=True)
+        return max(1, min(count, self._max_memory // one))
+
+    def _measured(self, length: int) -> int:
         if not self._on_cpu:
             return int(np.clip(64e6 / (length * self._width), 1, 64))
         most = np.clip(2e6 / (length * self._width), 1, 64)
@@ -58,6 +93,11 @@ class SizeRule:
 class Plan:
     batches: list[Batch]
     backend: str
+
+    @property
+    def way(self) -> str:
+        """The backend, and whether any batch starts from a stored prefix."""
+        return self.backend + ("+prefix" if any(b.prefix for b in self.batches) else "")
 
     @property
     def cost(self) -> float:
@@ -76,6 +116,8 @@ def make_plan(
     masking: str,
     backend: str,
     size: SizeRule,
+    *,
+    prefix: bool = True,
 ) -> Plan:
     """Divide K masked rows into batches.
 
@@ -89,11 +131,13 @@ def make_plan(
     target : Target
     masking, backend : str
     size : SizeRule
+    prefix : bool
+        Whether batches may start from the plain run's keys and values.
     """
     predictor, stop = target.predictor, target.positions[-1]
     first = np.where(changed.any(axis=1), changed.argmax(axis=1), predictor)
-    first = np.minimum(first, predictor).astype(np.int64)
-    reuse = prepared.can_reuse_prefix
+    first = prepared.first_changed(np.minimum(first, predictor).astype(np.int64))
+    reuse = prefix and prepared.can_reuse_prefix
     if masking == "edges":
         plain = _chunks(np.arange(len(first)), first, size, reuse, stop, blocked=True)
         return Plan(plain, "block")
@@ -104,7 +148,7 @@ def make_plan(
         return _drop_plan(removed, first, size, reuse)
     everything = np.arange(len(first))
     block = Plan(_chunks(everything, first, size, reuse, stop, blocked=True), "block")
-    if backend == "block" or not prepared.lvlm.drop_is_exact:
+    if backend == "block" or not prepared.drop_is_exact:
         return block
     drop = _drop_plan(removed, first, size, reuse)
     return drop if drop.cost <= block.cost else block

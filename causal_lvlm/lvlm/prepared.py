@@ -8,12 +8,17 @@ run needs to compute only what comes after it.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import cached_property
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import DynamicCache
 
+from causal_lvlm.arrays import IntArray
+from causal_lvlm.errors import UnsupportedModelError
+from causal_lvlm.lvlm.context import Context
 from causal_lvlm.lvlm.model import LVLM
 from causal_lvlm.tokens import TokenLayout
 
@@ -28,40 +33,101 @@ class Prepared:
     Parameters
     ----------
     lvlm : LVLM
-    image : PIL.Image.Image
-        Upright original.
+    images : sequence of PIL.Image.Image
+        Upright originals, in the order of the prompt; empty for text alone.
     layout : TokenLayout
+    prompt : str
+        The rendered prompt, before image tokens were expanded.
+    inputs : dict of str to Tensor, optional
+        What the processor made of both; computed if left out.
 
     Attributes
     ----------
     token_ids : Tensor of int64, shape (1, T)
-    position_ids : Tensor of int64, shape (1, T)
+    positions : Tensor of int64, shape (1, T)
+        0 .. T-1; position ids proper are the context's.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the processor does not turn the prompt into the layout's tokens.
     """
 
-    def __init__(self, lvlm: LVLM, image: Image.Image, layout: TokenLayout) -> None:
+    def __init__(
+        self,
+        lvlm: LVLM,
+        images: Sequence[Image.Image],
+        layout: TokenLayout,
+        prompt: str,
+        inputs: dict[str, torch.Tensor] | None = None,
+    ) -> None:
         self.lvlm = lvlm
-        self.image = image
+        self.images = tuple(images)
         self.layout = layout
+        self.prompt = prompt
         self.token_ids = torch.tensor(layout.token_ids.copy(), device=lvlm.device)[None]
-        self.position_ids = torch.arange(len(layout), device=lvlm.device)[None]
+        self.positions = torch.arange(len(layout), device=lvlm.device)[None]
+        self.inputs = self._process(self.images) if inputs is None else inputs
         self._lock = threading.RLock()
 
-    @cached_property
-    def pixels(self) -> dict[str, torch.Tensor]:
-        """Inputs of the vision tower."""
-        return self.lvlm.pixels([self.image])
+    def _process(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        inputs = self.lvlm.process(images, self.prompt).inputs
+        if not torch.equal(inputs["input_ids"], self.token_ids[:, : self.layout.n_prompt]):
+            raise UnsupportedModelError(
+                f"the processor of {self.lvlm.model_id!r} turns the prompt into other tokens than "
+                "those recorded"
+            )
+        return inputs
 
     @cached_property
-    def features(self) -> torch.Tensor:
-        """Image features, (1, n_image_tokens, D)."""
+    def _embedded(self) -> tuple[torch.Tensor, Context]:
         with self.lvlm.session(), torch.no_grad():
-            return self.lvlm.family.features(self.lvlm.model, self.pixels)
+            return self.lvlm.embed(self.inputs, self.token_ids)
 
-    @cached_property
+    @property
     def embeds(self) -> torch.Tensor:
-        """Merged embeddings, (1, T, D)."""
-        with self.lvlm.session(), torch.no_grad():
-            return self.lvlm.merge(self.token_ids, self.features)
+        """What enters the language model at each position, (1, T, D + additions)."""
+        with self._lock:
+            return self._embedded[0]
+
+    @property
+    def context(self) -> Context:
+        """What the language model is given beside embeddings."""
+        with self._lock:
+            return self._embedded[1]
+
+    def embeds_of(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Return the embeddings with other images of the same sizes in place of the originals."""
+        return self.lvlm.embed(self._process(images), self.token_ids)[0]
+
+    def logits(
+        self,
+        embeds: torch.Tensor,
+        positions: torch.Tensor,
+        rows: int,
+        cache: DynamicCache | None = None,
+    ) -> torch.Tensor:
+        """Run the language model on some positions of this sequence; see `LVLM.logits`."""
+        return self.lvlm.logits(embeds, positions, rows, cache, self.context)
+
+    @cached_property
+    def _reach(self) -> IntArray | None:
+        return self.context.reach()
+
+    def first_changed(self, first: IntArray) -> IntArray:
+        """Return where rows really begin to differ, given their first masked positions.
+
+        The same in a causal model; where image or prompt tokens look ahead, whatever can see a
+        masked position changes too.
+        """
+        if self._reach is None:
+            return first
+        positions = np.arange(len(self._reach))
+        furthest = np.maximum.accumulate(self._reach)
+        earliest = np.minimum(np.searchsorted(furthest, positions), positions)
+        while (earliest[first] != first).any():
+            first = earliest[first]
+        return first
 
     @cached_property
     def _keys_and_values(self) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
@@ -72,11 +138,21 @@ class Prepared:
         head_dim = getattr(config, "head_dim", None)
         head_dim = int(head_dim or config.hidden_size // config.num_attention_heads)
         n_bytes = 2 * int(config.num_hidden_layers) * heads * head_dim * self.token_ids.shape[1]
-        if not self.lvlm.drop_is_exact or n_bytes * self.embeds.element_size() > _MAX_CACHE_BYTES:
+        if not self.lvlm.drop_is_exact or self.context.cross:
+            return None
+        if n_bytes * self.embeds.element_size() > _MAX_CACHE_BYTES:
             return None
         with self.lvlm.session(), torch.no_grad():
-            self.lvlm.logits(self.embeds, self.position_ids, 1, cache)
+            self.logits(self.embeds, self.positions, 1, cache)
         return [(layer.keys, layer.values) for layer in cache.layers]
+
+    @property
+    def drop_is_exact(self) -> bool:
+        """Whether leaving tokens out equals hiding them, for this sequence.
+
+        Also where windows are explicit masks, which are cut by position.
+        """
+        return self.lvlm.drop_is_exact or isinstance(self.context.masks, dict)
 
     @property
     def can_reuse_prefix(self) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from causal_lvlm.arrays import Float32Array, FloatArray, IntArray, frozen
 
-__all__ = ["Evaluation", "LayerGradient", "SelfCheck"]
+__all__ = ["BackendCheck", "Evaluation", "LayerGradient", "SelfCheck"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class SelfCheck:
     geometry_error : float
         Largest distance, in cells, between the centre of an image token's rectangle and where a
         coordinate ramp sent through the same image processor says it is. Must be below 0.5.
+    largest_gap : float
+        How far, in logits, a generated token lies behind the teacher-forced pass's first choice at
+        most: 0 where they agree. Rounding may swap tokens that nearly tie, so up to `tolerance`
+        passes.
     """
 
     passed: bool
@@ -34,6 +38,33 @@ class SelfCheck:
     max_log_prob_difference: float
     tolerance: float
     geometry_error: float = 0.0
+    largest_gap: float = 0.0
+
+
+@dataclass(frozen=True)
+class BackendCheck:
+    """Whether a fast way of masking said what the plain one says, on a few rows of this trace.
+
+    Attributes
+    ----------
+    way, reference : str
+        What was compared: ``drop``, ``block`` or ``none``, ``+prefix`` where a stored prefix was
+        used.
+    rows : int
+        Masked rows evaluated both ways.
+    max_difference : float
+        Largest difference between log-probabilities of target tokens.
+    tolerance : float
+        Largest difference that rounding explains in the model's number format.
+    agrees : bool
+    """
+
+    way: str
+    reference: str
+    rows: int
+    max_difference: float
+    tolerance: float
+    agrees: bool
 
 
 @dataclass(frozen=True)
@@ -58,6 +89,13 @@ class Evaluation:
         Number of masked rows evaluated (K).
     masking, backend : str
         The intervention, and how it was computed.
+    check : BackendCheck or None
+        Run-time spot check of the way that was chosen; where it does not agree, these numbers were
+        computed the safe way. None where the safe way was chosen to begin with, or nothing masked.
+    largest_batch : int
+        Most rows that were computed in one call.
+    halvings : int
+        How often memory ran out and a batch was halved.
     """
 
     token_log_probs: FloatArray
@@ -69,6 +107,9 @@ class Evaluation:
     runs: int
     masking: str
     backend: str
+    check: BackendCheck | None = None
+    largest_batch: int = 0
+    halvings: int = 0
 
     def __post_init__(self) -> None:
         """Freeze the arrays."""

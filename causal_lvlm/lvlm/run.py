@@ -13,6 +13,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +22,15 @@ from PIL import Image
 from transformers import GenerationConfig
 
 from causal_lvlm.arrays import FloatArray
-from causal_lvlm.errors import EmptyAnswerError, PromptError, SelfCheckError
-from causal_lvlm.lvlm.images import ImageLike, open_image
+from causal_lvlm.errors import EmptyAnswerError, ImageError, SelfCheckError
+from causal_lvlm.lvlm.geometry import Cells, Site
+from causal_lvlm.lvlm.images import ImageLike, open_images
 from causal_lvlm.lvlm.layout import build_layout
 from causal_lvlm.lvlm.model import LVLM
 from causal_lvlm.lvlm.prepared import Prepared
-from causal_lvlm.lvlm.prompts import Prompt, render_prompt
-from causal_lvlm.lvlm.selfcheck import check_run, geometry_error
+from causal_lvlm.lvlm.prompts import render_prompt
+from causal_lvlm.lvlm.ramp import geometry_error
+from causal_lvlm.lvlm.selfcheck import check_run
 from causal_lvlm.lvlm.trace import Link, Trace
 from causal_lvlm.storage import versions
 
@@ -35,8 +39,8 @@ __all__ = ["run"]
 
 def run(
     lvlm: LVLM,
-    image: ImageLike,
-    prompt: str,
+    image: ImageLike | Sequence[ImageLike] | None,
+    prompt: str | Sequence[Mapping[str, Any]],
     *,
     max_new_tokens: int,
     chat_template: bool | None,
@@ -46,41 +50,51 @@ def run(
     """Run the model once; arguments and errors as in `LVLM.run`."""
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    picture = open_image(image)
+    pictures = open_images(image)
+    if pictures and lvlm.family.text_only:
+        raise ImageError(
+            f"{lvlm.model_id!r} is a text model ({lvlm.model.config.model_type}); pass None for "
+            "the image"
+        )
     rendered = render_prompt(
         lvlm.processor,
         prompt,
         placeholder=lvlm.placeholder,
         plain_frame=lvlm.family.plain_frame,
         chat_template=chat_template,
+        n_images=len(pictures),
+        in_text=not lvlm.family.prepends,
+        around=lvlm.family.around,
     )
     with lvlm.session(), torch.no_grad():
-        inputs = _inputs(lvlm, picture, rendered)
-        sequence, log_probs, stop_ids = _generate(lvlm, inputs, max_new_tokens)
-    n_prompt = int(inputs["input_ids"].shape[1])
+        processed = lvlm.process(pictures, rendered.text)
+        sequence, log_probs, stop_ids = _generate(lvlm, processed.inputs, max_new_tokens)
+    n_prompt = int(processed.inputs["input_ids"].shape[1])
     token_ids = [int(i) for i in sequence]
-    tiles = lvlm.family.geometry(
-        lvlm.model, lvlm.processor, picture.size, token_ids[:n_prompt].count(lvlm.image_token_id)
-    )
+    cells = _cells(lvlm, pictures, processed.inputs)
     layout = build_layout(
         lvlm.tokenizer,
         token_ids,
         n_prompt,
         rendered,
+        expanded=processed.expanded,
         placeholder=lvlm.placeholder,
         image_token_id=lvlm.image_token_id,
-        tiles=tiles,
-        image_size=picture.size,
+        images=[(c, picture.size) for c, picture in zip(cells, pictures, strict=True)],
     )
     if not (layout.modality == "generated").any():
         raise EmptyAnswerError(
             f"{lvlm.model_id!r} generated nothing but {list(layout.generated)} for the prompt "
             f"{rendered.text!r}; ask differently"
         )
-    if picture.size not in lvlm._geometry_errors:
-        lvlm._geometry_errors[picture.size] = geometry_error(lvlm, layout, picture.size)
-    prepared = Prepared(lvlm, picture, layout)
-    check = check_run(prepared, log_probs, lvlm._geometry_errors[picture.size])
+    sizes = tuple(picture.size for picture in pictures)
+    if sizes not in lvlm._geometry_errors:
+        # An image's rectangles depend on its own size alone.
+        lvlm._geometry_errors[sizes] = (
+            geometry_error(lvlm, layout, sizes[0]) if len(sizes) == 1 else 0.0
+        )
+    prepared = Prepared(lvlm, pictures, layout, rendered.text, processed.inputs)
+    check = check_run(prepared, log_probs, lvlm._geometry_errors[sizes])
     if not check.passed:
         message = (
             f"the self-check of {lvlm.model_id!r} failed: {check}; explanations of this run "
@@ -92,7 +106,8 @@ def run(
     return Trace(
         prompt=rendered.text,
         answer=lvlm.tokenizer.decode(token_ids[n_prompt:], skip_special_tokens=True).strip(),
-        image=picture,
+        image=pictures[0] if pictures else None,
+        images=tuple(pictures),
         layout=layout,
         log_probs=log_probs,
         self_check=check,
@@ -113,21 +128,26 @@ def run(
     )
 
 
-def _inputs(lvlm: LVLM, image: Image.Image, prompt: Prompt) -> dict[str, torch.Tensor]:
-    bos = lvlm.tokenizer.bos_token
-    # A template may write the first token out; the tokenizer must then not add a second.
-    options = {"add_special_tokens": False} if bos and prompt.text.startswith(bos) else {}
-    try:
-        encoded = lvlm.processor(images=[image], text=[prompt.text], return_tensors="pt", **options)
-    except (ValueError, IndexError) as error:
-        raise PromptError(
-            f"the processor of {lvlm.model_id!r} refused the prompt {prompt.text!r}: {error}"
-        ) from error
-    return {
-        name: value.to(lvlm.device, lvlm.dtype if value.is_floating_point() else value.dtype)
-        for name, value in encoded.items()
-        if isinstance(value, torch.Tensor)
-    }
+def _cells(
+    lvlm: LVLM, pictures: Sequence[Image.Image], inputs: Mapping[str, torch.Tensor]
+) -> list[Cells]:
+    """Ask the family's geometry about each image."""
+    n_tokens = int((inputs["input_ids"] == lvlm.image_token_id).sum())
+    return [
+        lvlm.family.geometry(
+            Site(
+                lvlm.model.config,
+                lvlm.processor,
+                picture.size,
+                inputs,
+                index,
+                len(pictures),
+                n_tokens,
+                lvlm.placeholder,
+            )
+        )
+        for index, picture in enumerate(pictures)
+    ]
 
 
 def _generate(
@@ -158,4 +178,6 @@ def _generate(
     logits = torch.stack([step[0] for step in output.logits]).double()
     generated = sequence[len(sequence) - len(logits) :]
     log_probs = logits.log_softmax(dim=-1).gather(1, generated[:, None].to(logits.device))
+    if len(sequence) == len(generated):  # some models return the answer alone
+        sequence = torch.cat([inputs["input_ids"][0].to(sequence.device), sequence])
     return sequence, log_probs[:, 0].cpu().numpy(), set(stops)

@@ -17,12 +17,19 @@ import numpy as np
 from PIL import Image
 
 from causal_lvlm.arrays import BoolArray, Float32Array, FloatArray, IntArray, frozen
-from causal_lvlm.errors import DetachedTraceError, OutputError, SelfCheckError
-from causal_lvlm.lvlm.results import Evaluation, SelfCheck
+from causal_lvlm.errors import (
+    CausalLVLMError,
+    DetachedTraceError,
+    OutputError,
+    SelfCheckError,
+    UnsupportedModelError,
+)
+from causal_lvlm.lvlm.results import BackendCheck, Evaluation, SelfCheck
 from causal_lvlm.storage import decode_image, encode_image, read_json, write_json
 from causal_lvlm.tokens import ImageGrid, Target, TargetLike, TokenLayout, resolve_target
 
 if TYPE_CHECKING:
+    from causal_lvlm.lvlm.cross import ImageAttention
     from causal_lvlm.lvlm.gradients import BackwardPass
     from causal_lvlm.lvlm.model import LVLM
     from causal_lvlm.lvlm.prepared import Prepared
@@ -48,8 +55,8 @@ class Trace:
     prompt : str
         What the model saw, before image tokens were expanded.
     answer : str
-    image : PIL.Image.Image
-        The original, upright, RGB.
+    image : PIL.Image.Image or None
+        The original, upright, RGB: the first of several, None where text alone was asked.
     layout : TokenLayout
     log_probs : ndarray of float64, shape (G,)
         Log-probability of each generated token when it was generated.
@@ -59,11 +66,13 @@ class Trace:
     versions : dict
     parameters : dict
         Arguments of the run.
+    images : tuple of PIL.Image.Image
+        All originals, in the order of the prompt.
     """
 
     prompt: str
     answer: str
-    image: Image.Image
+    image: Image.Image | None
     layout: TokenLayout
     log_probs: FloatArray
     self_check: SelfCheck
@@ -71,10 +80,13 @@ class Trace:
     revision: str | None
     versions: dict[str, str]
     parameters: dict[str, Any]
+    images: tuple[Image.Image, ...] = ()
     _link: Link = field(default_factory=Link, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Freeze the arrays and check their length."""
+        if self.image is not None and not self.images:
+            object.__setattr__(self, "images", (self.image,))
         object.__setattr__(self, "log_probs", frozen(self.log_probs, np.float64))
         n_generated = len(self.layout) - self.layout.n_prompt
         if self.log_probs.shape != (n_generated,):
@@ -100,9 +112,12 @@ class Trace:
         known = int(model.text_config.vocab_size)
         found: Any = "another vocabulary or image token"
         if ids.max() < known and (ids[is_image] == model.image_token_id).all():
-            prepared = Prepared(model, self.image, self.layout)
-            if prepared.features.shape[1] == is_image.sum():
+            try:
+                prepared = Prepared(model, self.images, self.layout, self.prompt)
                 found = check_run(prepared, self.log_probs)
+            except CausalLVLMError as error:
+                found = error
+            else:
                 if found.passed:
                     self._link.prepared = prepared
                     return self
@@ -132,18 +147,20 @@ class Trace:
         """Find the generated tokens meant by a word, index, slice or function."""
         return resolve_target(self.layout, target)
 
-    def attention(self, layers: int | Sequence[int] = (-1,)) -> Float32Array:
+    def attention(self, layers: int | str | Sequence[int | str] = (-1,)) -> Float32Array:
         """Return attention weights of the teacher-forced pass.
 
         Parameters
         ----------
-        layers : int or sequence of int
-            Negative numbers count from the last layer.
+        layers : int, "global", or sequence of them
+            Negative numbers count from the last attention layer; ``"global"`` is the last one that
+            looks at the whole sequence (see `attention_kinds`).
 
         Returns
         -------
         ndarray of float32, shape (L, H, T, T)
-            Rows are queries and sum to 1; read-only.
+            Rows are queries and sum to 1 (to less where the model has learned sinks, which take
+            the rest); read-only.
         """
         from causal_lvlm.lvlm.capture import capture_attention
 
@@ -154,6 +171,15 @@ class Trace:
         from causal_lvlm.lvlm.capture import iter_attention
 
         return iter_attention(self.prepared)
+
+    def image_attention(self) -> ImageAttention:
+        """Return a soft map for models without a token for each patch (BLIP-2, Mllama).
+
+        See `causal_lvlm.lvlm.cross.ImageAttention`.
+        """
+        from causal_lvlm.lvlm.cross import image_attention
+
+        return image_attention(self.prepared)
 
     def head_outputs(self, layer: int = -1) -> Float32Array:
         """Return A V of each head before the output projection, float32 (H, T, d_head)."""
@@ -194,6 +220,7 @@ class Trace:
         backend: str = "auto",
         against: int | str | None = None,
         batch_size: int | None = None,
+        max_memory: int | str | None = None,
     ) -> Evaluation:
         """Ask the model for the target again under masks; see `causal_lvlm.lvlm.evaluate`."""
         from causal_lvlm.lvlm.evaluate import evaluate
@@ -206,18 +233,42 @@ class Trace:
             backend=backend,
             against=against,
             batch_size=batch_size,
+            max_memory=max_memory,
         )
 
     @property
+    def backend_checks(self) -> tuple[BackendCheck, ...]:
+        """Run-time spot checks made so far: did fast ways of masking agree with the plain one?"""
+        from causal_lvlm.lvlm.spotcheck import ways_of
+
+        return tuple(ways_of(self.prepared).checks.values())
+
+    @property
     def vision_positions(self) -> IntArray:
-        """Sequence position of each vision-tower token's feature, int64 (Tv,); -1 for none."""
+        """Sequence position of each vision-tower token's feature, int64 (Tv,); -1 for none.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the family's tower tokens are not mapped one by one.
+        """
         lvlm = self.model
+        if lvlm.family.tower_positions is None:
+            raise UnsupportedModelError(
+                f"tokens of the vision tower of {lvlm.family.name} are not mapped to image "
+                "tokens; use a method that stays in the language model"
+            )
         return lvlm.family.tower_positions(lvlm.model, self.layout.positions("image"))
 
     @property
     def n_layers(self) -> int:
         """Number of self-attention layers of the language model."""
         return len(self.model.attention_modules)
+
+    @property
+    def attention_kinds(self) -> tuple[str, ...]:
+        """What each attention layer looks at: ``full``, or ``window`` (sliding or in chunks)."""
+        return self.model.attention_kinds
 
     def token_id(self, text: str) -> int:
         """Return the id of the first token of a word, as the model would generate it."""
@@ -236,7 +287,8 @@ class Trace:
             "kind": _KIND,
             "prompt": self.prompt,
             "answer": self.answer,
-            "image": encode_image(self.image),
+            "image": encode_image(self.image) if self.image is not None else None,
+            "more_images": [encode_image(image) for image in self.images[1:]],
             "tokens": list(layout.tokens),
             "token_ids": layout.token_ids.tolist(),
             "modality": layout.modality.tolist(),
@@ -269,6 +321,8 @@ class Trace:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Trace:
         """Invert `to_dict`; the result has no model."""
+        encoded = [value["image"], *value.get("more_images", [])]
+        images = tuple(decode_image(image) for image in encoded if image is not None)
         layout = TokenLayout(
             tokens=tuple(value["tokens"]),
             token_ids=np.array(value["token_ids"]),
@@ -283,7 +337,8 @@ class Trace:
         return cls(
             prompt=value["prompt"],
             answer=value["answer"],
-            image=decode_image(value["image"]),
+            image=images[0] if images else None,
+            images=images,
             layout=layout,
             log_probs=np.array(value["log_probs"], dtype=np.float64),
             self_check=SelfCheck(**value["self_check"]),

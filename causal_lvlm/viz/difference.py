@@ -15,6 +15,8 @@ from PIL import Image
 
 from causal_lvlm.arrays import UInt8Array
 from causal_lvlm.errors import StructureError
+from causal_lvlm.structure.named import check_kind
+from causal_lvlm.structure.pag import PAG
 from causal_lvlm.viz.graph_figure import LegendItem, Line
 from causal_lvlm.viz.graph_parts import (
     finish,
@@ -56,7 +58,7 @@ def draw_difference(
     Parameters
     ----------
     learned, truth : LearnedStructure, PAG, or any object with an attribute ``pag``
-        Nodes are matched by number.
+        Nodes are matched by number. A graph that does not say its kind takes the other's.
     names : sequence of str, optional
     max_nodes, max_edges : int
         A union of both graphs larger than that is cut: edges that differ are kept first.
@@ -73,7 +75,8 @@ def draw_difference(
     Raises
     ------
     StructureError
-        If the graphs differ in their number of nodes or in their kind, or names do not fit.
+        If the graphs differ in their number of nodes or in their kind, a graph that does not say
+        its kind cannot be of the other's, or names do not fit.
     ValueError, OutputError
         As `draw_structure`.
     """
@@ -89,6 +92,9 @@ def draw_difference(
             "one graph is a PAG and the other a CPDAG; the same mark means different things in "
             "them, so a difference of the two would mislead"
         )
+    kind = str(kinds.pop()) if kinds else "pag"
+    for graph in (first, second):
+        check_kind(PAG(graph.marks), kind)
     union = np.where(first.marks > 0, first.marks, second.marks)
     differs = ((first.marks != second.marks) | (first.marks != second.marks).T).astype(np.float64)
     shown = readable_nodes(union, differs, None, max_nodes, max_edges)
@@ -114,7 +120,7 @@ def draw_difference(
         LegendItem("box", f"mark at this end in “{truth_name}”"),
         LegendItem(Line(0, 1, TAIL, TAIL, CAUSE, "dashed", 1.8), f"only in “{learned_name}”"),
         LegendItem(Line(0, 1, TAIL, TAIL, TARGET, "dotted", 2.0), f"only in “{truth_name}”"),
-        *mark_legend(first.kind),
+        *mark_legend(kind),
     ]
     figure = graph_page(first, shown, lines, engine, layout, None, title, notes, legend)
     return finish(figure, path)

@@ -63,7 +63,8 @@ def draw_structure(
     names : sequence of str, optional
         Text of each node; by default the structure's own, or the node numbers.
     confidence : array_like of shape (N, N), EdgeStability or UnionGraph, optional
-        Between 0 and 1 for each edge, symmetric: drawn as thickness and as a number.
+        Between 0 and 1 for each edge, symmetric: drawn as thickness and as a number. NaN is
+        unknown: the thinnest line, without a number.
     confidence_label : str, optional
         What the confidence is, for the legend.
     around : int or str, optional
@@ -104,7 +105,8 @@ def draw_structure(
     graph = named_graph(structure, names)
     sure, meaning = _confidence(confidence, confidence_label, len(graph.marks))
     centre = _node(graph, around)
-    shown = readable_nodes(graph.marks, sure, centre, max_nodes, max_edges)
+    weight = None if sure is None else np.nan_to_num(sure)
+    shown = readable_nodes(graph.marks, weight, centre, max_nodes, max_edges)
     lines = [
         Line(i, j, int(graph.marks[j, i]), int(graph.marks[i, j]), **_strength(sure, i, j))
         for i, j in linked_pairs(graph.marks, shown)
@@ -114,6 +116,9 @@ def draw_structure(
     if sure is not None:
         sample = Line(0, 1, TAIL, TAIL, EDGE, "solid", line_width(1.0), "0.9")
         legend.append(LegendItem(sample, f"thickness and number: {meaning}"))
+        if any(np.isnan(sure[i, j]) for i, j in linked_pairs(graph.marks, shown)):
+            thin = Line(0, 1, TAIL, TAIL, EDGE, "solid", line_width(0.0))
+            legend.append(LegendItem(thin, "no number: unknown"))
     if centre is not None:
         legend.append(LegendItem("frame", "the node the picture is about"))
     figure = graph_page(graph, shown, lines, engine, layout, centre, title, notes, legend)
@@ -121,7 +126,7 @@ def draw_structure(
 
 
 def _confidence(given: Any, label: str, n: int) -> tuple[FloatArray | None, str]:
-    """Check a confidence; return it with what it means."""
+    """Check a confidence, NaN where it is unknown; return it with what it means."""
     if given is None:
         return None, ""
     if hasattr(given, "edge_frequency"):
@@ -129,8 +134,12 @@ def _confidence(given: Any, label: str, n: int) -> tuple[FloatArray | None, str]
     elif hasattr(given, "n_graphs"):
         label = label or f"weighted share of {given.n_graphs} graphs with this edge"
     given = getattr(given, "confidence", getattr(given, "edge_frequency", given))
-    values = check_confidence(given, n)
-    return values, label or "confidence of the edge, 0 to 1"
+    values = np.asarray(given, dtype=np.float64)
+    unknown = np.isnan(values)
+    known = check_confidence(np.where(unknown, 0.0, values), n)
+    if (unknown != unknown.T).any():
+        raise StructureError("confidence must be symmetric: NaN stands at one end of a pair only")
+    return np.where(unknown, np.nan, known), label or "confidence of the edge, 0 to 1"
 
 
 def _node(graph: NamedGraph, around: int | str | None) -> int | None:
@@ -149,6 +158,8 @@ def _strength(sure: FloatArray | None, i: int, j: int) -> dict[str, Any]:
     if sure is None:
         return {}
     share = float(sure[i, j])
+    if np.isnan(share):
+        return {"width": line_width(0.0)}
     return {"width": line_width(share), "label": f"{share:.2f}"}
 
 

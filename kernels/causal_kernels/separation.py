@@ -84,7 +84,7 @@ def _first_smallest(bits, stop):
         low = min(low, bits[c])
     at = np.int64(stop)
     for c in range(stop):
-        at = min(at, c if bits[c] == low else stop)
+        at = min(at, np.int64(c if bits[c] == low else stop))
     return at
 
 
@@ -283,6 +283,15 @@ def is_in_pool(distance, root, members, size, farthest):
 
 
 @njit(cache=True, nogil=True)
+def all_adjacent(marks, node, members, size):
+    """Tell whether all members are adjacent to a node."""
+    for i in range(size):
+        if marks[node, members[i]] == NONE:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
 def keep_reached(marks, root, pool, size, near, seen, queue, reached):
     """Keep the members of the pool that a PDS-path inside the pool leads to; return how many.
 
@@ -389,6 +398,7 @@ def order_r(
         before = candidates
         count = 0
         blind = 0
+        within = tiers[a] == tiers[b]
         for side in range(2):
             if side == 0:
                 root = b
@@ -484,13 +494,8 @@ def order_r(
                         and not is_pds_set(marks, root, current, r, pair_seen, queue, reached)
                     ):
                         continue
-                    if (
-                        beyond
-                        and side == 0
-                        and tiers[a] == tiers[b]
-                        and is_in_pool(distance, 2 * e + 1, current, r, 1)
-                    ):
-                        continue  # all adjacent to the other end: tried before
+                    if beyond and within and all_adjacent(marks, a + b - root, current, r):
+                        continue  # a subset of the other end's neighbours: tried before
                     if (
                         side == 1
                         and is_in_pool(distance, row_b, current, r, farthest)

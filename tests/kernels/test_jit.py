@@ -91,6 +91,7 @@ def test_one_signature_each():
     twice = {
         "causal_kernels.bookkeeping.condense",
         "causal_kernels.separation.is_in_pool",
+        "causal_kernels.separation.keep_reached",
         "causal_kernels.graph.neighbour_lists",
         "causal_kernels.orientation._claim",
         "causal_kernels.partial.partial_correlation",

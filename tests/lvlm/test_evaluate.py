@@ -178,11 +178,11 @@ def test_painted_pixels_lie_within_the_rectangles(run):
     left, top, right, bottom = (round(v) for v in trace.layout.patch_box(position))
     original = np.asarray(trace.image).astype(int)
     for how in ("blur", "mean"):
-        changed = np.asarray(mask_pixels(trace.prepared, np.array([position]), how)) != original
+        changed = np.asarray(mask_pixels(trace.prepared, np.array([position]), how)[0]) != original
         assert changed[top:bottom, left:right].mean() > 0.5
         changed[top:bottom, left:right] = False
         assert not changed.any()
-    mean = np.asarray(mask_pixels(trace.prepared, np.array([position]), "mean"))
+    mean = np.asarray(mask_pixels(trace.prepared, np.array([position]), "mean")[0])
     np.testing.assert_allclose(mean[top, left], original.mean(axis=(0, 1)), atol=0.51)
 
 

@@ -17,10 +17,11 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from causal_lvlm.errors import UnsupportedModelError
 from causal_lvlm.lvlm import LVLM
-from causal_lvlm.lvlm.geometry import clip_geometry
+from causal_lvlm.lvlm.geometry import Cells, Tile, clip_geometry
 from tests.lvlm.helpers import PROMPT, noise_image
 from tests.models import tiny_llava
 
+PROMPT_WITH_IMAGE = f"USER: <image>\n{PROMPT} ASSISTANT:"
 SHAPES = [(300, 180), (170, 260), (96, 96), (60, 75)]
 MODELS: dict[str, dict[str, Any]] = {
     "clip-8x8": dict(image_size=96),
@@ -49,7 +50,9 @@ def local_model(name):
 def features(lvlm, image):
     """Return image features, (n_image_tokens, D)."""
     with torch.no_grad():
-        return lvlm.family.features(lvlm.model, lvlm.pixels([image]))[0].numpy()
+        inputs = lvlm.process([image], PROMPT_WITH_IMAGE).inputs
+        embeds, _ = lvlm.embed(inputs, inputs["input_ids"])
+    return embeds[inputs["input_ids"] == lvlm.image_token_id].numpy()
 
 
 def inner(box, resize):
@@ -133,10 +136,10 @@ def test_run_time_check_notices_a_wrong_geometry(monkeypatch):
     shifted = SimpleNamespace(
         **{
             **vars(lvlm.family),
-            "geometry": lambda *a: [
-                SimpleNamespace(rows=t.rows, cols=t.cols, boxes=np.roll(t.boxes, 1, axis=0))
-                for t in whole(*a)
-            ],
+            "geometry": lambda site: Cells(
+                tuple(Tile(t.rows, t.cols, np.roll(t.boxes, 1, axis=0)) for t in whole(site).tiles),
+                whole(site).n_tokens,
+            ),
         }
     )
     monkeypatch.setattr(lvlm, "family", shifted)

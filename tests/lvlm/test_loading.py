@@ -7,10 +7,10 @@ import threading
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForImageTextToText, BertConfig, BertForMaskedLM
 from transformers.utils import logging
 
-from causal_lvlm.errors import CaptureError, UnsupportedModelError
+from causal_lvlm.errors import CaptureError, ModelOfflineError, UnsupportedModelError
 from causal_lvlm.lvlm import LVLM, load_model, loading
 from causal_lvlm.lvlm.families import FAMILIES, family_of
 from tests.lvlm.helpers import PROMPT, noise_image
@@ -68,17 +68,17 @@ def test_a_model_in_training_mode_is_put_into_evaluation_mode():
 
 
 def test_unsupported_types_list_what_is_supported(tmp_path):
-    config = LlamaConfig(
+    config = BertConfig(
         hidden_size=16,
         intermediate_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
         vocab_size=20,
     )
-    text_model = LlamaForCausalLM(config)
+    text_model = BertForMaskedLM(config)
     text_model.save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedModelError, match=r"'llama'.*llava \(LLaVA-1.5\)"):
+    with pytest.raises(UnsupportedModelError, match=r"'bert'.*llava \(LLaVA-1.5\)"):
         load_model(tmp_path)
     with pytest.raises(UnsupportedModelError, match="supported types"):
         LVLM(text_model, word_tokenizer())
@@ -103,7 +103,7 @@ def test_what_is_not_there_is_reported(tmp_path):
 
 
 def test_a_hub_name_that_cannot_be_reached_is_reported():
-    with pytest.raises(UnsupportedModelError, match="cannot be loaded"):
+    with pytest.raises(ModelOfflineError, match="is not on this machine"):
         load_model("nobody/no-such-model")
 
 

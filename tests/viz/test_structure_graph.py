@@ -166,12 +166,29 @@ def test_a_stability_result_is_a_confidence(spy):
     assert {line.label for line in spy.pages[0][2]} == {"0.25"}
 
 
+def test_unknown_confidence_is_a_thin_line_without_a_number(spy):
+    sure = np.full((7, 7), 0.5)
+    draw_structure(PAG7, confidence=sure)
+    assert "unknown" not in spy.legend()
+    sure[0, 1] = sure[1, 0] = np.nan
+    sure[0, 6] = sure[6, 0] = np.nan  # no edge there
+    draw_structure(PAG7, confidence=sure)
+    lines = {(line.first, line.second): line for line in spy.pages[-1][2]}
+    unknown = lines.pop((0, 1))
+    assert unknown.label == "" and {line.label for line in lines.values()} == {"0.50"}
+    assert unknown.width < min(line.width for line in lines.values())
+    assert "no number: unknown" in spy.legend()
+    draw_structure(PAG7, confidence=sure, max_nodes=3)  # NaN is no weight of a node
+    assert len(spy.pages[-1][1]) == 3 and 3 in spy.pages[-1][1]
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
         (np.ones((3, 3)), "needs \\(7, 7\\)"),
         (np.full((7, 7), 1.5), "between 0 and 1"),
-        (np.full((7, 7), np.nan), "between 0 and 1"),
+        (np.full((7, 7), np.inf), "between 0 and 1"),
+        (np.where(np.triu(np.ones((7, 7)), 1), np.nan, 0.0), "one end"),
         (np.triu(np.ones((7, 7))), "symmetric"),
     ],
 )
@@ -271,6 +288,16 @@ def test_differences_need_the_same_nodes_and_the_same_kind():
     first, second = (SimpleNamespace(pag=PAG7, kind=kind) for kind in ("pag", "cpdag"))
     with pytest.raises(StructureError, match="CPDAG"):
         draw_difference(first, second)
+
+
+def test_a_bare_graph_takes_the_kind_of_the_other_if_it_can(spy):
+    learned = SimpleNamespace(pag=pag(0, 2, 3, 0), kind="cpdag")
+    for circles in (pag(0, 2, 1, 0), pag(0, 1, 1, 0), pag(0, 2, 2, 0)):
+        for pair in ((learned, circles), (circles, learned)):
+            with pytest.raises(StructureError, match="this graph has circles or <->"):
+                draw_difference(*pair)
+    draw_difference(pag(0, 3, 3, 0), learned)
+    assert "direction not determined" in spy.legend() and "circle" not in spy.legend()
 
 
 def test_pictures_are_written_by_suffix(tmp_path):

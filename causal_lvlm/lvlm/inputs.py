@@ -1,0 +1,116 @@
+"""From images and a rendered prompt to the tensors a model takes.
+
+The processor expands each placeholder into the tokens of its image, in a way of its own for every
+family (tiles, row and column marks, line breaks). What it hands to its tokenizer is overheard, so
+that every token can be traced to characters of the prompt.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from causal_lvlm.errors import PromptError
+
+if TYPE_CHECKING:
+    from causal_lvlm.lvlm.model import LVLM
+
+__all__ = ["Processed", "process", "whole_inputs"]
+
+
+@dataclass(frozen=True)
+class Processed:
+    """What a processor made of images and text.
+
+    Attributes
+    ----------
+    inputs : dict of str to Tensor
+        Arguments of the model; ``input_ids`` is (1, n_prompt).
+    expanded : str
+        The text that was tokenized, each placeholder expanded into its image's tokens.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    expanded: str
+
+
+class _Overhearing:
+    """A tokenizer that remembers what it was asked to tokenize; anything else is the original's."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.heard: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
+    def __call__(self, text: Any = None, *args: Any, **options: Any) -> Any:
+        first = text[0] if isinstance(text, (list, tuple)) and text else text
+        if isinstance(first, str):
+            self.heard.append(first)
+        return self._tokenizer(text, *args, **options)
+
+
+def process(lvlm: LVLM, images: Sequence[Image.Image], text: str) -> Processed:
+    """Run the processor of a model; arguments and errors as in `LVLM.process`."""
+    bos = lvlm.tokenizer.bos_token
+    # A template may write the first token out; the tokenizer must then not add a second.
+    options = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+    overhearing = _Overhearing(lvlm.tokenizer)
+    try:
+        if lvlm.family.text_only:
+            encoded = overhearing([text], return_tensors="pt", **options)
+        else:
+            # A shallow copy: the user's processor keeps its own tokenizer.
+            processor = copy.copy(lvlm.processor)
+            processor.tokenizer = overhearing
+            pictures = {"images": list(images)} if images else {}
+            encoded = processor(**pictures, text=[text], return_tensors="pt", **options)
+    except (ValueError, IndexError) as error:
+        raise PromptError(
+            f"the processor of {lvlm.model_id!r} refused the prompt {text!r}: {error}"
+        ) from error
+    inputs = {
+        name: value.to(lvlm.device, lvlm.dtype if value.is_floating_point() else value.dtype)
+        for name, value in encoded.items()
+        if isinstance(value, torch.Tensor) and name != "labels"
+    }
+    if lvlm.family.text_only:
+        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+    return Processed(inputs, overhearing.heard[0] if overhearing.heard else text)
+
+
+def whole_inputs(
+    inputs: Mapping[str, torch.Tensor], token_ids: torch.Tensor, fill: Mapping[str, int]
+) -> dict[str, torch.Tensor]:
+    """Return the prompt's inputs extended to the whole sequence.
+
+    Parameters
+    ----------
+    inputs : mapping of str to Tensor
+    token_ids : Tensor of int64, shape (1, T)
+    fill : mapping of str to int
+        What an input of one number per token holds for generated tokens, where that is not 1 for
+        ``attention_mask`` and 0 for all others.
+    """
+    n_prompt = inputs["input_ids"].shape[1]
+    n_new = token_ids.shape[1] - n_prompt
+    given = {}
+    for name, value in inputs.items():
+        if name == "input_ids":
+            value = token_ids
+        elif name == "cross_attention_mask":  # (1, T, images, tiles)
+            value = torch.cat([value, value[:, -1:].expand(-1, n_new, -1, -1)], dim=1)
+        elif name == "attention_mask" or name.endswith("token_type_ids"):
+            number = fill.get(name, int(name == "attention_mask"))
+            value = torch.cat([value, value.new_full((1, n_new), number)], dim=1)
+        given[name] = value
+    return given

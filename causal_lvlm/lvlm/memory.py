@@ -1,0 +1,134 @@
+"""How much memory something takes, and what to do when there is not enough.
+
+Estimates are of the large parts only: weights when a model is loaded; keys, values, activations,
+masks and logits when masked rows are evaluated. They choose a batch; running out is still possible,
+recognised by `is_out_of_memory`, and answered with a smaller one.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from causal_lvlm.lvlm.prepared import Prepared
+
+__all__ = [
+    "available_memory",
+    "gigabytes",
+    "is_out_of_memory",
+    "parse_memory",
+    "release",
+    "row_bytes",
+]
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+
+
+def parse_memory(value: int | str | None) -> int | None:
+    """Return bytes from a number of bytes or a text such as ``"2GB"`` or ``"512MiB"``.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, or not positive.
+    """
+    if value is None:
+        return None
+    n_bytes = 0
+    if isinstance(value, int) and not isinstance(value, bool):
+        n_bytes = value
+    elif isinstance(value, str) and (found := _SIZE.fullmatch(value)):
+        number, unit, binary = found.groups()
+        n_bytes = int(float(number) * (_BINARY if binary and unit else _UNITS)[unit.lower()])
+    if n_bytes < 1:
+        raise ValueError(
+            f"max_memory must be a number of bytes or a text such as '2GB' or '512MiB', got "
+            f"{value!r}"
+        )
+    return n_bytes
+
+
+def gigabytes(n_bytes: float) -> str:
+    """Return bytes as text, in a unit that suits them."""
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on any device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    )
+
+
+def release(device: torch.device) -> None:
+    """Give back what a failed call left behind."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Return the free bytes of a device; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return None
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        facts = dict(line.split(":", 1) for line in lines)
+        return int(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def row_bytes(prepared: Prepared, length: int, total: int, rows: int, *, blocked: bool) -> int:
+    """Estimate what one masked row takes while it is evaluated.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    length : int
+        Positions computed.
+    total : int
+        Positions that are looked at: `length` and the prefix.
+    rows : int
+        Predicting rows that go through the head.
+    blocked : bool
+        Whether each row has a mask of its own.
+    """
+    text: Any = prepared.lvlm.text_config
+    size = prepared.embeds.element_size()
+    heads = _number(text, "num_attention_heads", 1)
+    hidden = _number(text, "hidden_size", prepared.embeds.shape[-1])
+    head_dim = _number(text, "head_dim", hidden // heads)
+    inner = _number(text, "intermediate_size", 4 * hidden)
+    cached = 2 * _number(text, "num_hidden_layers", 1) * head_dim * total
+    cached *= _number(text, "num_key_value_heads", heads) * (total > length)
+    # Residual, normed copy, queries, keys, values, output; gate, up and their product.
+    active = length * (8 * hidden + 3 * inner + 4 * heads * head_dim)
+    mask = length * total * (1 + size) if blocked else 0
+    # These compute scores explicitly: see `attention_function`.
+    if getattr(text, "attn_logit_softcapping", None) or "gpt_oss" in str(text.model_type):
+        mask += 3 * heads * length * total * size
+    head = rows * _number(text, "vocab_size", 1) * (size + 4 * 8)  # float64, four copies
+    return int(size * (cached + active) + mask + head)
+
+
+def _number(config: Any, name: str, default: int) -> int:
+    found = getattr(config, name, None)
+    return int(found) if isinstance(found, (int, float)) and found else int(default)

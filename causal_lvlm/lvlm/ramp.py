@@ -1,0 +1,137 @@
+"""Does the layout know where its image tokens come from? Asked of the image processor itself.
+
+A coordinate ramp (red grows to the right, green downwards, blue is full) of the original's size
+goes through the model's image processor. The mean colour of what one token sees says where in the
+original it came from, and must agree with the rectangle in the layout; less blue means padding.
+
+What a token sees is read off the shape of the processor's output: one picture per tile, or, for
+Qwen-VL and Gemma 4, one row per patch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from causal_lvlm.arrays import FloatArray
+from causal_lvlm.tokens import ImageGrid, TokenLayout
+
+if TYPE_CHECKING:
+    from causal_lvlm.lvlm.model import LVLM
+
+__all__ = ["cell_colours", "geometry_error", "picture_tiles", "ramp_image"]
+
+
+def ramp_image(image_size: tuple[int, int]) -> Image.Image:
+    """Return the coordinate ramp of a size (width, height)."""
+    width, height = image_size
+    ramp = np.zeros((height, width, 3), dtype=np.uint8)
+    ramp[:, :, 0] = np.rint((np.arange(width) + 0.5) / width * 255).astype(np.uint8)[None]
+    ramp[:, :, 1] = np.rint((np.arange(height) + 0.5) / height * 255).astype(np.uint8)[:, None]
+    ramp[:, :, 2] = 255
+    return Image.fromarray(ramp)
+
+
+def geometry_error(lvlm: LVLM, layout: TokenLayout, image_size: tuple[int, int]) -> float:
+    """Return the largest distance between predicted and measured cell centres, in cells.
+
+    Returns
+    -------
+    float
+        0 where nothing can be compared: there is no grid, or what a token sees cannot be read off.
+    """
+    if not layout.grids:
+        return 0.0
+    # Through the whole processor: it may give its image processor settings of its own.
+    pixels = lvlm.process([ramp_image(image_size)], lvlm.placeholder).inputs
+    worst = 0.0
+    for grid, cells in _seen(pixels, layout.grids, lvlm):
+        inside = cells[2] > 0.99
+        if inside.any():
+            worst = max(worst, _distance(grid.boxes[inside], cells[:, inside], image_size))
+    return worst
+
+
+def _distance(boxes: FloatArray, cells: FloatArray, image_size: tuple[int, int]) -> float:
+    """Return the largest distance of centres (n boxes) from colours (3, n), in cells."""
+    width, height = image_size
+    centres = np.stack([boxes[:, [0, 2]].mean(axis=1), boxes[:, [1, 3]].mean(axis=1)])
+    found = np.stack([cells[0] * width, cells[1] * height])
+    sizes = np.stack([boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]])
+    # Eight bits resolve a ramp no finer than one step of it, and enlarging holds it constant
+    # within half a pixel of the border.
+    blur = np.array([[width], [height]]) / 255.0 + 0.5
+    distance = np.maximum(np.abs(centres - found) - blur, 0.0)
+    return float((distance / np.maximum(sizes, 1e-9)).max())
+
+
+def _seen(
+    inputs: dict[str, Any], grids: tuple[ImageGrid, ...], lvlm: LVLM
+) -> list[tuple[ImageGrid, FloatArray]]:
+    """Return grids and the mean colour (3, rows * cols) each of their cells sees."""
+    images = lvlm.processor.image_processor
+    pixels = inputs["pixel_values"].float().cpu().numpy().astype(np.float64)
+    if "image_grid_thw" in inputs:
+        return _merged_patches(pixels, grids[0], images)
+    if "image_position_ids" in inputs:
+        places = inputs["image_position_ids"][0].cpu().numpy()
+        return _pooled_patches(pixels[0], places, grids[0], images)
+    tiles = picture_tiles(inputs, images)
+    if len(tiles) != len(grids):  # LLaVA-NeXT joins its tiles to one map; the first is the whole
+        tiles, grids = (tiles[:1], grids[:1]) if len(grids) <= 2 else (tiles[:0], grids[:0])
+    found = []
+    for tile, grid in zip(tiles, grids, strict=True):
+        if tile.shape[1] >= grid.rows and tile.shape[2] >= grid.cols:
+            found.append((grid, cell_colours(tile, grid.rows, grid.cols)))
+    return found
+
+
+def picture_tiles(inputs: Any, images: Any) -> FloatArray:
+    """Return a processor's output as pictures (tiles, 3, H, W) in [0, 1]; none if it is not."""
+    pixels = inputs["pixel_values"].float().cpu().numpy().astype(np.float64)
+    if pixels.ndim < 4 or pixels.shape[-3] != 3:
+        return np.empty((0, 3, 0, 0))
+    tiles = [_plain(tile, images) for tile in pixels.reshape(-1, *pixels.shape[-3:])]
+    return np.stack(tiles)
+
+
+def cell_colours(tile: FloatArray, rows: int, cols: int) -> FloatArray:
+    """Return the mean colour (3, rows * cols) of the cells of a picture (3, H, W)."""
+    tall, wide = tile.shape[1] // rows, tile.shape[2] // cols
+    cells = tile[:, : tall * rows, : wide * cols].reshape(3, rows, tall, cols, wide)
+    return np.asarray(cells.mean(axis=(2, 4)).reshape(3, -1))
+
+
+def _merged_patches(
+    pixels: FloatArray, grid: ImageGrid, images: Any
+) -> list[tuple[ImageGrid, FloatArray]]:
+    """Qwen-VL: rows are patches, m x m of one token together; (colour, time, y, x) within."""
+    patch = int(images.patch_size)
+    n_cells = grid.rows * grid.cols
+    colours = pixels.reshape(n_cells, -1, 3, int(images.temporal_patch_size) * patch * patch)
+    return [(grid, _plain(colours.mean(axis=(1, 3)).T[:, :, None], images)[:, :, 0])]
+
+
+def _pooled_patches(
+    pixels: FloatArray, places: Any, grid: ImageGrid, images: Any
+) -> list[tuple[ImageGrid, FloatArray]]:
+    """Gemma 4: rows are patches with their column and row, k x k of them pooled to one token."""
+    real = places[:, 0] >= 0
+    colours = pixels[real].reshape(int(real.sum()), -1, 3).mean(axis=1)
+    pool = int(images.pooling_kernel_size)
+    cell = places[real, 1] // pool * grid.cols + places[real, 0] // pool
+    cells = np.stack([np.bincount(cell, colour) for colour in colours.T]) / np.bincount(cell)
+    return [(grid, _plain(cells[:, :, None], images)[:, :, 0])]
+
+
+def _plain(pixels: FloatArray, images: Any) -> FloatArray:
+    """Undo the processor's normalisation: values in [0, 1], colours along the first axis."""
+    if getattr(images, "do_normalize", False):
+        mean = np.asarray(images.image_mean, dtype=np.float64)[:, None, None]
+        std = np.asarray(images.image_std, dtype=np.float64)[:, None, None]
+        pixels = pixels * std + mean
+    if not getattr(images, "do_rescale", True):
+        pixels = pixels / 255.0
+    return pixels

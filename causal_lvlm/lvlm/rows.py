@@ -1,0 +1,193 @@
+"""Masked rows of one trace, computed batch by batch.
+
+1. Embeddings of the positions to be computed are gathered; a stored prefix stands before them.
+2. The language model runs on them, with keys hidden where the batch asks for it.
+3. Log-probabilities, margins and rivals are read from the predicting rows.
+4. A batch that does not fit into memory is halved, and later ones are made no larger.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from causal_lvlm.arrays import BoolArray, FloatArray, IntArray
+from causal_lvlm.errors import AttentionError, ModelMemoryError
+from causal_lvlm.lvlm.attention_function import Recorder, recording
+from causal_lvlm.lvlm.memory import gigabytes, is_out_of_memory, release, row_bytes
+from causal_lvlm.lvlm.plan import Batch, Plan, SizeRule, make_plan
+from causal_lvlm.lvlm.prepared import Prepared
+from causal_lvlm.tokens import Target
+
+__all__ = ["Answers", "MaskedRows"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Answers:
+    """What was read from the logits of all rows so far."""
+
+    token_log_probs: FloatArray
+    margin: FloatArray
+    top: FloatArray
+    argmax: IntArray
+    runner_up: IntArray
+    against: FloatArray
+    largest_batch: int = 0
+    halvings: int = 0
+
+    @classmethod
+    def empty(cls, rows: int, n_target: int) -> Answers:
+        """Return room for so many rows."""
+        shape = (rows, n_target)
+        return cls(
+            token_log_probs=np.empty(shape),
+            margin=np.empty(shape),
+            top=np.empty(shape),
+            argmax=np.empty(shape, dtype=np.int64),
+            runner_up=np.empty(shape, dtype=np.int64),
+            against=np.empty(rows),
+        )
+
+
+@dataclass(frozen=True)
+class MaskedRows:
+    """Masked rows of one trace, and what is asked about them."""
+
+    prepared: Prepared
+    removed: BoolArray
+    changed: BoolArray
+    visible: BoolArray
+    embeds_of: Callable[[IntArray], torch.Tensor]
+    target: Target
+    masking: str
+    against: int | None
+
+    @property
+    def safe_backend(self) -> str:
+        """The backend that rests on fewest assumptions."""
+        return "drop" if self.prepared.lvlm.only_drop else "block"
+
+    def plan(self, rows: IntArray, backend: str, size: SizeRule, *, prefix: bool = True) -> Plan:
+        """Divide some of the rows into batches."""
+        made = make_plan(
+            self.prepared,
+            self.removed[rows],
+            self.changed[rows],
+            self.target,
+            self.masking,
+            backend,
+            size,
+            prefix=prefix,
+        )
+        return Plan([replace(b, rows=rows[b.rows]) for b in made.batches], made.backend)
+
+    def answers(self, n_rows: int, batches: list[Batch]) -> Answers:
+        """Compute batches, in smaller ones where memory runs out."""
+        found = Answers.empty(n_rows, len(self.target.positions))
+        queue, most = deque(batches), n_rows
+        while queue:
+            batch = queue.popleft()
+            if len(batch.rows) > most:
+                queue.extendleft(reversed(batch.pieces(most)))
+                continue
+            try:
+                self._answer(batch, found)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(batch.rows) == 1:
+                    raise self._too_large(batch) from error
+            else:
+                found.largest_batch = max(found.largest_batch, len(batch.rows))
+                continue
+            # Only here is everything free that the exception's traceback held on to.
+            release(self.prepared.lvlm.device)
+            most = len(batch.rows) // 2
+            found.halvings += 1
+            logger.warning("memory ran out with %d rows in a call; %d from now on", 2 * most, most)
+            queue.appendleft(batch)
+        return found
+
+    def _too_large(self, batch: Batch) -> ModelMemoryError:
+        length, total = batch.positions.shape[1], batch.prefix + batch.positions.shape[1]
+        least = row_bytes(
+            self.prepared, length, total, len(self.target.positions), blocked=batch.blocked
+        )
+        return ModelMemoryError(
+            f"memory ran out on {self.prepared.lvlm.device} while evaluating a single masked row "
+            f"of {total} tokens (about {gigabytes(least)} beside the model); free memory there, "
+            "load the model in a smaller number format or on another device, or use a smaller image"
+        )
+
+    def _answer(self, batch: Batch, found: Answers) -> None:
+        lvlm, rows = self.prepared.lvlm, batch.rows
+        logits = _run_batch(
+            self.prepared, batch, self.visible, self.embeds_of, self.target, self.masking
+        ).double()
+        if torch.isnan(logits).any():
+            raise AttentionError(
+                "the model's logits under masking are not a number; its weights or number "
+                f"format ({lvlm.dtype}) are not usable here"
+            )
+        ids = torch.tensor(self.target.token_ids, device=logits.device)
+        columns = ids[None, :, None].expand(len(logits), -1, 1)
+        log_probs = logits.log_softmax(dim=-1)
+        own = logits.gather(2, columns)[..., 0]
+        first = logits.argmax(dim=-1)
+        found.token_log_probs[rows] = log_probs.gather(2, columns)[..., 0].cpu().numpy()
+        found.top[rows] = log_probs.gather(2, first[..., None])[..., 0].cpu().numpy()
+        found.argmax[rows] = first.cpu().numpy()
+        rest, rival = logits.scatter(2, columns, -torch.inf).max(dim=-1)
+        found.margin[rows] = (own - rest).cpu().numpy()
+        found.runner_up[rows] = rival.cpu().numpy()
+        if self.against is not None:
+            found.against[rows] = log_probs[:, 0, self.against].cpu().numpy()
+
+
+def _run_batch(
+    prepared: Prepared,
+    batch: Batch,
+    visible: BoolArray,
+    embeds_of: Callable[[IntArray], torch.Tensor],
+    target: Target,
+    masking: str,
+) -> torch.Tensor:
+    """Return logits of the predicting rows, (B, G, vocabulary)."""
+    lvlm = prepared.lvlm
+    n_target = len(target.positions)
+    positions = torch.tensor(batch.positions, device=lvlm.device)
+    embeds = embeds_of(batch.rows)
+    if len(embeds) == 1:
+        embeds = embeds.expand(len(batch.rows), -1, -1)
+    index = positions[..., None].expand(-1, -1, embeds.shape[-1])
+    chosen = embeds.gather(1, index)
+    cache = prepared.prefix(batch.prefix, len(batch.rows)) if batch.prefix else None
+    recorder = Recorder(unmasked=lvlm.cross_attention)
+    if batch.blocked:
+        recorder.allowed = _allowed(batch, visible, n_target, masking).to(lvlm.device)
+    with recording(recorder):
+        logits: torch.Tensor = prepared.logits(chosen, positions, n_target, cache)
+    return logits
+
+
+def _allowed(batch: Batch, visible: BoolArray, n_target: int, masking: str) -> torch.Tensor:
+    """Return which keys each query may see, bool (B, 1, Tq, Tk), on top of causality.
+
+    Under ``remove`` every query keeps seeing itself, so that no row of attention is empty; under
+    ``edges`` only the predicting rows lose keys.
+    """
+    n_keys = visible.shape[1]
+    keys = torch.tensor(visible[batch.rows])[:, None, None, :]
+    queries = torch.arange(batch.prefix, n_keys)
+    if masking == "edges":
+        free = queries < n_keys - n_target
+        return torch.logical_or(keys, free[None, None, :, None])
+    diagonal = queries[:, None] == torch.arange(n_keys)[None, :]
+    return torch.logical_or(keys, diagonal[None, None])

@@ -1,0 +1,1 @@
+"""What capture and masked evaluation cost, beside plain generation and naive loops."""
