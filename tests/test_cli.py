@@ -131,6 +131,29 @@ def test_only_options_that_were_given_are_passed_on(calls):
     assert calls.explained[-1][1] == {"layer": -2}
 
 
+def test_pictures_may_be_several_or_none(calls, tmp_path):
+    assert invoke("explain", "x.png", "what ?", "-t", "red").exit_code == 0
+    assert invoke("explain", "x.png", "y.png", "which ?", "-t", "red").exit_code == 0
+    assert [(image, prompt) for image, prompt, _ in calls.run] == [
+        (Path("x.png"), "what ?"),
+        ([Path("x.png"), Path("y.png")], "which ?"),
+    ]
+    result = invoke("explain", "what ?", "-t", "red", "--model", "some/text-model")
+    assert result.exit_code == 0 and calls.run[-1][:2] == (None, "what ?")
+    assert "Within the text" in result.stdout and "Within the image" not in result.stdout
+    with_one = invoke("explain", "x.png", "what ?", "-t", "red")
+    assert "Within the image" in with_one.stdout
+
+
+def test_a_picture_without_a_question_is_not_taken_for_one(calls, tmp_path):
+    (tmp_path / "scan").write_bytes(b"x")
+    for only in ("x.png", tmp_path / "scan"):
+        result = invoke("explain", only)
+        assert result.exit_code == 2 and "there is no question" in result.stderr
+    assert calls.loaded == []
+    assert invoke("explain", "why " * 2000 + "?").exit_code == 0  # no file name is that long
+
+
 def test_json_is_alone_on_stdout(calls):
     result = invoke("explain", "x.png", "what ?", "-t", "red", "-m", "rollout", "--json")
     value = json.loads(result.stdout)

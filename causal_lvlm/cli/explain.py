@@ -1,7 +1,8 @@
-"""``causal-lvlm explain``: ask a model about a picture and explain words of its answer."""
+"""``causal-lvlm explain``: ask a model about pictures, or about none, and explain its answer."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,8 +39,13 @@ def _layer(text: str | None) -> int | str | None:
 
 
 def explain(
-    image: Annotated[Path, typer.Argument(help="Picture file.")],
-    prompt: Annotated[str, typer.Argument(help="Question or instruction.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[IMAGE]... PROMPT",
+            help="Picture files, if any (none for a text model), then the question or instruction.",
+        ),
+    ],
     model: Annotated[
         str | None,
         typer.Option(help="Hub id or local folder; default: the embedded tiny model."),
@@ -109,11 +115,14 @@ def explain(
 ) -> None:
     """Ask a model about a picture and explain a word of its answer.
 
+    Without a picture the model answers from the question alone.
+
     Example: causal-lvlm explain scene.png "what color is the circle ?" -t red --out result
     """
     if model is None:
         one_thread()
     with clear_errors(debug):
+        images, prompt = _inputs(inputs)
         folder = None if out is None else output_folder(out)
         options = given(
             mode=mode, tester=tester, against=against, candidates=candidates, masking=masking,
@@ -132,7 +141,7 @@ def explain(
             loaded = cl.load_model(model, device=device, dtype=dtype, revision=revision)
             progress.done()
             progress.step("asking the model")
-            trace = loaded.run(image, prompt, max_new_tokens=max_new_tokens)
+            trace = loaded.run(images, prompt, max_new_tokens=max_new_tokens)
             progress.done()
             remark = ""
             if target:
@@ -163,13 +172,43 @@ def explain(
             if remark:
                 typer.echo(remark)
             for explanation in explanations:
-                typer.echo("\n" + describe(explanation))
+                typer.echo("\n" + describe(_relevant(explanation, images)))
         if folder is not None and not as_json:
             finish(folder, written, explanations, stopped)
         elif stopped:
             kept = "saved" if folder is not None else "printed"
             say(f"causal-lvlm: interrupted; what had been found was {kept}")
             raise typer.Exit(INTERRUPTED)
+
+
+def _relevant(explanation: Any, images: object) -> Any:
+    """Leave out the set within the image where none was given: nobody asked for it."""
+    if images is not None or set(explanation.sets) == {"image"}:
+        return explanation
+    return replace(explanation, sets={k: v for k, v in explanation.sets.items() if k != "image"})
+
+
+def _inputs(given_words: list[str]) -> tuple[Path | list[Path] | None, str]:
+    """Return the pictures, as `LVLM.run` takes them, and the prompt, which comes last."""
+    *names, prompt = given_words
+    paths = [Path(name) for name in names]
+    if not paths and (Path(prompt).suffix.lower() in _PICTURES or _is_file(prompt)):
+        raise ValueError(
+            f"{prompt!r} is a file and there is no question; give one behind the picture, in quotes"
+        )
+    if not paths:
+        return None, prompt
+    return (paths[0] if len(paths) == 1 else paths), prompt
+
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # a long question is no valid name
+        return False
 
 
 def _explain_targets(

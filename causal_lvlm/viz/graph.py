@@ -138,7 +138,7 @@ def draw_graph(
     if strength:
         said += f" Thickness and number of a line: {confidence_label}."
     parts += [drawn, caption(said, drawn.width, size=14, bold=False)]
-    return stack([*parts, legend(drawn.width)])
+    return stack([*parts, legend(drawn.width, view.has_patches)])
 
 
 def node_pictures(
@@ -271,14 +271,14 @@ MARK_MEANING = (
 )
 
 
-def legend(width: int) -> Image.Image:
+def legend(width: int, patches: bool = True) -> Image.Image:
     """Return the strip that explains marks and frames."""
     face = font(13)
     items: list[tuple[str, Any, str]] = [("mark", mark, text) for mark, text in MARK_MEANING]
     items += [
         ("frame", TARGET, "target"),
         ("frame", CAUSE, "explaining set, numbered"),
-        ("frame", FAINT, "other node; [row,column] of the patch outlined"),
+        ("frame", FAINT, f"other node{'; [row,column] of the patch outlined' if patches else ''}"),
     ]
     rows: list[list[tuple[str, Any, str]]] = [[]]
     used = 10

@@ -1,14 +1,14 @@
-"""The image with the patches of a set outlined, and with a map of scores on top.
+"""The images with the patches of a set outlined, and with a map of scores on top.
 
 Cells are drawn by their rectangles in pixels of the original image, so a crop or a padding that
-the processor made is shown as it was: what the model did not see stays without cells.
+the processor made is shown as it was: what the model did not see stays without cells. Several
+images stand side by side under their numbers; a patch is drawn on the image that holds it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -18,40 +18,15 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from causal_lvlm.arrays import FloatArray
+from causal_lvlm.viz.sheet import Box, scaled_image, sheet_of
 from causal_lvlm.viz.style import CAUSE, PAPER, badge, caption, figure_image, stack
 from causal_lvlm.viz.view import TraceView
+from causal_lvlm.viz.word_scores import draw_word_scores
 
 __all__ = ["draw_heat", "draw_patches", "heat_canvas", "scaled_image"]
 
-_SHORTEST, _LONGEST = 480, 1200
 _CELL = 30  # pixels a cell needs for a number that can be read
 _NUMBERED = 60  # members of a set that are numbered; more would hide the picture
-
-
-def scaled_image(view: TraceView, cell: float = 0.0) -> tuple[Image.Image, float]:
-    """Return the image at a size a person can look at, and the factor it was scaled by.
-
-    Small images are enlarged by a whole number without smoothing: every pixel stays what it is.
-    Others are reduced, or enlarged so that cells have at least `cell` pixels if there is room.
-    """
-    width, height = view.image.size
-    factor = 1.0
-    if max(width, height) < _SHORTEST:
-        whole = math.ceil(_SHORTEST / max(width, height))
-        shape = (width * whole, height * whole)
-        return view.image.convert("RGB").resize(shape, Image.Resampling.NEAREST), float(whole)
-    if max(width, height) > _LONGEST:
-        factor = _LONGEST / max(width, height)
-    else:
-        factor = min(max(1.0, cell / _smallest_cell(view)), _LONGEST / max(width, height))
-    shape = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return view.image.convert("RGB").resize(shape, Image.Resampling.LANCZOS), factor
-
-
-def _smallest_cell(view: TraceView) -> float:
-    """Return the shorter side of the smallest cell in pixels of the image; infinite without one."""
-    sides = [np.min(grid.boxes[:, 2:] - grid.boxes[:, :2]) for grid in view.layout.grids]
-    return max(float(min(sides)), 1e-9) if sides else math.inf
 
 
 def draw_patches(
@@ -79,19 +54,26 @@ def draw_patches(
     Returns
     -------
     PIL.Image.Image
-        RGB.
+        RGB. Of a run without an image: title and note alone.
     """
-    image, factor = scaled_image(view, _CELL)
+    if not view.images:
+        texts = [title, note or "The prompt holds no image."]
+        return stack([caption(t, 480, size=14, bold=t == title) for t in texts if t])
+    sheet = sheet_of(view, _CELL)
+    image = sheet.image
     if show_grid:
         lines = Image.new("RGBA", image.size, (0, 0, 0, 0))
         pen = ImageDraw.Draw(lines)
         for grid in view.layout.grids:
             for box in grid.boxes:
-                pen.rectangle(tuple(box * factor), outline=(255, 255, 255, 46))
+                pen.rectangle(sheet.place(grid.image, tuple(box)), outline=(255, 255, 255, 46))
         image = Image.alpha_composite(image.convert("RGBA"), lines).convert("RGB")
     draw = ImageDraw.Draw(image)
-    numbered = [(n, view.box(members)) for n, members in enumerate(units, start=1)]
-    patches = [(n, tuple(v * factor for v in box)) for n, box in numbered if box is not None]
+    patches = []
+    for n, members in enumerate(units, start=1):
+        box, number = view.box(members), view.image_number(members)
+        if box is not None and number is not None:
+            patches.append((n, sheet.place(number, box)))
     if len(patches) > _NUMBERED:
         image = _tinted(image, [box for _, box in patches])
         note = f"{len(patches)} patches, too many to be numbered here. {note}".strip()
@@ -103,9 +85,6 @@ def draw_patches(
     if note:
         parts.append(caption(note, image.width, size=14, bold=False))
     return stack(parts)
-
-
-Box: TypeAlias = "tuple[float, ...]"
 
 
 def _outline(draw: ImageDraw.ImageDraw, patches: Sequence[tuple[int, Box]]) -> None:
@@ -136,9 +115,9 @@ def _tinted(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
 
 
 def heat_canvas(
-    view: TraceView, scores: FloatArray, shape: tuple[int, int], factor: float
+    view: TraceView, scores: FloatArray, shape: tuple[int, int], factor: float, number: int = 0
 ) -> FloatArray:
-    """Paint every cell's score into its rectangle.
+    """Paint the score of every cell of one image into its rectangle.
 
     Parameters
     ----------
@@ -149,6 +128,8 @@ def heat_canvas(
         Height and width of the canvas in pixels.
     factor : float
         Canvas pixels per pixel of the original image.
+    number : int
+        Which image.
 
     Returns
     -------
@@ -156,7 +137,7 @@ def heat_canvas(
         NaN where there is no cell.
     """
     canvas = np.full(shape, np.nan)
-    for grid in view.layout.grids:
+    for grid in (grid for grid in view.layout.grids if grid.image == number):
         for position, box in zip(grid.positions, grid.boxes, strict=True):
             left, top, right, bottom = np.rint(box * factor).astype(int)
             canvas[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = scores[position]
@@ -166,7 +147,7 @@ def heat_canvas(
 def draw_heat(
     view: TraceView, scores: Iterable[float], *, method: str, target: str, opacity: float = 0.7
 ) -> Image.Image:
-    """Lay a method's scores over the (grey) image, with a colour bar.
+    """Lay a method's scores over the (grey) images, with a colour bar; all share one scale.
 
     Parameters
     ----------
@@ -181,22 +162,35 @@ def draw_heat(
     -------
     PIL.Image.Image
         RGB. ``cividis`` from zero for scores without sign, ``PuOr`` around zero for signed ones.
+        Where no patch can have a score (no image, or none in the sequence): words as bars.
     """
     values = np.asarray(list(scores), dtype=np.float64)
-    image, factor = scaled_image(view)
-    # Little contrast: a dark object must not look like a low score.
-    grey = image.convert("L").point([round(110 + v * 0.4) for v in range(256)]).convert("RGB")
-    canvas = heat_canvas(view, values, (image.height, image.width), factor)
+    title = f"{method} — “{target}”"
+    if not view.has_patches:
+        return draw_word_scores(view, values, title=title)
+    sheet = sheet_of(view, change=_grey)
+    canvas = np.full((sheet.image.height, sheet.image.width), np.nan)
+    for number, ((x, y), (width, height)) in enumerate(
+        zip(sheet.corners, sheet.sizes, strict=True)
+    ):
+        canvas[y : y + height, x : x + width] = heat_canvas(
+            view, values, (height, width), sheet.factors[number], number
+        )
     norm, name = _scale(canvas)
     colours = colormaps[name](norm(np.nan_to_num(canvas)))[..., :3] * 255.0
-    base = np.asarray(grey, dtype=np.float64)
+    base = np.asarray(sheet.image, dtype=np.float64)
     weight = np.where(np.isnan(canvas), 0.0, opacity)[..., None]
     blended = (1.0 - weight) * base + weight * colours
     shades = colormaps[name](np.linspace(0.0, 1.0, 256))[:, :3]
     # The bar shows the colours as they come out over the paled image.
     middle = float(base[weight[..., 0] > 0].mean()) / 255.0 if (weight > 0).any() else 1.0
     bar = ListedColormap((1.0 - opacity) * middle + opacity * shades)
-    return _with_bar(blended.astype(np.uint8), norm, bar, f"{method} — “{target}”")
+    return _with_bar(blended.astype(np.uint8), norm, bar, title)
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """Leave little contrast: a dark object must not look like a low score."""
+    return image.convert("L").point([round(110 + v * 0.4) for v in range(256)]).convert("RGB")
 
 
 def _scale(canvas: FloatArray) -> tuple[Normalize, str]:

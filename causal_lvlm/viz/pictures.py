@@ -99,8 +99,8 @@ def pictures_of(view: TraceView, explanation: Any) -> list[Picture]:
     Returns
     -------
     list of Picture
-        Patches of each set that holds any, prompt, PAG of one head, the graphs of all heads as one
-        if there are several, PDS-tree.
+        Patches of each set that holds any (where there is an image), prompt, PAG of one head, the
+        graphs of all heads as one if there are several, PDS-tree.
     """
     target = explanation.target.text
     pictures = []
@@ -113,13 +113,13 @@ def pictures_of(view: TraceView, explanation: Any) -> list[Picture]:
             continue
         seen.add(units)
         pictures.append(_patches(view, name, item, target))
-    if not pictures:
+    if not pictures and view.images:
         pictures.append(
             Picture(
                 "patches",
                 draw_patches(view, (), title="No patch in any set", show_grid=True),
-                "The image; no patch is part of a set.",
-                "The image as given; no set holds a patch of it.",
+                f"{view.image_words.capitalize()}; no patch is part of a set.",
+                f"{view.image_words.capitalize()} as given; no set holds a patch.",
             )
         )
     numbers = main_numbers(explanation)
@@ -137,14 +137,15 @@ def _patches(view: TraceView, name: str, item: Any, target: str) -> Picture:
     inside = [view.label(unit) for unit in item.units if view.box(unit)]
     words = [view.label(unit) for unit in item.units if not view.box(unit)]
     kind = "verified" if item.verified else "candidate, not verified"
+    heading = wording.set_title(name, len(view.images))
     note = f"Also in the set: {', '.join(words)}." if words else ""
     return Picture(
         f"patches-{name}",
-        draw_patches(
-            view, item.units, title=f"{wording.set_title(name)} ({kind}) — “{target}”", note=note
-        ),
-        f"The image with the patches {', '.join(inside)} outlined, as row and column.",
-        f"{wording.set_title(name)}: the outlined patches belong to the set ({kind}).",
+        draw_patches(view, item.units, title=f"{heading} ({kind}) — “{target}”", note=note),
+        f"{view.image_words.capitalize()} with the patches {', '.join(inside)} outlined, as row "
+        "and column.",
+        f"{heading}: the outlined patches belong to the set ({kind}).",
+        "half" if len(view.images) == 1 else "wide",
     )
 
 
@@ -217,11 +218,13 @@ def _union_picture(
 def attribution_picture(view: TraceView, attribution: Any) -> Picture:
     """Draw the heat map of one method."""
     target = attribution.target.text
+    where = f"over {view.image_words}" if view.has_patches else "by word"
+    what = "Heat map" if view.has_patches else "Scores"
     return Picture(
         f"heat-{attribution.method}",
         draw_heat(view, attribution.scores, method=attribution.method, target=target),
-        f"Heat map of {attribution.method} for the target “{target}” over the image.",
+        f"{what} of {attribution.method} for the target “{target}” {where}.",
         f"{attribution.method}: {attribution.model_runs} forward and "
         f"{attribution.backward_passes} backward passes.",
-        width="third",
+        width="third" if len(view.images) == 1 else "half",
     )

@@ -1,8 +1,8 @@
 """Prompt and answer with the words of a set marked, as HTML and as a picture.
 
-The run of image tokens is shown as one ``[image]``. Words the frame consists of (special and
-template tokens) are grey, the target is framed, and what was generated after the target is faint:
-the model had not said it yet.
+The run of image tokens is shown as one ``[image]``, numbered where there are several images. Words
+the frame consists of (special and template tokens) are grey, the target is framed, and what was
+generated after the target is faint: the model had not said it yet.
 """
 
 from __future__ import annotations
@@ -64,13 +64,18 @@ def prompt_pieces(
     prompt: list[Piece] = []
     answer: list[Piece] = []
     chosen = set(target.positions) if target is not None else set()
+    several = len({grid.image for grid in layout.grids}) > 1
+    shown = "[image]"
     for position, token in enumerate(layout.tokens):
         pieces = prompt if position < layout.n_prompt else answer
         number = numbers.get(position)
         modality = str(layout.modality[position])
         if modality == "image":
-            if not pieces or pieces[-1].kind != "image":
-                pieces.append(Piece("[image]", "image", None, bool(pieces), position))
+            cell = layout.patch_cell(position)
+            if several and cell is not None:
+                shown = f"[image{layout.grids[cell[0]].image}]"
+            if not pieces or pieces[-1].kind != "image" or pieces[-1].text != shown:
+                pieces.append(Piece(shown, "image", None, bool(pieces), position))
             continue
         if position in chosen:
             kind = "target"

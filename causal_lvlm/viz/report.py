@@ -1,6 +1,6 @@
 """One self-contained HTML page: no script, no network, pictures inside.
 
-1. Per run: image, prompt and answer.
+1. Per run: images (if any), prompt and answer.
 2. Per explanation: the sentence, badges, a table of the sets with the numbers, the pictures.
 3. Heat maps of the other methods side by side, with the scores of words below each.
 4. Parameters and versions.
@@ -20,10 +20,10 @@ from typing import Any
 
 from causal_lvlm.storage import versions, write_bytes
 from causal_lvlm.viz.case import Case
-from causal_lvlm.viz.overlay import scaled_image
 from causal_lvlm.viz.pictures import Picture
 from causal_lvlm.viz.prompt import prompt_html
 from causal_lvlm.viz.sections import explanation_html, figure_html, heat_html, self_check_html
+from causal_lvlm.viz.sheet import image_name, sheet_of
 from causal_lvlm.viz.view import TraceView
 
 __all__ = ["Case", "report", "report_cases"]
@@ -78,6 +78,7 @@ def report_cases(
     ).substitute(
         title=escape(title),
         lead=lead,
+        **_reading(any(case.view().images for case in cases)),
         body="\n".join(html for _, _, html in entries),
         footer=escape(f"Page written with {used}."),
     )
@@ -102,9 +103,11 @@ def _case_html(case: Case, key: str, count: int) -> str:
     head = f'<h2 id="{key}">{escape(case.name)}</h2>' if count > 1 else ""
     if case.note:
         head += f"<p>{escape(case.note)}</p>"
-    picture = Picture(
-        "image", scaled_image(view)[0], "The image as given.", f"{_size(view)}", "small-pic"
-    )
+    figure = ""
+    if view.images:
+        width = "small-pic" if len(view.images) == 1 else "half"
+        alt = f"{view.image_words.capitalize()} as given."
+        figure = figure_html(Picture("image", sheet_of(view).image, alt, _size(view), width))
     about = [
         f'<p><span class="who">Model</span> {escape(view.model_id or "unknown")} '
         f'<span class="muted">{escape(view.revision)}</span></p>',
@@ -112,7 +115,7 @@ def _case_html(case: Case, key: str, count: int) -> str:
         self_check_html(view),
     ]
     intro = (
-        f'<section class="card"><div class="pictures">{figure_html(picture)}'
+        f'<section class="card"><div class="pictures">{figure}'
         f'<div style="flex:1 1 320px">{"".join(about)}</div></div></section>'
     )
     body = "".join(explanation_html(view, e, case.pictures(e)) for e in case.explanations)
@@ -121,6 +124,20 @@ def _case_html(case: Case, key: str, count: int) -> str:
 
 
 def _size(view: TraceView) -> str:
-    width, height = view.image.size
-    cells = sum(len(grid.positions) for grid in view.layout.grids)
-    return f"The image: {width} × {height} pixels, {cells} image tokens."
+    parts = []
+    for number, image in enumerate(view.images):
+        cells = sum(len(g.positions) for g in view.layout.grids if g.image == number)
+        name = "The image" if len(view.images) == 1 else image_name(number)
+        parts.append(f"{name}: {image.width} × {image.height} pixels, {cells} image tokens")
+    return "; ".join(parts) + "."
+
+
+def _reading(images: bool) -> dict[str, str]:
+    """Return what the page says about sets, which is less where no run has an image."""
+    if not images:
+        return {"members": "words", "scopes": ""}
+    return {
+        "members": "image patches and words",
+        "scopes": "The set may hold words of the question as well as patches, so the smallest set "
+        "within the image and\nthe smallest set within the text are given beside the overall one. ",
+    }

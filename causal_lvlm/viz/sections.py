@@ -87,7 +87,7 @@ def _sets_table(view: TraceView, explanation: Any) -> str:
     head = "".join(f'<th class="{kind}">{name}</th>' for name, kind in _COLUMNS)
     rows = []
     for name, item in explanation.sets.items():
-        if item is None:
+        if item is None or (name == "image" and not view.images):
             continue
         members = " · ".join(
             f"{n}:\u00a0{view.label(u)}" for n, u in enumerate(item.units[:_LISTED], start=1)
@@ -95,7 +95,7 @@ def _sets_table(view: TraceView, explanation: Any) -> str:
         if item.size > _LISTED:
             members += f" … and {item.size - _LISTED} more"
         cells = (
-            wording.set_title(name),
+            wording.set_title(name, len(view.images)),
             members or wording.outcome(item.outcome),
             "yes" if item.verified else "no",
             item.minimality if item.verified else "–",
@@ -183,7 +183,10 @@ def heat_html(view: TraceView, heats: Sequence[tuple[Any, Picture]]) -> str:
     """Return the heat maps of other methods side by side, as HTML; empty if there are none."""
     if not heats:
         return ""
-    figures = [figure_html(heat, _word_scores(view, attribution)) for attribution, heat in heats]
+    figures = [
+        figure_html(heat, _word_scores(view, attribution) if view.has_patches else "")
+        for attribution, heat in heats
+    ]
     return (
         '<section class="card"><h3 style="margin-top:0">Other methods, for comparison '
         '<span class="muted small">(scores, not tested by masking)</span></h3>'

@@ -19,26 +19,34 @@ __all__ = ["TraceView", "member_numbers", "view_of"]
 
 @dataclass(frozen=True)
 class TraceView:
-    """Image, tokens and answer of one run.
+    """Images, tokens and answer of one run.
 
     Attributes
     ----------
-    image : PIL.Image.Image
-        The upright original, RGB.
+    image : PIL.Image.Image or None
+        The upright original, RGB; the first of several, None of a run without one.
     layout : TokenLayout
     prompt, answer : str
     model_id, revision : str
     details : dict
         Everything else worth printing: versions, parameters, self-check.
+    images : tuple of PIL.Image.Image
+        All originals, in the order of the prompt.
     """
 
-    image: Image.Image
+    image: Image.Image | None
     layout: TokenLayout
     prompt: str
     answer: str
     model_id: str = ""
     revision: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+    images: tuple[Image.Image, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Let one image be all there are."""
+        if self.image is not None and not self.images:
+            object.__setattr__(self, "images", (self.image,))
 
     @cached_property
     def _places(self) -> dict[str, list[int]]:
@@ -48,8 +56,26 @@ class TraceView:
             places.setdefault(self.layout.tokens[position].strip(), []).append(int(position))
         return places
 
+    @property
+    def has_patches(self) -> bool:
+        """Whether there are images with cells: not with text alone, nor with cross-attention."""
+        return bool(self.images and self.layout.grids)
+
+    @property
+    def image_words(self) -> str:
+        """The image, or the images, as a sentence calls them."""
+        return "the images" if len(self.images) > 1 else "the image"
+
+    def image_number(self, members: Iterable[int]) -> int | None:
+        """Return which image holds the patches of a unit, None if it holds no patch."""
+        cells = (self.layout.patch_cell(p) for p in members)
+        return next((self.layout.grids[c[0]].image for c in cells if c is not None), None)
+
     def box(self, members: Iterable[int]) -> tuple[float, float, float, float] | None:
-        """Return the rectangle around the patches of a unit, None if it holds no patch."""
+        """Return the rectangle around the patches of a unit, None if it holds no patch.
+
+        It is in pixels of the image that `image_number` names.
+        """
         boxes = [b for b in (self.layout.patch_box(p) for p in members) if b is not None]
         if not boxes:
             return None
@@ -57,7 +83,7 @@ class TraceView:
         return min(left), min(top), max(right), max(bottom)
 
     def crop(self, members: Iterable[int], size: int) -> Image.Image | None:
-        """Cut a unit's rectangle and some of its surroundings out of the image.
+        """Cut a unit's rectangle and some of its surroundings out of its image.
 
         The unit itself is outlined and shown as it is; the surroundings, three quarters of its
         size on each side, are paled. A single patch alone could rarely be recognised.
@@ -74,9 +100,11 @@ class TraceView:
         PIL.Image.Image or None
             None if the unit holds no patch.
         """
-        box = self.box(members)
-        if box is None:
+        members = tuple(members)
+        box, number = self.box(members), self.image_number(members)
+        if box is None or number is None:
             return None
+        image = self.images[number]
         extent = max(box[2] - box[0], box[3] - box[1], 1e-9)
         scale = size / (extent * 2.5)
         corner = (
@@ -84,10 +112,10 @@ class TraceView:
             (box[1] + box[3]) / 2 - extent * 1.25,
         )
         square = Image.new("RGB", (size, size), "#ffffff")
-        seen = self._inside((*corner, corner[0] + extent * 2.5, corner[1] + extent * 2.5))
+        seen = _inside(image, (*corner, corner[0] + extent * 2.5, corner[1] + extent * 2.5))
         place = _scaled(seen, corner, scale)
         shape = (max(1, place[2] - place[0]), max(1, place[3] - place[1]))
-        piece = self.image.resize(shape, Image.Resampling.BICUBIC, box=seen)
+        piece = image.resize(shape, Image.Resampling.BICUBIC, box=seen)
         square.paste(piece, place[:2])
         inner = _scaled(box, corner, scale)
         core = square.crop(inner)
@@ -95,12 +123,6 @@ class TraceView:
         square.paste(core, inner[:2])
         ImageDraw.Draw(square).rectangle(inner, outline="#1b1f24", width=max(1, size // 58))
         return square
-
-    def _inside(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """Clip a rectangle to the image: cells of padded images may reach beyond it."""
-        width, height = self.image.size
-        left, top = min(max(box[0], 0.0), width - 1.0), min(max(box[1], 0.0), height - 1.0)
-        return left, top, max(left + 1, min(box[2], width)), max(top + 1, min(box[3], height))
 
     def label(self, members: Sequence[int]) -> str:
         """Return a short name of a unit: a word in quotes, or rows and columns of its patches.
@@ -116,7 +138,11 @@ class TraceView:
             if len(members) > 1 or len(places) < 2 or members[0] not in places:
                 return f"“{text}”"
             return f"“{text}” #{places.index(members[0]) + 1}"
-        tile = f"tile {cells[0][0]} " if len(self.layout.grids) > 1 else ""
+        if len(self.images) > 1:
+            tile = self.layout.label(next(p for p in members if self.layout.patch_cell(p)))
+            tile = tile[: tile.index("[")]  # as in the labels: image1.2
+        else:
+            tile = f"tile {cells[0][0]} " if len(self.layout.grids) > 1 else ""
         rows = _span([c[1] for c in cells])
         return f"{tile}[{rows},{_span([c[2] for c in cells])}]"
 
@@ -124,6 +150,15 @@ class TraceView:
         """Return the text of a token, with what cannot be seen spelled out."""
         text = self.layout.tokens[position]
         return text if text.strip() else repr(text).strip("'")
+
+
+def _inside(
+    image: Image.Image, box: tuple[float, float, float, float]
+) -> tuple[float, float, float, float]:
+    """Clip a rectangle to the image: cells of padded images may reach beyond it."""
+    width, height = image.size
+    left, top = min(max(box[0], 0.0), width - 1.0), min(max(box[1], 0.0), height - 1.0)
+    return left, top, max(left + 1, min(box[2], width)), max(top + 1, min(box[3], height))
 
 
 def _scaled(
@@ -173,6 +208,7 @@ def view_of(trace: Any) -> TraceView:
     }
     return TraceView(
         image=trace.image,
+        images=tuple(getattr(trace, "images", ())),
         layout=trace.layout,
         prompt=trace.prompt,
         answer=trace.answer,
@@ -213,16 +249,23 @@ def _from_mapping(summary: Mapping[str, Any]) -> TraceView:
             words=np.asarray(source["words"], dtype=np.int64),
             n_prompt=int(source["n_prompt"]),
         )
-        image = decode_image(summary["image"])
+        encoded = [summary["image"], *summary.get("more_images", ())]
+        images = tuple(decode_image(text) for text in encoded if text is not None)
         prompt, answer = str(summary["prompt"]), str(summary["answer"])
     except KeyError as error:
         raise OutputError(
             f"the saved trace has no {error.args[0]!r}; a report needs image, layout, prompt and "
             "answer as Trace.to_dict() writes them"
         ) from error
+    if any(grid.image >= len(images) for grid in grids):
+        raise OutputError(
+            f"the saved trace has {len(images)} of {max(g.image for g in grids) + 1} images; a "
+            "report needs all that Trace.to_dict() writes"
+        )
     kept = ("self_check", "parameters", "versions", "log_probs")
     return TraceView(
-        image=image,
+        image=images[0] if images else None,
+        images=images,
         layout=layout,
         prompt=prompt,
         answer=answer,

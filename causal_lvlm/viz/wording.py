@@ -63,8 +63,10 @@ def graph_outcome(name: str | None) -> str:
     return "" if name is None else _GRAPHS.get(name, name.replace("_", " "))
 
 
-def set_title(name: str) -> str:
+def set_title(name: str, n_images: int = 1) -> str:
     """Return the heading of one of the sets of an explanation."""
+    if name == "image" and n_images > 1:
+        return "Within the images"
     return _SETS.get(name, f"Within the {name}")
 
 

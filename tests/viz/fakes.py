@@ -60,6 +60,48 @@ def fake_view(words: tuple[str, ...] = ("red", "circle")) -> TraceView:
     )
 
 
+def text_view() -> TraceView:
+    """A run without an image."""
+    prompt = "the sky is".split()
+    tokens = ("<s>", *prompt, "blue", "today")
+    layout = TokenLayout(
+        tokens=tokens,
+        token_ids=np.arange(len(tokens)),
+        modality=np.array(["special"] + ["prompt"] * 3 + ["generated"] * 2),
+        grids=(),
+        words=np.arange(len(tokens)),
+        n_prompt=4,
+    )
+    return TraceView(None, layout, "the sky is", "blue today", model_id="text model")
+
+
+COLOURS = ("#204060", "#206040", "#604020")
+
+
+def several_view() -> TraceView:
+    """Three images of one colour each and of different sizes, each with 2 x 3 patches."""
+    sizes = ((90, 60), (60, 120), (900, 600))
+    grids = []
+    for number, (width, height) in enumerate(sizes):
+        w, h = width / 3, height / 2
+        boxes = [(c * w, r * h, c * w + w, r * h + h) for r in range(2) for c in range(3)]
+        start = 1 + 6 * number
+        grids.append(
+            ImageGrid(number, 0, 2, 3, np.arange(start, start + 6), np.array(boxes), sizes[number])
+        )
+    tokens = ("<s>", *["<image>"] * 18, "which", "one", "?", "red", "circle")
+    layout = TokenLayout(
+        tokens=tokens,
+        token_ids=np.arange(len(tokens)),
+        modality=np.array(["special"] + ["image"] * 18 + ["prompt"] * 3 + ["generated"] * 2),
+        grids=tuple(grids),
+        words=np.array([0] + [-1] * 18 + [1, 2, 3, 4, 5]),
+        n_prompt=22,
+    )
+    images = tuple(Image.new("RGB", s, c) for s, c in zip(sizes, COLOURS, strict=True))
+    return TraceView(images[0], layout, "which one ?", "red circle", images=images)
+
+
 def fake_trace(words: tuple[str, ...] = ("red", "circle")) -> Any:
     view = fake_view(words)
     return SimpleNamespace(
@@ -182,7 +224,7 @@ def fake_explanation(view: TraceView, target: str | int = "red", **options: Any)
     found = resolve_target(view.layout, target)
     values: dict[str, Any] = {
         "target": found,
-        "sets": fake_sets(view.layout),
+        "sets": {} if "sets" in options else fake_sets(view.layout),
         "mode": "necessary",
         "tester": "flip",
         "masking": "remove",
@@ -211,7 +253,8 @@ def summary_of(view: TraceView) -> dict[str, Any]:
         "kind": "trace",
         "prompt": view.prompt,
         "answer": view.answer,
-        "image": encode_image(view.image),
+        "image": None if view.image is None else encode_image(view.image),
+        "more_images": [encode_image(image) for image in view.images[1:]],
         "tokens": list(layout.tokens),
         "token_ids": layout.token_ids.tolist(),
         "modality": layout.modality.tolist(),
