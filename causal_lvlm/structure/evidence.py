@@ -44,12 +44,6 @@ class PairEvidence:
         if not len(self.weakest) == len(self.z) == len(self.tests):
             raise StructureError("weakest, z and tests need one entry for each pair")
 
-    @classmethod
-    def from_matrices(cls, weakest: FloatArray, z: FloatArray, tests: IntArray) -> PairEvidence:
-        """Condense arrays of shape (N, N), whose upper triangle counts."""
-        upper = np.triu_indices(len(weakest), k=1)
-        return cls(weakest[upper], z[upper], tests[upper])
-
     @property
     def p_values(self) -> FloatArray:
         """Largest p-value over all tests of each pair; NaN with a fixed threshold."""
