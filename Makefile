@@ -50,8 +50,9 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
+$(VENV)/.installed-test: $(VENV)/.installed tests/inseq.txt
 	$(PIP) install -c constraints.txt -e '.[test]'
+	$(PIP) install --no-deps -r tests/inseq.txt
 	@touch $@
 
 # A small environment in front of the first one: what it does not hold comes from there.

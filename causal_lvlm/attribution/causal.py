@@ -13,11 +13,15 @@ target. To compare it with methods that give one number per unit it is turned in
 4. Edge strength s in [0, 1]: the weakest edge on the way to the target, an edge counting as the
    smallest |partial correlation| of all tests of its pair (`PairEvidence.weakest`); the strongest
    way of that depth counts in each head, and heads are averaged (a head without the unit gives 0).
-5. score = w_m m + w_e e + w_r r + (w_s / R) s. With the default weights (1, 0.4, 5e-4, 4e-4) no
-   smaller term can outweigh a larger one's step (1/2 > 0.4 + 9e-4 and 5e-4/R > 4e-4/R): members
-   first, then the trees by radius, ties by edge strength. Everything else is 0. The last two
-   weights give candidates that nobody verified an order, and next to no mass: a token that the
-   target cannot see may still correlate with it, and would otherwise be credited.
+5. Attention a in [0, 1]: attention composed over all layers from the token that predicts the
+   target, divided by its largest value among the units; an order for what is in no tree, the one
+   that the search itself falls back on. Without a trace (`from_explanation` alone) it is 0.
+6. score = w_m m + w_e e + w_r r + (w_s / R) s + w_a a. With the default weights (1, 0.4, 5e-4,
+   4e-4, 1e-5) no smaller term can outweigh a larger one's step (1/2 > 0.4 + 9e-4 + 1e-5 and
+   5e-4/R > 4e-4/R + 1e-5 for R < 10): members first, then the trees by radius, ties by edge
+   strength, then the rest by attention. The last three weights give candidates that nobody
+   verified an order, and next to no mass: a token that the target cannot see may still correlate
+   with it, and would otherwise be credited.
 
 This is this package's own reading; CLEANN itself ends with the set.
 
@@ -37,6 +41,7 @@ import numpy as np
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.attribution.info import MethodInfo, Progress, Table
 from causal_lvlm.attribution.result import Attribution, Scores, spread
+from causal_lvlm.covariance import effective_attention
 from causal_lvlm.storage import decode_image, to_jsonable
 from causal_lvlm.tokens import ImageGrid, Target, TokenLayout, Units, candidate_units
 from causal_lvlm.units import make_units, units_name
@@ -48,12 +53,14 @@ if TYPE_CHECKING:
 
 __all__ = ["TABLE", "WEIGHTS", "causal", "from_explanation"]
 
-WEIGHTS = {"membership": 1.0, "effect": 0.4, "radius": 5e-4, "strength": 4e-4}
+WEIGHTS = {
+    "membership": 1.0, "effect": 0.4, "radius": 5e-4, "strength": 4e-4, "attention": 1e-5,
+}  # fmt: skip
 _OTHER_SETS = 0.5
 _COMBINED = (
-    "membership*m + effect*e + radius*r + strength*s/R: m 1 in the main set, 1/2 in other verified "
-    "sets; e probability changed by the set / members; r (R+1-depth)/R; s weakest |partial "
-    "correlation| on the way, mean over heads"
+    "membership*m + effect*e + radius*r + strength*s/R + attention*a: m 1 in the main set, 1/2 in "
+    "other verified sets; e probability changed by the set / members; r (R+1-depth)/R; s weakest |partial "
+    "correlation| on the way, mean over heads; a attention composed over layers / its maximum"
 )
 
 
@@ -62,6 +69,7 @@ def from_explanation(
     units: Units | TokenLayout | str | None = None,
     *,
     weights: Mapping[str, float] | None = None,
+    attended: FloatArray | None = None,
 ) -> Attribution:
     """Turn an explanation, just made or loaded from a file, into scores; no model is needed.
 
@@ -73,7 +81,11 @@ def from_explanation(
         resolved by `causal_lvlm.units.make_units` on the layout saved with the explanation. A unit
         takes the best membership, depth and strength of its positions.
     weights : mapping, optional
-        Replaces some of `WEIGHTS`: ``membership``, ``effect``, ``radius``, ``strength``.
+        Replaces some of `WEIGHTS`: ``membership``, ``effect``, ``radius``, ``strength``,
+        ``attention``.
+    attended : ndarray of float, shape (T,), optional
+        Attention composed over layers from the predicting token to every position; orders the
+        units that no tree holds. Without it they are all 0.
 
     Returns
     -------
@@ -84,7 +96,8 @@ def from_explanation(
     Raises
     ------
     ValueError
-        If a weight is unknown, negative or not finite, or the units are of a longer sequence.
+        If a weight is unknown, negative or not finite, the units are of a longer sequence, or
+        `attended` is not one finite number from 0 on per position.
     """
     used = _checked(weights)
     target = explanation.target
@@ -96,6 +109,8 @@ def from_explanation(
             "make them from the layout of the trace that was explained"
         )
     parts = _parts(explanation, length)
+    if attended is not None:
+        parts.attention = _share(attended, resolved, length)
     unit_scores = _unit_scores(parts, resolved, used)
     values = spread(unit_scores, resolved, length)
     values[target.start :] = 0.0
@@ -181,7 +196,8 @@ def causal(
         options["candidates"] = _scope(units)
     counted = _Counted(trace)
     found = explain(counted, target, seed=seed, n_random=n_random, progress=progress, **options)
-    attribution = from_explanation(found, units, weights=weights)
+    attended = effective_attention(counted)[found.target.predictor]
+    attribution = from_explanation(found, units, weights=weights, attended=attended)
     notes = attribution.notes
     if (
         units is not None
@@ -264,13 +280,14 @@ def _layout(summary: Mapping[str, Any]) -> TokenLayout:
 
 
 class _Parts:
-    """The four terms for every position, float64 (T,)."""
+    """The five terms for every position, float64 (T,)."""
 
     def __init__(self, length: int) -> None:
         self.membership = np.zeros(length)
         self.effect = np.zeros(length)
         self.depth = np.zeros(length, dtype=np.int64)  # 0: in no tree
         self.strength: list[FloatArray] = []  # one per head
+        self.attention = np.zeros(length)
         self.deepest = 1
 
 
@@ -293,6 +310,18 @@ def _parts(explanation: Explanation, length: int) -> _Parts:
     parts.deepest = max(1, int(max((d.max(initial=0) for d, _ in found), default=1)))
     parts.strength = [strength for _, strength in found]
     return parts
+
+
+def _share(attended: FloatArray, units: Units, length: int) -> FloatArray:
+    """Return attention as a share of the most attended unit position, (T,)."""
+    values: FloatArray = np.asarray(attended, dtype=np.float64)
+    if values.shape != (length,) or not np.isfinite(values).all() or (values < 0).any():
+        raise ValueError(
+            f"attended must be {length} finite numbers from 0 on, one for every position of the "
+            f"explained sequence; got shape {values.shape}"
+        )
+    most = max((values[p] for members in units.members for p in members), default=0.0)
+    return values / most if most > 0 else values
 
 
 def _effect(one: ExplainingSet, mode: str) -> float:
@@ -348,6 +377,7 @@ def _unit_scores(parts: _Parts, units: Units, weights: Mapping[str, float]) -> F
             + weights["effect"] * parts.effect[chosen].max()
             + weights["radius"] * radius
             + weights["strength"] * strength / parts.deepest
+            + weights["attention"] * parts.attention[chosen].max()
         )
     return scores
 
@@ -360,7 +390,7 @@ TABLE: Table = (
             aliases=("cleann", "explanation"),
             family="causal",
             summary="verified explaining sets, then PDS-trees by radius and edge strength",
-            cost="up to max_runs masked rows, 1 forward",
+            cost="up to max_runs masked rows, 2 forward",
             needs=("units",),
             reference="Rohekar et al. 2023, arXiv:2310.20307",
         ),

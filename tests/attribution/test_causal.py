@@ -67,6 +67,24 @@ def test_every_term_is_the_documented_one():
     assert scores.tolist() == pytest.approx([expected.get(p, 0.0) for p in range(9)])
 
 
+def test_attention_orders_what_is_in_no_tree_and_moves_nothing_else():
+    made = hand_made()
+    nothing = {name: ExplainingSet(name, "max_runs") for name in made.sets}
+    made = replace(made, sets=nothing)  # only 3, 4 and 5 are in the tree
+    attended = np.array([9.0, 0.1, 0.4, 0.0, 0.2, 0.3, 0.2, 0.0, 0.0])
+    plain = from_explanation(made, layout()).scores
+    scores = from_explanation(made, layout(), attended=attended).scores
+    assert scores - plain == pytest.approx([0, 2.5e-6, 1e-5, 0, 5e-6, 7.5e-6, 5e-6, 0, 0])
+    order = np.argsort(-scores, kind="stable")[:6].tolist()
+    assert order == [3, 5, 4, 2, 6, 1]  # position 0 is the frame's, whatever it is given
+
+
+@pytest.mark.parametrize("wrong", [np.ones(8), np.full(9, np.nan), -np.ones(9), np.ones((9, 9))])
+def test_attention_of_another_shape_or_without_a_value_is_refused(wrong):
+    with pytest.raises(ValueError, match="attended must be 9 finite numbers"):
+        from_explanation(hand_made(), layout(), attended=wrong)
+
+
 def test_no_smaller_term_can_outweigh_membership_or_radius():
     weak = ExplainingSet(
         "image", "explained", (2,), ((2,),), True, probability_before=0.9, probability_after=0.9
