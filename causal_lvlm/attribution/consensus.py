@@ -104,8 +104,10 @@ def consensus(
     Returns
     -------
     Scores
-        From 0 to 1 per unit. ``parameters`` holds weights, faithfulness and agreement; runs are
-        those of the methods and of the measurements.
+        From 0 to 1 per unit. ``parameters`` holds weights, faithfulness and agreement, and under
+        ``members`` every method with the options that it is asked with again (by
+        `causal_lvlm.metrics`, on another trace); runs are those of the methods and of the
+        measurements.
 
     Raises
     ------
@@ -153,6 +155,7 @@ def consensus(
     tell("consensus", steps, steps)
     parameters = {
         "methods": names,
+        "members": [_member(method) for method in methods],
         "weights": dict(zip(names, weights.tolist(), strict=True)),
         "faithfulness": dict(zip(names, measured, strict=True)),
         "faithfulness_random": floor,
@@ -177,6 +180,19 @@ def _label(method: Method) -> str:
     if isinstance(method, Attribution):
         return method.method
     return method if isinstance(method, str) else method[0]
+
+
+def _member(method: Method) -> dict[str, Any]:
+    """Return name and options; of a result that was given, those that it recorded."""
+    if isinstance(method, Attribution):
+        from causal_lvlm.metrics.rerun import recorded_options
+
+        return {
+            "method": method.method,
+            "options": recorded_options(method.method, method.parameters),
+        }
+    name, options = (method, {}) if isinstance(method, str) else method
+    return {"method": name, "options": dict(options)}
 
 
 def _attribution(

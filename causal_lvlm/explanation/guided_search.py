@@ -5,17 +5,22 @@
    distance in the PDS-trees, those of one distance (and those outside) by attention over all
    layers; units by the norm of the gradient at their embedding; and, as long as nothing is found
    and where the set stays large, by attention composed over layers. The joint scope starts last
-   and knows what the others found.
+   and knows what the others found. In sufficient mode single units come first (below).
 2. Scopes whose share of the runs ended, or of which a smaller set was met since, go again.
 3. Proofs: every smaller subset, size by size, where the runs that are left can finish the size.
 4. Random controls, for which runs were set aside; then what is left goes to 2 and 3 again.
 
 A scope that is asked again costs nothing for what is known: every outcome is in the cache.
+
+Sufficient sets are mostly single units, near the head of an order but seldom its very first. Where
+no short prefix is enough a long one is dear to shrink, and shrinking leads past the single ones. So
+before anything is grown, the first few units of the two orders are asked one by one, and then the
+joint scope asks whether the sets of its parts are enough together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -33,6 +38,8 @@ from causal_lvlm.explanation.search import prove, shrink
 
 __all__ = ["GuidedSearch"]
 
+SINGLES = 5  # units at the head of each of two orders that are asked alone, in sufficient mode
+
 
 @dataclass
 class _Case:
@@ -48,6 +55,7 @@ class _Case:
     orders: list[list[int]] = field(default_factory=list)
     sought: bool = False
     controls_of: Subset | None = None
+    parts: list[_Case] = field(default_factory=list)  # of a joint scope: those inside it
 
 
 class GuidedSearch(ScopeSearch):
@@ -76,6 +84,9 @@ class GuidedSearch(ScopeSearch):
             for name, scope, share in scopes
             if scope
         ]
+        for case in cases:
+            inside = set(case.question.scope)
+            case.parts = [c for c in cases if set(c.question.scope) < inside]
         budget = self.evaluator.budget
         reserve = min(self.n_random * len(cases), (budget.max_runs - budget.used) // 4)
         common = budget.max_runs - reserve
@@ -168,11 +179,26 @@ class GuidedSearch(ScopeSearch):
         best = min(known, key=lambda s: (len(s), sorted(s)), default=None)
         if best is None or len(best) > 1:
             case.orders = case.orders or self._orders(question, case.trees)
-            best, grown = best_start(question, case.orders, best)
-            state.grown = grown if state.grown is None else state.grown
+            if self.mode == "sufficient":
+                likely = question.first(self._likely(case))
+                if likely is not None and (best is None or len(likely) < len(best)):
+                    best, _ = shrink(question, likely, case.orders[0])
+            # Of two members only a single one could be better, and those were just asked.
+            if self.mode == "necessary" or best is None or len(best) > 2:
+                best, grown = best_start(question, case.orders, best)
+                state.grown = grown if state.grown is None else state.grown
             if best is None:  # no prefix passes, only the scope as a whole
                 best, _ = shrink(question, frozenset(question.scope), case.orders[0])
         self._settle(question, state, best)
+
+    def _likely(self, case: _Case) -> Iterator[Subset]:
+        """Yield what is often enough by itself: single units, and the sets of the parts."""
+        for pair in zip(*(order[:SINGLES] for order in case.orders[:2]), strict=True):
+            yield from (frozenset((unit,)) for unit in dict.fromkeys(pair))
+        sets = [frozenset() if part.trivial else part.state.best for part in case.parts]
+        together: Subset = frozenset().union(*(s for s in sets if s is not None))
+        if together and None not in sets:
+            yield together
 
     def _exchange(self, case: _Case) -> None:
         best = case.state.best

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -335,7 +335,3 @@ class Explanation:
             tried=tuple(TriedSet.from_dict(t) for t in value.get("tried", ())),
             **{name: value[name] for name in plain},
         )
-
-    def with_sets(self, **sets: ExplainingSet) -> Explanation:
-        """Return a copy with some sets replaced."""
-        return replace(self, sets={**self.sets, **sets})

@@ -11,9 +11,14 @@ cascading; the name is Quantus'):
    weights, near 1 for one that does. The absolute value, because a map turned upside down by chance
    still shows the same structure.
 
-It is a check of maps. A method that explains only what the model really says (``causal``, an
-`Explanation`) refuses a random model, which says something else, and has no value here; the graphs
-behind it are checked by `graph_mprt`.
+It is a check of maps. ``causal`` (and an `Explanation`) explains what the model really says, and a
+random model says something else. So it is asked, of the trained model too, about the probability
+of the target instead of the choice: ``tester="drop"``, a set is verified where masking it halves
+that probability (`causal_lvlm.metrics.rerun.ANY_MODEL`; ``detail["asked_with"]`` says so). That is
+the published question, the same class explained in a random network. The random model's own choice
+as the target would compare maps of two different tokens. Where `method_options` name another
+tester, random models are refused and there is no value. The graphs behind it are checked by
+`graph_mprt`, which asks about no choice at all.
 
 Passing says little by itself: a method that adds noise passes too. Failing says a lot. What is left
 at full depth is what the map owes to the input embeddings, the position and the mask.
@@ -49,7 +54,7 @@ from causal_lvlm.correlation import TokenCorrelation, attention_correlations
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
 from causal_lvlm.metrics.case import Case
 from causal_lvlm.metrics.ranks import spearman_rho
-from causal_lvlm.metrics.rerun import REFUSALS, Recipe, Rerunner
+from causal_lvlm.metrics.rerun import ANY_MODEL, REFUSALS, Recipe, Rerunner
 from causal_lvlm.metrics.result import Measured, MetricInfo
 from causal_lvlm.structure import PAG, compare_graphs
 
@@ -99,7 +104,7 @@ def mprt(
         If a depth is not in 1..number of layers.
     """
     seed = case.seed if seed is None else whole_number("seed", seed, 0)
-    run = Rerunner(result, method_options, seed)
+    run = Rerunner(result, method_options, seed, any_model=True)
     chosen = _depths(case, depths)
     trained = run(case.trace, case.target, case.units).scores
     rho, refused = [], []
@@ -123,6 +128,8 @@ def mprt(
         "backward_passes": run.backward_passes,
         "refused": len(refused),
     }
+    if ANY_MODEL.items() <= run.options.items():
+        detail["asked_with"] = dict(ANY_MODEL)
     value = _mean(curve)
     if value is None:
         detail["undefined"] = (

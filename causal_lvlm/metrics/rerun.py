@@ -17,7 +17,15 @@ from causal_lvlm.arrays import FloatArray
 from causal_lvlm.errors import SelfCheckError, TargetError
 from causal_lvlm.tokens import Target, Units
 
-__all__ = ["PIXEL_METHODS", "REFUSALS", "Recipe", "Rerun", "Rerunner"]
+__all__ = [
+    "ANY_MODEL",
+    "PIXEL_METHODS",
+    "REFUSALS",
+    "Recipe",
+    "Rerun",
+    "Rerunner",
+    "recorded_options",
+]
 
 Recipe: TypeAlias = "str | Callable[[Any, Target, Units], Any] | Any"
 
@@ -26,6 +34,9 @@ PIXEL_METHODS = ("relevancy-vit", "relevancy-all", "relevancy-all_v2", "relevanc
 
 REFUSALS = (TargetError, SelfCheckError)
 """What a method raises that explains only what the model really says (such as ``causal``)."""
+
+ANY_MODEL: dict[str, Any] = {"tester": "drop", "force": True}
+"""How ``causal`` explains a token that the model would not have said: by its probability."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +67,14 @@ class Rerunner:
         Options of the method; they go before those that an attribution recorded.
     seed : int
         For methods that draw random numbers.
+    any_model : bool
+        Ask ``causal`` with `ANY_MODEL` where `options` do not say otherwise: a model that says
+        something else has no choice to change, but gives the target a probability that can fall.
 
     Attributes
     ----------
     name : str
+    options : dict
     model_runs, backward_passes : int
         Of all runs so far.
 
@@ -70,7 +85,12 @@ class Rerunner:
     """
 
     def __init__(
-        self, recipe: Recipe, options: Mapping[str, Any] | None = None, seed: int = 0
+        self,
+        recipe: Recipe,
+        options: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        *,
+        any_model: bool = False,
     ) -> None:
         given: Any = recipe
         self.options = dict(options or {})
@@ -82,11 +102,10 @@ class Rerunner:
             self.name = recipe
         elif isinstance(method, str):
             self.name = method
-            self.options = {**_recorded(method, given.parameters), **self.options}
+            self.options = {**recorded_options(method, given.parameters), **self.options}
         elif hasattr(recipe, "sets") and hasattr(recipe, "graphs"):
             self.name = "causal"
-            own = {k: v for k, v in given.parameters.items() if k not in ("seed", "against")}
-            self.options = {**own, **self.options}
+            self.options = {**_of_explain(given.parameters), **self.options}
         elif callable(recipe):
             self.name = getattr(recipe, "__name__", type(recipe).__name__)
             self._function = recipe
@@ -95,6 +114,15 @@ class Rerunner:
                 "a method is given by its name, by an Attribution or Explanation that it made, or "
                 f"as a function (trace, target, units) -> scores, got {type(recipe).__name__}"
             )
+        if any_model and "against" not in (options or {}) and self._causal():
+            self.options = {**self.options, **ANY_MODEL, **(options or {})}
+
+    def _causal(self) -> bool:
+        if self._function is not None:
+            return False
+        from causal_lvlm.attribution.registry import METHODS
+
+        return METHODS.get(self.name) is METHODS["causal"]
 
     def __call__(self, trace: Any, target: Target, units: Units) -> Rerun:
         """Run the method on a trace.
@@ -125,19 +153,40 @@ class Rerunner:
         )  # fmt: skip
 
 
-def _recorded(method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recorded options that the method takes back as they are."""
-    if method == "causal":
-        # `from_explanation` keeps what `explain` was given; it comes from no model run here.
-        given = dict(parameters.get("explain", {}))
-        return {k: v for k, v in given.items() if k not in ("seed", "against")}
+def recorded_options(method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that an `Attribution` recorded, as its method takes them again.
+
+    Parameters
+    ----------
+    method : str
+    parameters : mapping
+        ``Attribution.parameters``. Numbers that are results, not options, are left out.
+
+    Returns
+    -------
+    dict
+        Empty for an unknown method: `attribute` will say that there is none.
+    """
     from causal_lvlm.attribution.registry import METHODS
 
     if method not in METHODS:
-        return {}  # `attribute` will say that there is no such method
+        return {}
     signature = inspect.signature(METHODS[method]).parameters
     ours = ("trace", "target", "units", "seed", "progress")
     recorded = {k: v for k, v in parameters.items() if k in signature and k not in ours}
+    if method == "causal":
+        return {**_of_explain(parameters.get("explain", {})), **recorded}
+    if method == "consensus" and "members" in parameters:
+        # Its "methods" are names for the eye, numbered where one occurs twice.
+        recorded["methods"] = [(m["method"], m["options"]) for m in parameters["members"]]
     if "accept_patent_note" in signature:  # there would be no result, had it not been accepted
         recorded["accept_patent_note"] = True
     return recorded
+
+
+def _of_explain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options among what `explain` recorded; it keeps a remark on layers there too."""
+    from causal_lvlm.explanation.explain import explain
+
+    known = inspect.signature(explain).parameters
+    return {k: v for k, v in parameters.items() if k in known and k not in ("seed", "against")}

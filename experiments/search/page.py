@@ -165,8 +165,8 @@ def sufficient_table(rows: list[dict[str, Any]]) -> str:
     """Sets that are enough by themselves."""
     heads = (
         "`explain(mode=\"sufficient\")`", "verified: joint / image / text",
-        "units: joint / image / text", "joint optimal where provable",
-        "minimum proven: joint / image / text", "model runs",
+        "units: joint / image / text", "units where every row of this table has a verified set",
+        "joint optimal where provable", "minimum proven: joint / image / text", "model runs",
     )  # fmt: skip
     lines = []
     for name in [n for n in rows[0]["explain"] if n.endswith("sufficient")]:
@@ -176,6 +176,7 @@ def sufficient_table(rows: list[dict[str, Any]]) -> str:
             name,
             " / ".join(f"{s['verified']}/{s['needing']}" for s in three),
             " / ".join(_number(s["size"]) for s in three),
+            " / ".join(_number(s["size_common"]) for s in three),
             f"{n['joint']['optimal']}/{n['joint']['provable']}",
             " / ".join(_number(s["minimum"]) for s in three),
             f"{n['runs']:.0f}",

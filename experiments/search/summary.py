@@ -94,8 +94,13 @@ def sufficient_numbers(rows: list[Row], name: str) -> dict[str, Any]:
             if truth["size"] == least or truth["failed_to"] >= least - 1:
                 known += 1
                 optimal += s["verified"] and s["size"] == least
+        common = [
+            s["size"] for r, s in pairs
+            if all(r["explain"][n]["sets"][scope]["verified"] for n in others)
+        ]  # fmt: skip
         result[scope] = {
             "needing": len(pairs), "verified": len(done), "size": share([s["size"] for s in done]),
+            "common": len(common), "size_common": share(common),
             "provable": known, "optimal": optimal,
             "minimum": share([s["minimality"] == "minimum" for s in done]),
         }  # fmt: skip

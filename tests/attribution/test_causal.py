@@ -12,8 +12,8 @@ from causal_lvlm.attribution import attribute
 from causal_lvlm.attribution.causal import from_explanation
 from causal_lvlm.explanation import Explanation, explain
 from causal_lvlm.explanation.result import ExplainingSet
-from causal_lvlm.tokens import Units, candidate_units, resolve_target
-from tests.explanation.fakes import FakeTrace, layout
+from causal_lvlm.tokens import TokenLayout, Units, candidate_units, resolve_target
+from tests.explanation.fakes import OTHER, SAID, FakeTrace, layout
 
 
 def needs(*positions):
@@ -162,3 +162,72 @@ def test_a_file_gives_the_same_scores_without_a_model(tmp_path):
         assert np.array_equal(fresh.scores, stored.scores)
         assert stored.model_runs == made.model_runs
     assert made.verified and fresh.scores[list(made.positions)].min() >= 1
+
+
+class TwoTokens(FakeTrace):
+    """Says two tokens; the first stays while position 2 is visible, the second while 6 is."""
+
+    needed = (2, 6)
+
+    def __init__(self):
+        one = layout()
+        shape = TokenLayout(
+            (*one.tokens, "red"), np.append(one.token_ids, SAID),
+            np.append(one.modality, "generated"), one.grids, np.append(one.words, 3), one.n_prompt,
+        )  # fmt: skip
+        super().__init__(lambda visible: True, shape)
+
+    def evaluate(self, keep, target, **options):
+        plain = super().evaluate(keep, target, **options)
+        which = [self.needed[p - self.layout.n_prompt] for p in target.positions]
+        stays = keep[:, which]
+        log_probs = np.log(np.where(stays, 0.9, 0.1))
+        fields = {
+            "log_prob": log_probs.sum(axis=1),
+            "token_log_probs": log_probs,
+            "argmax": np.where(stays, SAID, OTHER),
+            "margin": np.where(stays, 1.0, -1.0),
+        }
+        return SimpleNamespace(**{**vars(plain), **fields})
+
+
+def test_a_span_is_explained_token_by_token_and_averaged():
+    trace = TwoTokens()
+    found = attribute(trace, slice(0, 2), "causal", span="each")
+    # Half of a member's score each: membership 1, effect 0.9 - 0.1.
+    assert found.scores[[2, 6]] == pytest.approx([0.5 * (1 + 0.4 * 0.8)] * 2, abs=1e-3)
+    assert np.delete(found.scores, [2, 6]).max() < 1e-3
+    assert found.scores[found.target.start :].tolist() == [0.0, 0.0]
+    assert found.model_runs > trace.rows > 0
+    rows = [token["runs"] for token in found.parameters["tokens"]]
+    assert sum(rows) == trace.rows and len(rows) == 2
+    assert "mean over the 2 tokens" in found.notes[0]
+
+    alone = [attribute(trace, k, "causal", candidates=[1, 2, 3, 4, 5, 6]).scores for k in range(2)]
+    assert found.scores == pytest.approx(np.mean(alone, axis=0))
+
+
+def test_a_span_as_a_whole_is_one_event_and_a_note_says_so():
+    trace = TwoTokens()
+    found = attribute(trace, slice(0, 2), "causal")
+    # Either position changes one of the two tokens, so a single one is a smallest set.
+    assert sorted(np.flatnonzero(found.scores > 0.9)) in ([2], [6])
+    assert any("as one event" in note for note in found.notes)
+    single = attribute(TwoTokens(), 1, "causal", span="each")
+    assert not any("token" in note for note in single.notes)
+    assert single.scores[6] > 1 and single.scores[2] < 0.1
+
+
+def test_progress_of_a_span_says_which_token_it_is_at():
+    told = []
+    attribute(
+        TwoTokens(), slice(0, 2), "causal", span="each", progress=lambda *what: told.append(what[0])
+    )
+    assert told[0].startswith("token 1 of 2: ") and told[-1].startswith("token 2 of 2: ")
+
+
+def test_a_span_of_an_unknown_kind_or_with_a_rival_is_refused_with_a_way_out():
+    with pytest.raises(ValueError, match="span must be"):
+        attribute(TwoTokens(), slice(0, 2), "causal", span="both")
+    with pytest.raises(ValueError, match="leave out `against`"):
+        attribute(TwoTokens(), slice(0, 2), "causal", span="each", against="blue")

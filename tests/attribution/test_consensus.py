@@ -154,3 +154,26 @@ def test_named_methods_run_on_the_embedded_model_and_the_result_is_saved(tmp_pat
     assert found.parameters["methods"] == ["relevancy", "attention", "attention (2)"]
     assert found.backward_passes == 1 and steps[-1][0] == steps[-1][1]
     assert Attribution.load(found.save(tmp_path / "c.json")).parameters == found.parameters
+
+
+def test_a_consensus_made_again_asks_its_members_with_their_options(tmp_path):
+    from causal_lvlm.metrics.rerun import Rerunner
+    from causal_lvlm.tiny import sample_inputs
+
+    sample = sample_inputs()[0]
+    trace = cl.load_model().run(sample.image_path, sample.prompt)
+    given = attribute(trace, 0, "rollout", head="max")
+    methods = ["attention", ("attention", {"head": "max", "layer": 0}), given]
+    found = attribute(trace, 0, "consensus", methods=methods, n_random=2, sharpness=1.0, seed=3)
+    loaded = Attribution.load(found.save(tmp_path / "consensus.json"))
+    units = candidate_units(trace.layout, found.target)
+    for recipe in (found, loaded):
+        again = Rerunner(recipe, seed=3)(trace, found.target, units)
+        assert again.scores == pytest.approx(found.unit_scores(units), abs=0)
+    plain = attribute(
+        trace, 0, "consensus", methods=["attention", "attention", "rollout"], n_random=2,
+        sharpness=1.0, seed=3,
+    )  # fmt: skip
+    assert np.abs(plain.scores - found.scores).max() > 0.01
+    # What was given as a result costs nothing then, and is asked anew on another trace.
+    assert again.model_runs > found.model_runs

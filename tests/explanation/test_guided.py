@@ -159,6 +159,56 @@ def test_without_an_image_the_joint_set_is_the_text_set_and_costs_nothing(option
     assert text.model_runs + 1 == result.model_runs
 
 
+def test_in_sufficient_mode_the_joint_set_is_made_of_the_sets_of_its_parts():
+    # Enough: image position 5 and word 11 together; of the image alone 5, of the words 11.
+    both = lambda v: 5 in v and 11 in v  # noqa: E731
+    trace = FakeTrace(both, layout=layout(3, 3, 3))
+    result = explain(trace, 0, mode="sufficient", n_random=0)
+    assert {n: s.positions for n, s in result.sets.items()} == {
+        "joint": (5, 11), "image": (5,), "text": (11,),
+    }  # fmt: skip
+    joint = result.sets["joint"]
+    assert joint.verified and joint.minimality in ("irreducible", "minimum")
+
+
+def test_in_sufficient_mode_single_units_are_asked_before_anything_is_grown():
+    # The best units of an order keep the answer alone, but no longer prefix does.
+    shape = layout(4, 4, 2)
+    image = frozenset(range(1, 17))
+    asked = []
+
+    def keeps(visible):
+        asked.append(visible & image)
+        return len(visible & image) in (1, 16)
+
+    result = explain(
+        FakeTrace(keeps, layout=shape), 0, mode="sufficient", candidates="image", n_random=0
+    )
+    assert result.main.size == 1 and result.main.minimality == "minimum"
+    assert [len(v) for v in asked] == [16, 0, 1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(clauses=monotone)
+def test_sufficient_sets_are_irreducible_and_a_claimed_minimum_is_one(clauses):
+    enough = lambda v: any(all(u + 1 in v for u in c) for c in clauses)  # noqa: E731
+    result = explain(FakeTrace(enough, layout=layout(3, 3, 3)), 0, mode="sufficient", n_random=0)
+    sets = result.sets
+    for one in sets.values():
+        if one.verified:
+            left = frozenset(range(1, N + 1)) if one.scope == "joint" else scope_of(one.scope)
+            hidden = left - set(one.positions)
+            assert enough(frozenset(range(1, N + 1)) - hidden)
+            assert not any(enough(frozenset(range(1, N + 1)) - hidden - {p}) for p in one.positions)
+    smallest = min(len(c) for c in clauses)
+    assert sets["joint"].size >= smallest
+    assert sets["joint"].size == smallest or sets["joint"].minimality != "minimum"
+
+
+def scope_of(name):
+    return frozenset(range(1, 10)) if name == "image" else frozenset(range(10, 13))
+
+
 @pytest.fixture(scope="module")
 def model():
     return cl.load_model()

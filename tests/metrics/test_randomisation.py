@@ -170,6 +170,19 @@ def test_maps_of_the_embedded_model_depend_on_its_weights(trace):
     assert again.detail["rho"] == found.detail["rho"]
 
 
+def test_causal_is_asked_about_the_probability_and_so_has_a_value_on_random_models(trace):
+    options = {"max_runs": 20, "candidates": "text"}
+    found = mprt(Case(trace, 0), "causal", depths=[3], method_options=options)
+    assert found.detail["asked_with"] == {"tester": "drop", "force": True}
+    assert found.detail["refused"] == 0 and 0.0 < found.value <= 1.0
+    # An attribution that was made with the default tester is asked in the same way.
+    made = cl.attribute(trace, 0, "causal", **options)
+    assert mprt(Case(trace, 0), made, depths=[3]).value == found.value
+    flip = mprt(Case(trace, 0), "causal", depths=[3], method_options={**options, "tester": "flip"})
+    assert flip.value is None and "asked_with" not in flip.detail
+    assert "refuses random models" in flip.detail["undefined"]
+
+
 def test_graphs_of_the_embedded_model_depend_on_its_weights(trace):
     found = graph_mprt(Case(trace, 0), depths=[1, 3], max_tests=20_000, max_conditioning_size=1)
     assert 0.0 < found.value <= 1.0 and len(found.detail["curve"]) == 2
