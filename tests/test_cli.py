@@ -5,17 +5,27 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import causal_lvlm
 from causal_lvlm import cli
+from causal_lvlm.cli.report import read_results
 from causal_lvlm.errors import PromptError, TargetError
+from causal_lvlm.explanation.trust import TargetStability
+from causal_lvlm.metrics.result import MetricTable, MetricValue
+from causal_lvlm.structure.stability import EdgeStability
+from causal_lvlm.viz.bundle import write_cases
+from causal_lvlm.viz.case import Case
+from causal_lvlm.viz.head_graphs import HeadGraphs
 from tests.viz.fakes import (
     explaining_set,
     fake_attribution,
@@ -23,6 +33,8 @@ from tests.viz.fakes import (
     fake_layout,
     fake_trace,
     fake_view,
+    random_graph,
+    summary_of,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,6 +75,56 @@ def calls(monkeypatch, tmp_path):
     for name in ("x.png", "y.png"):  # the command looks whether they are there, the fakes inside
         (tmp_path / name).touch()
     return seen
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """Replace what would run the model or learn graphs beside an explanation."""
+    seen = SimpleNamespace(measured=[], stable=[], heads=[])
+    layout = fake_layout()
+
+    def measure_faithfulness(trace, explanation, attributions, *, metrics=("deletion",), **_):
+        names = [a.method for a in attributions if a.target == explanation.target]
+        seen.measured.append((explanation.target.text, names, tuple(metrics)))
+        rows = [{"scope": "all", "k": 2, "positions": [4, 5], "probability": 0.31,
+                 "first_choice": ["red"], "changed": False}]  # fmt: skip
+        detail = {"mode": "necessary", "budget": 2, "rows": rows}
+        values = [
+            MetricValue(metric, name, 0.31, detail if "top" in metric else {}, 3, 3, 0.1)
+            for name in names
+            for metric in ("masked_top[remove]", "deletion[remove]")
+        ]
+        return MetricTable(tuple(values), explanation.target, {"steps": 16}, 42, 0.1)
+
+    def explanation_stability(trace, explanation, *, runs=20, seed=0, **_):
+        seen.stable.append((explanation.target.text, runs, seed))
+        graph = explanation.graphs[0]
+        there = (graph.structure.pag.marks > 0).astype(float) / 2
+        marks = np.stack([1 - there, 0 * there, there, 0 * there], axis=2)
+        edges = EdgeStability(there, marks, np.array([3] * runs), runs, 0, {})
+        at = graph.target_node
+        return TargetStability(edges, graph.positions, graph.members, at, 0, explanation.target)
+
+    def head_graphs(trace, target, **_):
+        seen.heads.append(target.text)
+        graphs = tuple(
+            replace(random_graph(layout, target, seed=k), head=k, candidate_mass=0.5)
+            for k in range(2)
+        )
+        return HeadGraphs(target, graphs, {"layer": 1})
+
+    for module, function in (
+        ("causal_lvlm.viz.faithfulness", measure_faithfulness),
+        ("causal_lvlm.explanation.trust", explanation_stability),
+        ("causal_lvlm.viz.head_graphs", head_graphs),
+    ):
+        monkeypatch.setattr(importlib.import_module(module), function.__name__, function)
+    return seen
+
+
+def data_of(page):
+    (run,) = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["runs"]
+    return run
 
 
 def invoke(*arguments):
@@ -331,7 +393,63 @@ def test_ctrl_c_before_anything_was_found(calls, monkeypatch, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_demo_explains_every_sample(calls, monkeypatch, tmp_path):
+def test_explain_measures_what_was_asked_for_and_the_files_say_the_same(calls, looks, tmp_path):
+    out = tmp_path / "result"
+    result = invoke(
+        "explain", "x.png", "what ?", "-t", "red", "-m", "relevancy", "--faithfulness",
+        "--stability", 7, "--heads", "--seed", 3, "--out", out,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert looks.measured[0][:2] == ("red", ["relevancy"])
+    assert looks.stable == [("red", 7, 3)] and looks.heads == ["red"]
+    assert "Faithfulness for “red” (42 model runs;" in result.stdout
+    names = {p.name for p in out.iterdir()}
+    assert {"metrics.json", "stability.json", "heads.json"} <= names
+    page = (out / "report.html").read_text("utf-8")
+    for given in (out / "explanation.json", out):
+        again = invoke("report", given, "--out", tmp_path / "again.html")
+        assert again.exit_code == 0, again.output
+        text = (tmp_path / "again.html").read_text("utf-8")
+        assert data_of(text)["explanations"] == data_of(page)["explanations"]
+        assert data_of(text)["attributions"] == data_of(page)["attributions"]
+    found = data_of(page)["explanations"][0]
+    assert found["asked"] == [[[4, 5], 0.31, "says “red”", False]] and found["stable"]
+    assert {edge[4] for edge in found["graphs"][0]["edges"]} == {0.5}
+    assert [g["title"] for g in found["graphs"][1:]] == ["All heads", "Head 0", "Head 1"]
+    printed = json.loads(
+        invoke("explain", "x.png", "what ?", "-t", "red", "--metric", "deletion", "--json").stdout
+    )
+    assert printed["metrics"][0]["model_runs"] == 42 and looks.measured[-1][2] == ("deletion",)
+
+
+def test_looks_that_cannot_be_had_are_refused_before_a_model_is_loaded(calls, looks):
+    for arguments, part in (
+        (("--metric", "guesswork"), "unknown metric"),
+        (("--metric", "pointing_game"), "needs 'region'"),
+        (("--stability", 3, "--source", "relevancy"), "--stability jitters weights"),
+    ):
+        result = invoke("explain", "x.png", "what ?", *arguments)
+        assert result.exit_code == 2 and part in result.stderr
+    assert calls.loaded == []
+
+
+def test_results_of_one_run_do_not_stray_into_another_with_the_same_words(tmp_path):
+    view = fake_view()
+    mirrored = replace(view, image=view.image.transpose(0), images=())
+    cases = [
+        Case(summary_of(shown), [fake_explanation(shown)], [fake_attribution(shown, method=name)])
+        for shown, name in ((view, "rollout"), (mirrored, "attention"))
+    ]
+    write_cases(cases, tmp_path)
+    for given in (tmp_path, tmp_path / "explanation.json"):
+        found, remarks = read_results([given])
+        assert remarks == []
+        assert [[a.method for a in case.attributions] for case in found] == [
+            ["rollout"], ["attention"]
+        ]  # fmt: skip
+
+
+def test_demo_explains_every_sample(calls, looks, monkeypatch, tmp_path):
     import causal_lvlm.tiny
 
     samples = [
@@ -351,3 +469,7 @@ def test_demo_explains_every_sample(calls, monkeypatch, tmp_path):
     for run in json.loads((tmp_path / "demo" / "explanation.json").read_text("utf-8"))["runs"]:
         loaded = causal_lvlm.Explanation.load(tmp_path / "demo" / run["explanations"][0]["file"])
         assert loaded.target.text == "circle"
+        for kind in ("metrics", "stability", "heads"):
+            assert (tmp_path / "demo" / run[kind][0]["file"]).is_file()
+    measured = [names for _, names, _ in looks.measured]
+    assert len(measured) == 2 and all("leave_one_out" in names for names in measured)

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from causal_lvlm.explanation.tried import TriedSet
+from causal_lvlm.metrics.result import MetricTable, MetricValue
 from causal_lvlm.tokens import resolve_target
 from causal_lvlm.viz import report
+from causal_lvlm.viz.head_graphs import HeadGraphs
 from causal_lvlm.viz.payload_graph import graph_payload
 from tests.viz.fakes import (
     explaining_set,
@@ -301,6 +303,163 @@ def test_every_method_gets_the_same_budget(browser, address):
         ]  # fmt: skip
 
 
+def test_methods_stand_beside_what_the_model_says_with_their_tokens_masked(browser, tmp_path):
+    scores = np.zeros(len(VIEW.layout))
+    scores[[20, 21, 22]] = 3.0, 2.0, 1.0
+    method = replace(fake_attribution(VIEW), method="m", scores=scores)
+    rows = [
+        {"scope": "all", "k": 2, "positions": [20, 21], "probability": 0.31,
+         "first_choice": ["red"], "changed": False},
+        {"scope": "all", "k": 3, "positions": [20, 21, 22], "probability": 0.001,
+         "first_choice": ["blue"], "changed": True},
+    ]  # fmt: skip
+    values = (
+        MetricValue("masked_top[remove]", "m", 0.31, {"mode": "necessary", "budget": 2,
+                                                      "rows": rows}, 2, 2, 0.1),
+        MetricValue("deletion[remove]", "m", 0.125, {}, 40, 40, 0.1),
+    )  # fmt: skip
+    explanation = fake_explanation(VIEW)
+    table = MetricTable(values, explanation.target, {"steps": 16}, 42, 0.1)
+    path = report(VIEW, [explanation], tmp_path / "m.html", attributions=[method], metrics=table)
+    with Watched(browser, path.as_uri()) as page:
+        open_view(page, "compare")
+        card = page.locator("article.method").nth(1)
+        set_card = page.locator("article.method").first.inner_text()
+        assert "masking these 2: p 0.97 → 0.02, says “<blue>”" in set_card
+        assert "masking these 2: p 0.97 → 0.31, still says “red”" in card.inner_text()
+        assert "deletion ↓" in card.inner_text() and "0.125" in card.inner_text()
+        note = page.locator("#panel > p").last.inner_text()
+        assert "cost 42 masked model runs; curves are read at 17 points" in note
+        assert "not tested by masking" not in note
+        set_range(page, "Budget", 3)
+        assert "masking these 3: p 0.97 → <0.01, says “blue”" in card.inner_text()
+        set_range(page, "Budget", 4)
+        assert "masking these 4: the model was not asked at this budget" in card.inner_text()
+        open_view(page, "mask")  # the same answers, to whoever masks these tokens by hand
+        for position in (20, 21):
+            page.get_by_role("checkbox", name=f"patch {VIEW.label((position,))}").click()
+        assert "0.31" in page.locator("#panel .answer").inner_text()
+        page.emulate_media(media="print")
+        static = page.locator(".static").inner_text()
+        assert "masking its first 2 tokens: p 0.310, the model says “red”" in static
+
+
+def test_graphs_of_heads_stand_beside_the_one_that_was_searched(browser, tmp_path):
+    own = replace(learned_graph(VIEW.layout, TARGET), head=None)
+    explanation = fake_explanation(VIEW, graphs=(own,))
+    extra = HeadGraphs(
+        TARGET,
+        tuple(
+            replace(learned_graph(VIEW.layout, TARGET, seed=k), head=k, candidate_mass=0.5)
+            for k in range(3)
+        ),
+        {"layer": 5},
+    )
+    path = report(VIEW, [explanation], tmp_path / "heads.html", heads=extra)
+    with Watched(browser, path.as_uri()) as page:
+        open_view(page, "graph")
+        names = page.locator(".strip [role=radio]").evaluate_all(
+            "all => all.map(e => e.querySelector('span').textContent)"
+        )
+        assert names == ["All layers (searched)", "All heads", "Head 0", "Head 1", "Head 2"]
+        assert page.locator(".strip [aria-checked=true]").inner_text().startswith("All layers")
+        page.get_by_role("radio", name="Head 2:").click()
+        assert "attention of layer 5, learned for this view only" in (
+            page.locator(".notes").inner_text()
+        )
+        page.get_by_role("radio", name="All heads:").click()
+        page.locator("input[aria-label='Edges in at least']").fill("0")
+        said = ""
+        for edge in page.locator("#panel [data-edge]").all():
+            edge.focus()
+            said += page.locator(".evidence").inner_text()
+        assert re.search(r"Head 0: edge, weakest \|partial r\| 0\.\d", said)
+        assert re.search(r"no edge: separated by \{ patch \[", said)
+
+
+def first_view(page):
+    """Pixels of the bottom of what is seen first: the picture, and the probabilities."""
+    return page.evaluate(
+        "['#panel svg.stage', '.sentence', '#panel .bars', '.tabs', '.badges', '.answer-line']"
+        ".map(name => [...document.querySelectorAll(name)].find(e => e.getClientRects().length)"
+        ".getBoundingClientRect().bottom)"
+    )
+
+
+def test_the_first_screen_holds_answer_sentence_and_picture(browser, address):
+    with Watched(browser, address) as page:
+        assert max(first_view(page)) <= 900
+        assert page.locator("#panel use").first.bounding_box()["height"] > 300
+        open_view(page, "graph")
+        assert page.locator("#panel .drawing svg.stage").first.bounding_box()["y"] < 480
+    with Watched(browser, address, viewport={"width": 390, "height": 844}) as page:
+        image = page.locator("#panel use").first.bounding_box()
+        assert image["y"] + image["height"] <= 844 and image["height"] >= 200
+
+
+def test_words_stand_beside_the_image_and_marks_are_not_hidden(browser, tmp_path):
+    graph = random_graph(VIEW.layout, TARGET, density=0.2, seed=4)
+    path = report(VIEW, [fake_explanation(VIEW, graphs=(graph,))], tmp_path / "g.html")
+    for width, height in ((1440, 900), (390, 844)):
+        with Watched(browser, path.as_uri(), viewport={"width": width, "height": height}) as page:
+            open_view(page, "graph")
+            image = page.locator("#panel .drawing use").first.bounding_box()
+            words = [
+                page.locator(f"[data-node='{n}']").bounding_box()
+                for n in drawn_nodes(page)
+                if page.locator(f"[data-node='{n}'] .pill").count()
+            ]
+            assert len(words) > 1
+            for word in words:
+                if width > 900:
+                    assert word["x"] > image["x"] + image["width"]
+                else:
+                    assert word["y"] > image["y"] + image["height"]
+            hidden = page.evaluate(
+                "[...document.querySelectorAll('#panel .to-target .mark')].filter(mark => {"
+                "mark.scrollIntoView({block: 'center'}); const b = mark.getBoundingClientRect();"
+                "const top = document.elementFromPoint(b.x + b.width / 2, b.y + b.height / 2);"
+                "return !top || !top.closest('.edge'); }).length"
+            )
+            assert page.locator("#panel .to-target .mark").count() > 3 and hidden == 0
+            # Edges of neither target nor set are pale until one of their nodes is pointed at.
+            quiet = page.locator("#panel .edge.quiet")
+            assert float(quiet.first.evaluate("e => getComputedStyle(e).opacity")) < 0.5
+            i, j = graph_ends(page, quiet.first)
+            page.locator(f"[data-node='{i}']").focus()
+            lit = quiet.first.evaluate("e => [e.matches('.lit'), getComputedStyle(e).opacity]")
+            assert lit == [True, "1"], (i, j)
+
+
+def graph_ends(page, edge):
+    """Nodes of an edge, from the data of the page."""
+    at = int(edge.get_attribute("data-edge"))
+    return page.evaluate(
+        "at => JSON.parse(document.getElementById('data').textContent)"
+        ".runs[0].explanations[0].graphs[0].edges[at].slice(0, 2)",
+        at,
+    )
+
+
+def test_names_of_rings_do_not_lie_on_nodes(browser, tmp_path):
+    graphs = tuple(random_graph(VIEW.layout, TARGET, density=0.02, seed=k) for k in range(3))
+    for graph in graphs:
+        path = report(VIEW, [fake_explanation(VIEW, graphs=(graph,))], tmp_path / "t.html")
+        with Watched(browser, path.as_uri()) as page:
+            open_view(page, "tree")  # radius 1, where the set was found
+            boxes = page.evaluate(
+                "['.rings .ring-name', '.rings g > rect'].map(name => "
+                "[...document.querySelectorAll(name)].map(e => e.getBBox())"
+                ".map(b => [b.x, b.y, b.x + b.width, b.y + b.height]))"
+            )
+            names, nodes = boxes
+            assert len(names) == 1 and len(nodes) > 1
+            for a in names:
+                for b in nodes:
+                    apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+                    assert apart, (a, b)
+
+
 def test_without_script_and_on_paper_the_static_page_says_it_all(browser, address, explanations):
     with Watched(browser, address, java_script_enabled=False) as page:
         assert page.locator(".sentence:visible").count() == 2
@@ -369,4 +528,6 @@ def test_a_page_of_576_patches_is_small_and_opens_at_once(browser, tmp_path):
         for name in ("graph", "tree", "compare", "mask"):
             open_view(page, name)
         assert page.locator("[data-unit]").count() > 576
+        opened = page.evaluate("performance.getEntriesByName('first-view')[0].startTime") / 1000
     assert 0.01 < took < 1.0, took
+    assert 0.01 < opened < 5.0, opened  # by the clock: < 1 on a machine with nothing else to do

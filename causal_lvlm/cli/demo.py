@@ -15,7 +15,10 @@ from causal_lvlm.storage import output_folder
 
 __all__ = ["demo"]
 
-DEMO_METHODS = ("relevancy", "attention", "rollout")
+DEMO_METHODS = ("relevancy", "attention", "rollout", "integrated_gradients", "leave_one_out")
+DEMO_BUDGETS = 8  # tokens of each method that are masked together, from 1 to this
+DEMO_STEPS = 16  # counts at which a curve is read: the demo is to be done in a minute
+DEMO_STABILITY = 20  # graphs from jittered weights
 
 
 def demo(
@@ -25,7 +28,8 @@ def demo(
 ) -> None:
     """Explain words of the embedded tiny model on its bundled pictures.
 
-    Needs no network and no other model. Writes report.html, explanation.json and the pictures.
+    Needs no network and no other model. Writes report.html, explanation.json and the pictures. The
+    methods beside the sets are measured as well.
     """
     one_thread()
     with clear_errors(debug):
@@ -59,6 +63,8 @@ def _explain_samples(
     """Return one case per bundled sample, and whether Ctrl-C ended the work."""
     import causal_lvlm as cl
     from causal_lvlm.viz.case import Case
+    from causal_lvlm.viz.faithfulness import measure_faithfulness
+    from causal_lvlm.viz.head_graphs import head_graphs
 
     cases: list[Any] = []
     try:
@@ -74,11 +80,23 @@ def _explain_samples(
             cases.append(Case(trace, [found], [], sample.name, sample.note))
             if was_interrupted(found):
                 return cases, True
+            progress.step(f"comparing methods on {sample.name}")
             scores = [cl.attribute(trace, found.target, name) for name in DEMO_METHODS]
-            cases[-1] = Case(trace, [found], scores, sample.name, sample.note)
+            table = measure_faithfulness(trace, found, scores, most=DEMO_BUDGETS, steps=DEMO_STEPS)
+            cases[-1] = Case(
+                trace, [found], scores, sample.name, sample.note, metrics=[table],
+                stability=_stability(trace, found), heads=[head_graphs(trace, found.target)],
+            )  # fmt: skip
             progress.done()
     except KeyboardInterrupt:
         if not cases:
             raise
         return cases, True
     return cases, False
+
+
+def _stability(trace: Any, found: Any) -> list[Any]:
+    """Return how stable the edges of an explanation's graph are; empty where it has no graph."""
+    from causal_lvlm.explanation.trust import explanation_stability
+
+    return [explanation_stability(trace, found, runs=DEMO_STABILITY)] if found.graphs else []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from causal_lvlm.cli.looks import Looked, Looks
 from causal_lvlm.cli.results import describe, finish, result_json, was_interrupted
 from causal_lvlm.cli.support import (
     INTERRUPTED,
@@ -70,6 +71,34 @@ def explain(
             help="Heat map of another method for comparison; repeatable. See: causal-lvlm methods.",
         ),
     ] = None,
+    faithfulness: Annotated[
+        bool,
+        typer.Option(
+            "--faithfulness",
+            help="Measure the methods: mask what each ranks highest and ask the model again.",
+        ),
+    ] = False,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Metric for --faithfulness instead of deletion, insertion, comprehensiveness and "
+            "sufficiency; repeatable."
+        ),
+    ] = None,
+    stability: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Learn the graph again this many times from jittered weights; edges are then "
+            "drawn as thick as they are stable.",
+        ),
+    ] = None,
+    heads: Annotated[
+        bool,
+        typer.Option(
+            "--heads", help="Show the graph of every head of the last layer in the report too."
+        ),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for report, pictures, JSON.")] = None,
     as_json: Json = False,
     mode: Annotated[str | None, typer.Option(help="necessary (default) or sufficient.")] = None,
@@ -146,7 +175,9 @@ def explain(
 
         methods = list(method or ())
         _check_methods(methods)
-        steps = 3 + max(1, len(target or ())) * (1 + len(methods))
+        looks = Looks(faithfulness or bool(metric), tuple(metric or ()), stability, heads, seed)
+        looks.check(source)
+        steps = 3 + max(1, len(target or ())) * (1 + len(methods) + looks.steps)
         written: list[Path] = []
         with Progress(steps) as progress:
             progress.step("loading the model")
@@ -163,8 +194,8 @@ def explain(
             else:
                 chosen, remark = default_target(trace.layout)
                 targets = [chosen]
-            explanations, attributions, stopped = _explain_targets(
-                trace, targets, methods, options, progress
+            explanations, attributions, found, stopped = _explain_targets(
+                trace, targets, methods, options, looks, progress
             )
             if folder is not None:
                 from causal_lvlm.viz.bundle import write_bundle
@@ -176,17 +207,20 @@ def explain(
                         explanations,
                         attributions,
                         folder,
+                        **found.parts(),
                         interrupted=stopped,
                         progress=progress.step,
                     )
         if as_json:
-            typer.echo(result_json(trace, explanations, attributions))
+            typer.echo(result_json(trace, explanations, attributions, found.parts()))
         else:
             typer.echo(f"answer: {trace.answer}")
             if remark:
                 typer.echo(remark)
             for explanation in explanations:
                 typer.echo("\n" + describe(_relevant(explanation, images)))
+            for text in found.describe():
+                typer.echo("\n" + text)
         if folder is not None and not as_json:
             finish(folder, written, explanations, stopped)
         elif stopped:
@@ -230,13 +264,14 @@ def _is_file(text: str) -> bool:
 
 def _explain_targets(
     trace: Any, targets: list[Target], methods: list[str], options: dict[str, Any],
-    progress: Progress,
-) -> tuple[list[Any], list[Any], bool]:  # fmt: skip
-    """Return explanations, attributions, and whether Ctrl-C ended the work."""
+    looks: Looks, progress: Progress,
+) -> tuple[list[Any], list[Any], Looked, bool]:  # fmt: skip
+    """Return explanations, attributions, what was measured, and whether Ctrl-C ended the work."""
     import causal_lvlm as cl
 
     explanations: list[Any] = []
     attributions: list[Any] = []
+    looked = Looked()
     try:
         for wanted in targets:
             progress.step(f"explaining “{wanted.text}”")
@@ -244,16 +279,17 @@ def _explain_targets(
             explanations.append(found)
             progress.done()
             if was_interrupted(found):
-                return explanations, attributions, True
+                return explanations, attributions, looked, True
             for name in methods:
                 progress.step(f"{name} for “{wanted.text}”")
                 attributions.append(cl.attribute(trace, wanted, name))
                 progress.done()
+            looks.look(trace, found, attributions, looked, progress)
     except KeyboardInterrupt:
         if not explanations:
             raise
-        return explanations, attributions, True
-    return explanations, attributions, False
+        return explanations, attributions, looked, True
+    return explanations, attributions, looked, False
 
 
 def _check_methods(methods: list[str]) -> None:

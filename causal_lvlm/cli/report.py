@@ -17,14 +17,19 @@ if TYPE_CHECKING:
 
 __all__ = ["read_results", "report"]
 
+Group = tuple[Path, int] | None
+INDEX = "explanation.json"  # as `causal_lvlm.viz.bundle` calls it
+_LISTS = ("explanations", "attributions", "metrics", "stability", "heads")
+_BESIDE = ("heat-*.json", "metrics*.json", "stability*.json", "heads*.json")
+
 
 def report(
     files: Annotated[
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="Saved explanations, attributions and tables of metrics (JSON), or folders that "
-            "hold some, such as what explain --out wrote.",
+            help="Saved explanations, attributions, tables of metrics, stability and graphs of "
+            "heads (JSON), or folders that hold some, such as what explain --out wrote.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
@@ -55,9 +60,9 @@ def report(
 def read_results(files: Sequence[Path]) -> tuple[list[Case], list[str]]:
     """Read saved results and sort them into runs.
 
-    Explanations with the same prompt, answer and images are of one run. An attribution or a table
-    of metrics carries no image: it goes to every run whose tokens its target fits and whose model
-    is the same.
+    Explanations with the same prompt, answer and images are of one run. Everything else carries no
+    image: it goes to the run that an index puts it in, otherwise to every run whose tokens its
+    target fits and whose model is the same.
 
     Parameters
     ----------
@@ -77,19 +82,23 @@ def read_results(files: Sequence[Path]) -> tuple[list[Case], list[str]]:
     """
     from causal_lvlm.attribution.result import Attribution
     from causal_lvlm.explanation.result import Explanation
+    from causal_lvlm.explanation.trust import TargetStability
     from causal_lvlm.metrics.result import MetricTable
     from causal_lvlm.viz.case import Case
+    from causal_lvlm.viz.head_graphs import HeadGraphs
 
     readers: dict[str, Any] = {
         "explanation": Explanation.load,
         "attribution": Attribution.load,
         "metrics": MetricTable.load,
+        "target-stability": TargetStability.load,
+        "head-graphs": HeadGraphs.load,
     }
-    found: dict[str, list[Any]] = {kind: [] for kind in readers}
-    for path, named in _expanded(files):
+    found: dict[str, list[tuple[Any, Group]]] = {kind: [] for kind in readers}
+    for path, (named, group) in _expanded(files).items():
         kind = str(_read(path).get("kind"))
         if kind in readers:
-            found[kind].append(readers[kind](path))
+            found[kind].append((readers[kind](path), group))
         elif named:
             raise OutputError(
                 f"{str(path)!r} holds {kind!r}; a report is made of: {', '.join(readers)}"
@@ -99,30 +108,37 @@ def read_results(files: Sequence[Path]) -> tuple[list[Case], list[str]]:
             f"there is no saved explanation in {', '.join(str(f) for f in files)}; write some "
             "with explain --out FOLDER or Explanation.save: they carry image, tokens and answer"
         )
-    runs: dict[tuple[Any, ...], list[Any]] = {}
-    for explanation in found["explanation"]:
-        runs.setdefault(_run_of(explanation), []).append(explanation)
+    runs: dict[tuple[Any, ...], list[tuple[Any, Group]]] = {}
+    for explanation, group in found["explanation"]:
+        runs.setdefault(_run_of(explanation), []).append((explanation, group))
     cases = []
     remarks: list[str] = []
     used: set[int] = set()
-    for explanations in runs.values():
+    others = [kind for kind in readers if kind != "explanation"]
+    for members in runs.values():
+        first, groups = members[0][0], {group for _, group in members}
         fitting = {
-            kind: [r for r in found[kind] if _fits(r, explanations[0])]
-            for kind in ("attribution", "metrics")
+            kind: [
+                result
+                for result, group in found[kind]
+                if (group is None or group in groups) and _fits(result, first)
+            ]
+            for kind in others
         }
         used.update(id(r) for results in fitting.values() for r in results)
-        summary = explanations[0].summary
         cases.append(
             Case(
-                summary,
-                explanations,
+                first.summary,
+                [explanation for explanation, _ in members],
                 fitting["attribution"],
-                name=_short(str(summary["answer"])) if len(runs) > 1 else "",
+                name=_short(str(first.summary["answer"])) if len(runs) > 1 else "",
                 metrics=fitting["metrics"],
+                stability=fitting["target-stability"],
+                heads=fitting["head-graphs"],
             )
         )
-    for kind in ("attribution", "metrics"):
-        lost = sum(id(r) not in used for r in found[kind])
+    for kind in others:
+        lost = sum(id(r) not in used for r, _ in found[kind])
         if lost:
             remarks.append(f"{lost} of the {kind} files fit no run of an explanation: left out")
     return cases, remarks
@@ -137,22 +153,30 @@ def _read(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _expanded(files: Sequence[Path]) -> list[tuple[Path, bool]]:
-    """Return all files, each once, and whether it was named itself; an index names others."""
-    listed: dict[Path, bool] = {}
+def _expanded(files: Sequence[Path]) -> dict[Path, tuple[bool, Group]]:
+    """Return all files, each once: whether it was named itself, and the run an index puts it in.
+
+    An index names the files of its runs. A single explanation that ``explain --out`` wrote has no
+    index: what the command wrote beside it belongs to it.
+    """
+    listed: dict[Path, tuple[bool, Group]] = {}
     for given in files:
-        if given.is_dir():
-            for path in sorted(given.glob("*.json")):
-                listed.setdefault(path, False)
-            continue
-        value = _read(given)
-        if value.get("kind") == "explanations":
-            for run in value["runs"]:
-                for entry in (*run["explanations"], *run["attributions"]):
-                    listed.setdefault(given.with_name(Path(entry["file"]).name), True)
-        else:
-            listed[given] = True
-    return list(listed.items())
+        inside = sorted(given.glob("*.json")) if given.is_dir() else [given]
+        values = {path: _read(path) for path in inside if path.name == INDEX or path == given}
+        for path, value in values.items():
+            for number, run in enumerate(value.get("runs", ())):
+                entries = [e for name in _LISTS for e in run.get(name, ())]
+                for entry in entries:
+                    file = path.with_name(Path(entry["file"]).name)
+                    listed.setdefault(file, (True, (path, number)))
+            if given.name == INDEX and value.get("kind") == "explanation":
+                beside = [p for pattern in _BESIDE for p in sorted(given.parent.glob(pattern))]
+                for file in beside:
+                    listed.setdefault(file, (False, None))
+        for path in inside:
+            if values.get(path, {}).get("kind") != "explanations":
+                listed.setdefault(path, (path == given, None))
+    return listed
 
 
 def _run_of(explanation: Any) -> tuple[Any, ...]:
@@ -165,9 +189,11 @@ def _run_of(explanation: Any) -> tuple[Any, ...]:
 def _fits(result: Any, explanation: Any) -> bool:
     """Whether a result without a trace of its own can be of the same run."""
     ids = explanation.summary["token_ids"]
+    if result.target is None:
+        return False
     positions = result.target.positions
     return (
-        result.model_id in (None, explanation.model_id)
+        getattr(result, "model_id", None) in (None, explanation.model_id)
         and len(getattr(result, "scores", ids)) == len(ids)
         and positions[-1] < len(ids)
         and tuple(ids[p] for p in positions) == tuple(result.target.token_ids)

@@ -50,12 +50,18 @@ def describe(explanation: Any) -> str:
     return "\n".join(lines)
 
 
-def result_json(trace: Any, explanations: list[Any], attributions: list[Any]) -> str:
+def result_json(
+    trace: Any,
+    explanations: list[Any],
+    attributions: list[Any],
+    others: dict[str, list[Any]] | None = None,
+) -> str:
     value = {
         "answer": trace.answer,
         "prompt": trace.prompt,
         "explanations": [e.to_dict() for e in explanations],
         "attributions": [a.to_dict() for a in attributions],
+        **{name: [r.to_dict() for r in found] for name, found in (others or {}).items()},
     }
     return json.dumps(to_jsonable(value), ensure_ascii=False, indent=1, default=str)
 

@@ -8,15 +8,19 @@ a trace whose weights are changed when they are read:
 - `target_null`: the weights of every row are permuted among the keys it may attend to, sinks left
   where they are (`causal_lvlm.structure.null`).
 
-Relevancy and influence are made of gradients, which cannot be changed that way: there only levels
-can vary.
+Influence is made of weights times gradients: there every layer's products are jittered, the
+gradients being those of the run. Relevancy clips products before it adds them, and is left out:
+there only levels can vary. Neither can be permuted.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,8 +29,8 @@ from causal_lvlm.arrays import FloatArray, IntArray, frozen
 from causal_lvlm.checks import whole_number
 from causal_lvlm.correlation import TokenCorrelation, attention_correlations
 from causal_lvlm.covariance import SPANNING, find_sinks
-from causal_lvlm.errors import AttentionError, StructureError
-from causal_lvlm.storage import to_jsonable
+from causal_lvlm.errors import AttentionError, OutputError, StructureError
+from causal_lvlm.storage import read_json, to_jsonable, write_json
 from causal_lvlm.structure.aggregate import aggregate_graphs
 from causal_lvlm.structure.learn import learn_structure
 from causal_lvlm.structure.null import NullEdges
@@ -40,10 +44,11 @@ from causal_lvlm.structure.resample import (
 from causal_lvlm.structure.result import LearnedStructure
 from causal_lvlm.structure.stability import EdgeStability
 from causal_lvlm.structure.weights import jittered, permuted_rows
-from causal_lvlm.tokens import TargetLike, resolve_target
+from causal_lvlm.tokens import Target, TargetLike, resolve_target
 
-__all__ = ["TargetStability", "target_null", "target_stability"]
+__all__ = ["TargetStability", "explanation_stability", "target_null", "target_stability"]
 
+KIND = "target-stability"
 _LEARN = ("algorithm", "variant", "max_conditioning_size", "max_tests", "time_limit")
 Members = tuple[tuple[int, ...], ...]
 
@@ -63,6 +68,7 @@ class TargetStability:
     target_node : int
     runs_without_target : int
         Runs in which the target's row was degenerate, so that there was no graph.
+    target : Target or None
     """
 
     edges: EdgeStability
@@ -70,6 +76,7 @@ class TargetStability:
     members: Members
     target_node: int
     runs_without_target: int
+    target: Target | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "positions", frozen(self.positions, np.int64))
@@ -87,14 +94,83 @@ class TargetStability:
             "members": [list(m) for m in self.members],
             "target_node": self.target_node,
             "runs_without_target": self.runs_without_target,
+            "answer_target": None if self.target is None else asdict(self.target),
         }
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write `to_dict` as JSON and return the path; raises `OutputError` if it cannot."""
+        counts = self.edges.edge_counts.tolist()
+        return write_json(path, {**self.to_dict(), "kind": KIND, "edge_counts": counts})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> TargetStability:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be read or holds no such result.
+        """
+        value = read_json(path, KIND)
+        try:
+            return cls.from_dict(value)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise OutputError(
+                f"{str(path)!r} holds no complete stability ({error!r}); save it again"
+            ) from error
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> TargetStability:
+        """Rebuild what `save` wrote from its JSON."""
+        n = len(value["members"])
+        frequency, marks = np.zeros((n, n)), np.zeros((n, n, 4))
+        for edge in value["edges"]:
+            i, j = edge["source"], edge["target"]
+            frequency[i, j] = frequency[j, i] = edge["frequency"]
+            marks[j, i, 1:], marks[i, j, 1:] = edge["marks_source"], edge["marks_target"]
+        marks[:, :, 0] = 1.0 - marks[:, :, 1:].sum(axis=2)
+        edges = EdgeStability(
+            edge_frequency=frequency,
+            mark_frequency=marks,
+            edge_counts=np.array(value["edge_counts"]),
+            n_runs=value["runs"],
+            incomplete_runs=value["incomplete_runs"],
+            parameters=value["parameters"],
+            versions=value["versions"],
+            names=None if value["names"] is None else tuple(value["names"]),
+            kind=value["graph"],
+        )
+        found = value["answer_target"]
+        return cls(
+            edges=edges,
+            positions=np.array(value["positions"]),
+            members=tuple(tuple(m) for m in value["members"]),
+            target_node=value["target_node"],
+            runs_without_target=value["runs_without_target"],
+            target=None
+            if found is None
+            else Target(
+                positions=tuple(found["positions"]),
+                token_ids=tuple(found["token_ids"]),
+                text=found["text"],
+                occurrence=(found["occurrence"][0], found["occurrence"][1]),
+            ),
+        )
 
 
 class _ChangedTrace:
-    """A trace whose attention is changed when it is read; everything else is the trace's own."""
+    """A trace whose attention is changed when it is read; everything else is the trace's own.
 
-    def __init__(self, trace: Any, change: Callable[[FloatArray], FloatArray]) -> None:
-        self._trace, self._change = trace, change
+    `products` are |weight * gradient| of every layer, the last first, where these are changed.
+    """
+
+    def __init__(
+        self,
+        trace: Any,
+        change: Callable[[FloatArray], FloatArray],
+        products: Sequence[FloatArray] = (),
+    ) -> None:
+        self._trace, self._change, self._products = trace, change, products
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trace, name)
@@ -106,6 +182,26 @@ class _ChangedTrace:
     def iter_attention(self) -> Iterator[tuple[int, FloatArray]]:
         for layer, weights in self._trace.iter_attention():
             yield layer, self._change(np.asarray(weights, dtype=np.float64))
+
+    def backward(self, target: Target, **options: Any) -> Any:
+        if not self._products:
+            return self._trace.backward(target, **options)
+        # What is made of them takes |weight * gradient|: one head, whose gradient is 1 everywhere.
+        one = np.ones((1, 1, 1))
+        layers = (
+            SimpleNamespace(attention=self._change(product)[None], gradient=one)
+            for product in self._products
+        )
+        return SimpleNamespace(language=lambda: layers)
+
+
+def _products(trace: Any, target: Target) -> list[FloatArray]:
+    """Return mean |weight * gradient| over heads of every layer, the last first, (T, T) each."""
+    found: list[FloatArray] = []
+    for layer in trace.backward(target, score="logit").language():
+        product = np.asarray(layer.attention, np.float64) * np.asarray(layer.gradient, np.float64)
+        found.append(np.abs(product).mean(axis=0))
+    return found
 
 
 def target_stability(
@@ -152,12 +248,15 @@ def target_stability(
     runs, seed = whole_number("runs", runs, 1), whole_number("seed", seed, 0)
     if not (np.isfinite(jitter) and jitter >= 0.0):
         raise StructureError(f"jitter must be 0 or more, not {jitter}")
-    if jitter > 0.0 and options.get("source") in SPANNING:
+    if jitter > 0.0 and options.get("source") == "relevancy":
         raise StructureError(
-            f"{options['source']} is made of gradients and has no weights to jitter; give jitter=0 "
-            "and vary thresholds, or use source='attention'"
+            "relevancy is made of clipped gradients and has no weights to jitter; give jitter=0 "
+            "and vary thresholds, or use source='influence' or 'attention'"
         )
     chosen = resolve_target(trace.layout, target)
+    products: list[FloatArray] = []
+    if jitter > 0.0 and options.get("source") == "influence":
+        products = _products(trace, chosen)
     learn = {name: options.pop(name) for name in _LEARN if name in options}
     levels = levels_to_vary(alphas, thresholds, options)
     sizes = [None] if n_samples is None else np.atleast_1d(n_samples).tolist()
@@ -172,7 +271,9 @@ def target_stability(
     def one(run: int) -> tuple[PAG, Members, bool, dict[str, Any]] | Exception:
         level, size, head = settings[turns[run]]
         rng = np.random.default_rng(streams[run])
-        changed = _ChangedTrace(trace, lambda w: jittered(w, jitter, rng) if jitter else w)
+        changed = _ChangedTrace(
+            trace, lambda w: jittered(w, jitter, rng) if jitter else w, products
+        )
         (found,) = attention_correlations(
             changed, chosen, heads="all" if head is None else [head],
             threshold=level["threshold"], n_samples=size, **options,
@@ -212,7 +313,39 @@ def target_stability(
         names=tuple(names),
     )  # fmt: skip
     return TargetStability(
-        edges, np.array([m[0] for m in ids]), tuple(ids), len(ids) - 1, runs - len(good)
+        edges, np.array([m[0] for m in ids]), tuple(ids), len(ids) - 1, runs - len(good), chosen
+    )
+
+
+def explanation_stability(
+    trace: Any, explanation: Any, *, runs: int = 20, seed: int = 0, jitter: float = 0.1
+) -> TargetStability:
+    """Learn the graph of an explanation again and again, with its own settings.
+
+    Parameters
+    ----------
+    trace : Trace
+    explanation : Explanation
+    runs, seed, jitter
+        See `target_stability`.
+
+    Returns
+    -------
+    TargetStability
+
+    Raises
+    ------
+    StructureError
+        If the source has no weights to jitter.
+    """
+    names = (
+        "source", "layer", "heads", "sink", "row", "tiers", "pool", "top_k", "min_attention",
+        "n_samples", "alpha", "threshold", *_LEARN[:-1],
+    )  # fmt: skip
+    known = explanation.parameters
+    options = {name: known[name] for name in names if known.get(name) is not None}
+    return target_stability(
+        trace, explanation.target, runs=runs, seed=seed, jitter=jitter, **options
     )
 
 

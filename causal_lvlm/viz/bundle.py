@@ -4,7 +4,8 @@
    With one explained target, ``explanation.json`` is what `Explanation.save` writes. With another
    number of them each has such a file of its own, named like its pictures (``3-yes.json``), and
    ``explanation.json`` is an index: sentences, sets and parameters, and the names of the files.
-   Every attribution is a file that `Attribution.load` reads, beside its heat map.
+   Every attribution is a file that `Attribution.load` reads, beside its heat map; so are metrics,
+   stability of edges and graphs of heads, where there are any.
 2. The pictures of every explanation and the heat map of every attribution.
 3. The PAG as DOT, GraphML and JSON.
 4. ``report.html``, which holds all of it.
@@ -27,6 +28,7 @@ from causal_lvlm.viz.report import report_cases
 __all__ = ["file_stem", "write_bundle", "write_cases"]
 
 INDEX = "explanation.json"
+_OTHERS = ("metrics", "stability", "heads")
 
 
 def file_stem(text: str) -> str:
@@ -41,6 +43,9 @@ def write_bundle(
     attributions: Iterable[Any],
     folder: str | os.PathLike[str],
     *,
+    metrics: Iterable[Any] = (),
+    stability: Iterable[Any] = (),
+    heads: Iterable[Any] = (),
     interrupted: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> list[Path]:
@@ -53,6 +58,8 @@ def write_bundle(
     attributions : iterable of Attribution
     folder : path_like
         Made if it does not exist.
+    metrics, stability, heads : iterable
+        See `causal_lvlm.viz.report.report`.
     interrupted : bool
         Said in the report, and in the index of several explanations.
     progress : callable, optional
@@ -68,7 +75,10 @@ def write_bundle(
     OutputError
         If the folder cannot be written to.
     """
-    case = Case(trace, list(explanations), list(attributions))
+    case = Case(
+        trace, list(explanations), list(attributions),
+        metrics=list(metrics), stability=list(stability), heads=list(heads),
+    )  # fmt: skip
     return write_cases([case], folder, interrupted=interrupted, progress=progress)
 
 
@@ -117,12 +127,15 @@ class _Names:
         Per case and explanation; empty for the only explanation of a folder.
     attributions : list of list of str
         Per case and attribution; they begin like the files of the explanation of the same target.
+    others : list of list of (str, str, object)
+        Per case: name of the index's list, file and result of everything else.
     """
 
     def __init__(self, cases: Sequence[Case]) -> None:
         self.alone = sum(len(case.explanations) for case in cases) == 1 == len(cases)
         self.explanations: list[list[str]] = []
         self.attributions: list[list[str]] = []
+        self.others: list[list[tuple[str, str, Any]]] = []
         self._taken = {Path(INDEX).stem, "report"}
         for number, case in enumerate(cases, start=1):
             lead = f"{number}-" if len(cases) > 1 else ""
@@ -133,6 +146,13 @@ class _Names:
             for explanation, stem in zip(case.explanations, stems, strict=True):
                 known.setdefault(explanation.target.positions, f"{stem}-" if stem else "")
             self.attributions.append([self._attribution(lead, a, known) for a in case.attributions])
+            self.others.append(
+                [
+                    (kind, self._other(kind, result, known, lead), result)
+                    for kind in _OTHERS
+                    for result in getattr(case, kind)
+                ]
+            )
 
     def _explanation(self, lead: str, explanation: Any) -> str:
         if self.alone:
@@ -145,6 +165,16 @@ class _Names:
         target = attribution.target
         start = known.get(target.positions, f"{lead}{file_stem(target.text)}-")
         return self._free(f"{start}heat-{file_stem(attribution.method)}")
+
+    def _other(self, kind: str, result: Any, known: dict[tuple[int, ...], str], lead: str) -> str:
+        """Name a result like the explanation of the same target."""
+        target = getattr(result, "target", None)
+        if target is not None:
+            positions = tuple(target.positions)
+            start = known.get(positions, f"{lead}{file_stem(target.text)}-")
+        else:
+            start = lead
+        return self._free(start + kind)
 
     def _free(self, wanted: str, also: str = "") -> str:
         name, number = wanted, 2
@@ -167,17 +197,22 @@ def _write_numbers(
             for explanation, stem in zip(case.explanations, stems, strict=True)
         ]
         written.insert(0, write_json(place / INDEX, _index(cases, names, interrupted)))
-    return written + [
+    written += [
         attribution.save(place / f"{stem}.json")
         for case, stems in zip(cases, names.attributions, strict=True)
         for attribution, stem in zip(case.attributions, stems, strict=True)
+    ]
+    return written + [
+        result.save(place / f"{stem}.json") for more in names.others for _, stem, result in more
     ]
 
 
 def _index(cases: Sequence[Case], names: _Names, interrupted: bool) -> dict[str, Any]:
     """Return what a reader of several explanations wants to know before opening their files."""
     runs = []
-    for case, stems, heats in zip(cases, names.explanations, names.attributions, strict=True):
+    for case, stems, heats, others in zip(
+        cases, names.explanations, names.attributions, names.others, strict=True
+    ):
         view = case.view()
         runs.append(
             {
@@ -194,6 +229,10 @@ def _index(cases: Sequence[Case], names: _Names, interrupted: bool) -> dict[str,
                     {"file": f"{stem}.json", "method": a.method, "target": asdict(a.target)}
                     for a, stem in zip(case.attributions, heats, strict=True)
                 ],
+                **{
+                    kind: [{"file": f"{stem}.json"} for which, stem, _ in others if which == kind]
+                    for kind in _OTHERS
+                },
             }
         )
     return {"kind": "explanations", "format": 1, "interrupted": interrupted, "runs": runs}

@@ -25,6 +25,8 @@ class Case:
         Heading and remark, where several cases share a page.
     metrics : sequence of MetricTable
     stability : sequence of TargetStability
+    heads : sequence of HeadGraphs
+        Graphs of single heads, to be looked at beside those that were searched.
     """
 
     trace: Any
@@ -34,6 +36,7 @@ class Case:
     note: str = ""
     metrics: Sequence[Any] = ()
     stability: Sequence[Any] = ()
+    heads: Sequence[Any] = ()
     drawn: dict[int, list[Picture]] = field(default_factory=dict, compare=False, repr=False)
 
     def view(self) -> TraceView:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 
-from causal_lvlm.explanation.wording import random_controls, said
+from causal_lvlm.explanation.wording import amount, random_controls, said
 from causal_lvlm.metrics.registry import direction
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
-from causal_lvlm.viz.payload_graph import graphs_payload, short
+from causal_lvlm.viz.faithfulness import KINDS, MASKED_TOP, ranked
+from causal_lvlm.viz.payload_graph import extra_graphs, graphs_payload, short
 from causal_lvlm.viz.pictures import main_numbers, main_set, united_graph
 from causal_lvlm.viz.style import SMALL
 from causal_lvlm.viz.view import TraceView
@@ -30,6 +31,7 @@ from causal_lvlm.viz.view import TraceView
 __all__ = ["badges_of", "case_payload", "colour_tables", "json_for_html", "metrics_of"]
 
 _TRIED = 400  # masks whose answers are sent
+_TOP = 64  # largest budget at which methods are compared
 _KINDS = {"image": "i", "prompt": "p", "generated": "g", "special": "s"}
 Units = list[tuple[int, ...]]
 
@@ -64,6 +66,7 @@ def case_payload(
     note: str = "",
     metrics: Sequence[Any] = (),
     stability: Sequence[Any] = (),
+    heads: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Return one run with what was found about it.
 
@@ -76,6 +79,7 @@ def case_payload(
     name, note : str
     metrics : sequence of MetricTable
     stability : sequence of TargetStability
+    heads : sequence of HeadGraphs
 
     Returns
     -------
@@ -107,8 +111,8 @@ def case_payload(
         if log_probs is None
         else [short(float(np.exp(v)), 3) for v in np.asarray(log_probs, dtype=float)],
         "cells": cells,
-        "explanations": [_explanation(view, e, metrics, stability) for e in explanations],
-        "attributions": [_attribution(a, metrics) for a in attributions],
+        "explanations": [_explanation(view, e, metrics, stability, heads) for e in explanations],
+        "attributions": [_attribution(view, a, metrics) for a in attributions],
     }
 
 
@@ -127,7 +131,11 @@ def badges_of(item: Any) -> list[tuple[str, str]]:
 
 
 def _explanation(
-    view: TraceView, explanation: Any, metrics: Sequence[Any], stability: Sequence[Any]
+    view: TraceView,
+    explanation: Any,
+    metrics: Sequence[Any],
+    stability: Sequence[Any],
+    heads: Sequence[Any],
 ) -> dict[str, Any]:
     target = explanation.target
     names = [
@@ -140,9 +148,12 @@ def _explanation(
     tried = _tried(explanation)
     units = _units(view, explanation, tried)
     number = {unit: at for at, unit in enumerate(units)}
-    graphs = graphs_payload(
-        explanation, united_graph(explanation), main_numbers(explanation), stable
-    )
+    numbers = main_numbers(explanation)
+    graphs = graphs_payload(explanation, united_graph(explanation), numbers, stable)
+    united = len(graphs) > len(explanation.graphs)
+    more = [h for h in heads if tuple(h.target.positions) == tuple(target.positions)]
+    if more and len(explanation.graphs) <= 1:  # else its own are of heads
+        graphs += extra_graphs(more[0], numbers)
     return {
         "positions": list(target.positions),
         "text": target.text,
@@ -154,8 +165,9 @@ def _explanation(
         "main": names.index(chosen[0]) if chosen and chosen[0] in names else 0,
         "graphs": graphs,
         "graphNote": wording.graph_outcome(explanation.graph_outcome),
-        "graphShown": _first_graph(explanation, len(graphs) > len(explanation.graphs)),
+        "graphShown": _first_graph(explanation, united),
         "stable": stable is not None,
+        "stableRuns": None if stable is None else getattr(stable.edges, "n_runs", None),
         "units": [list(unit) for unit in units],
         "tried": [
             [[number[u] for u in masked], short(p), said(words), bool(changed)]
@@ -163,11 +175,16 @@ def _explanation(
             if masked and all(u in number for u in masked)
         ],
         "before": _before(explanation, tried),
+        "asked": _asked(metrics, explanation),
+        "metricNote": _metric_note(metrics, target),
         "metrics": metrics_of(metrics, "causal", target),
     }
 
 
 def _same_node(stability: Any, explanation: Any) -> bool:
+    target = getattr(stability, "target", None)
+    if target is not None and tuple(target.positions) != tuple(explanation.target.positions):
+        return False
     node = tuple(stability.members[stability.target_node])
     return any(tuple(g.members[g.target_node]) == node for g in explanation.graphs)
 
@@ -252,13 +269,45 @@ def _units(view: TraceView, explanation: Any, tried: Sequence[Any]) -> Units:
     return sorted(units)
 
 
-def _attribution(attribution: Any, metrics: Sequence[Any]) -> dict[str, Any]:
+def _asked(metrics: Sequence[Any], explanation: Any) -> list[list[Any]]:
+    """Return what the model said with the tokens masked that methods rank highest.
+
+    Positions, probability, first choice, whether it changed; each mask once.
+    """
+    found: dict[tuple[int, ...], list[Any]] = {}
+    for table in metrics:
+        if tuple(table.target.positions) != tuple(explanation.target.positions):
+            continue
+        for value in table.values:
+            same = value.metric == f"{MASKED_TOP}[{explanation.masking}]"
+            if not same or value.detail.get("mode") != explanation.mode:
+                continue
+            for row in value.detail["rows"]:
+                positions = tuple(sorted(int(p) for p in row["positions"]))
+                p, words = short(row["probability"]), said(tuple(row["first_choice"]))
+                found.setdefault(positions, [list(positions), p, words, bool(row["changed"])])
+    return list(found.values())
+
+
+def _metric_note(metrics: Sequence[Any], target: Any) -> str:
+    """Return how the numbers of a target were measured, empty if none were."""
+    for table in metrics:
+        if tuple(table.target.positions) == tuple(target.positions):
+            steps = table.parameters.get("steps")
+            points = f"; curves are read at {steps + 1} points" if steps else ""
+            return f"The numbers cost {amount(table.model_runs, 'masked model run')}{points}."
+    return ""
+
+
+def _attribution(view: TraceView, attribution: Any, metrics: Sequence[Any]) -> dict[str, Any]:
     scores = np.asarray(attribution.scores, dtype=np.float64)
     return {
         "method": attribution.method,
         "positions": list(attribution.target.positions),
         "text": attribution.target.text,
         "scores": [short(float(v), 3) for v in scores],
+        # By scores with all their digits, so that these are the tokens that were masked.
+        "top": {scope: ranked(view.layout, attribution, scope)[:_TOP] for scope in KINDS},
         "runs": attribution.model_runs,
         "backward": attribution.backward_passes,
         "notes": list(getattr(attribution, "notes", ())),
@@ -273,7 +322,14 @@ def metrics_of(tables: Sequence[Any], method: str, target: Any) -> list[list[Any
         if tuple(table.target.positions) != tuple(target.positions):
             continue
         for value in table.values:
-            if value.method == method:
+            if value.method == method and not value.metric.startswith(MASKED_TOP):
                 better = {"higher": "↑", "lower": "↓", None: ""}[direction(value.metric)]
-                found.append([value.metric, wording.number(value.value), better])
+                found.append([value.metric, _digits(value.value), better])
     return found
+
+
+def _digits(value: float | None) -> str:
+    """Return a metric's value to three digits, as tables of metrics have it."""
+    if value is None:
+        return wording.number(value)
+    return f"{round(value, 3) + 0.0:.3f}"  # no minus in front of nothing

@@ -15,6 +15,7 @@ part, and written as text by the script.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -36,6 +37,7 @@ from causal_lvlm.viz.sections import (
 
 __all__ = ["Case", "page_script", "report", "report_cases"]
 
+_LARGE = 6  # photographs of full size that a page may hold
 SCRIPTS = (
     "base", "stage", "set_view", "graph_parts", "graph_view", "tree_view", "compare_view",
     "mask_view", "page",
@@ -50,6 +52,7 @@ def report(
     attributions: Iterable[Any] = (),
     metrics: Any = (),
     stability: Any = (),
+    heads: Any = (),
 ) -> Path:
     """Write one self-contained, interactive HTML page about one run.
 
@@ -61,10 +64,15 @@ def report(
     path : path_like
         The file to write.
     attributions : iterable of Attribution
-    metrics : MetricTable or iterable of MetricTable
-        Numbers that stand below the methods they belong to.
+    metrics : MetricTable, iterable of MetricTable, or True
+        Numbers that stand below the methods they belong to. True measures them now, which runs the
+        model (`causal_lvlm.viz.faithfulness.measure_faithfulness`).
     stability : TargetStability or iterable of TargetStability
-        Edges of the same target are then as thick as they are stable.
+        Edges of the same target are then as thick as they are stable
+        (`causal_lvlm.explanation.trust.explanation_stability`).
+    heads : HeadGraphs, iterable of HeadGraphs, or True
+        Graphs of single heads beside those that were searched. True learns those of the last layer
+        (`causal_lvlm.viz.head_graphs.head_graphs`).
 
     Returns
     -------
@@ -74,13 +82,25 @@ def report(
     ------
     OutputError
         If the file cannot be written, or the summary lacks a part.
+    DetachedTraceError
+        If something is to be measured or learned, and the trace has no model.
     """
+    found, maps = list(explanations), list(attributions)
+    if metrics is True:
+        from causal_lvlm.viz.faithfulness import measure_faithfulness
+
+        metrics = [measure_faithfulness(trace_or_summary, e, maps) for e in found]
+    if heads is True:
+        from causal_lvlm.viz.head_graphs import head_graphs
+
+        heads = [head_graphs(trace_or_summary, e.target) for e in found]
     case = Case(
         trace_or_summary,
-        list(explanations),
-        list(attributions),
+        found,
+        maps,
         metrics=_several(metrics, "values"),
         stability=_several(stability, "edges"),
+        heads=_several(heads, "graphs"),
     )
     return report_cases([case], path)
 
@@ -95,8 +115,13 @@ def report_cases(
 ) -> Path:
     """Write one page about several runs; see `report`."""
     title = title or _title(cases)
+    scale = _scale(cases)
     entries = [
-        (f"case{number}", _case_name(case, number), _case_html(case, f"case{number}", len(cases)))
+        (
+            f"case{number}",
+            _case_name(case, number),
+            _case_html(case, f"case{number}", len(cases), scale),
+        )
         for number, case in enumerate(cases, start=1)
     ]
     nav = ""
@@ -114,6 +139,7 @@ def report_cases(
             note=case.note,
             metrics=case.metrics,
             stability=case.stability,
+            heads=case.heads,
         )
         for number, case in enumerate(cases, start=1)
     ]
@@ -154,7 +180,16 @@ def _case_name(case: Case, number: int) -> str:
     return case.name or f"Run {number}"
 
 
-def _case_html(case: Case, key: str, count: int) -> str:
+def _scale(cases: Sequence[Case]) -> float:
+    """Return by how much the photographs of a page with many of them are made smaller.
+
+    Their bytes grow with the area: as many small ones weigh what a dozen large ones do.
+    """
+    count = sum(len(case.attributions) + 2 * len(case.explanations) for case in cases)
+    return float(min(1.0, max(0.4, math.sqrt(_LARGE / max(count, 1)))))
+
+
+def _case_html(case: Case, key: str, count: int, scale: float) -> str:
     view = case.view()
     head = f'<h2 id="{key}">{escape(case.name)}</h2>' if count > 1 else ""
     if case.note:
@@ -170,10 +205,12 @@ def _case_html(case: Case, key: str, count: int) -> str:
         f'<div class="about">{"".join(about)}</div></div></section>'
     )
     body = "".join(
-        explanation_html(view, e, case.pictures(e), f"{key}-explanation{number}")
+        explanation_html(view, e, case.pictures(e), f"{key}-explanation{number}", scale=scale)
         for number, e in enumerate(case.explanations)
     )
-    heats = heat_html(view, [(a, case.heat(a)) for a in case.attributions], case.metrics)
+    heats = heat_html(
+        view, [(a, case.heat(a)) for a in case.attributions], case.metrics, scale=scale
+    )
     return head + intro + body + heats
 
 

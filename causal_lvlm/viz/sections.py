@@ -15,6 +15,7 @@ from typing import Any
 from causal_lvlm.explanation.wording import amount, random_controls, said
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
+from causal_lvlm.viz.faithfulness import MASKED_TOP
 from causal_lvlm.viz.payload import badges_of, metrics_of
 from causal_lvlm.viz.pictures import Picture, main_numbers, shown_graph
 from causal_lvlm.viz.prompt import prompt_html
@@ -37,13 +38,21 @@ def self_check_html(view: TraceView) -> str:
 
 
 def explanation_html(
-    view: TraceView, explanation: Any, pictures: Sequence[Picture], key: str = ""
+    view: TraceView,
+    explanation: Any,
+    pictures: Sequence[Picture],
+    key: str = "",
+    *,
+    scale: float = 1.0,
 ) -> str:
-    """Return one explanation as a card of the page; `key` is its name inside the page."""
+    """Return one explanation as a card of the page.
+
+    `key` is its name inside the page; photographs are made smaller by `scale`.
+    """
     target = explanation.target
     numbers = main_numbers(explanation)
     # The prompt is on the page as text, which is better read than a picture of it.
-    figures = "".join(figure_html(p) for p in pictures if p.name != "prompt")
+    figures = "".join(figure_html(p, scale=scale) for p in pictures if p.name != "prompt")
     parts = [
         f"<h2>“{escape(target.text)}”</h2>",
         f'<p class="sentence">{escape(explanation.sentence())}</p>',
@@ -179,22 +188,50 @@ def _details(explanation: Any) -> str:
 
 
 def heat_html(
-    view: TraceView, heats: Sequence[tuple[Any, Picture]], metrics: Sequence[Any] = ()
+    view: TraceView,
+    heats: Sequence[tuple[Any, Picture]],
+    metrics: Sequence[Any] = (),
+    *,
+    scale: float = 1.0,
 ) -> str:
     """Return the heat maps of other methods side by side, as HTML; empty if there are none."""
     if not heats:
         return ""
     figures = []
+    tested = False
     for attribution, heat in heats:
         lines = [_word_scores(view, attribution)] if view.has_patches else []
         for name, value, better in metrics_of(metrics, attribution.method, attribution.target):
             lines.append(f"{name} {better} {value}")
-        figures.append(figure_html(heat, lines))
+        masked = masked_line(metrics, attribution)
+        tested |= bool(masked)
+        lines += [masked] if masked else []
+        figures.append(figure_html(heat, lines, scale=scale))
+    how = "masked at the size of the set" if tested else "scores, not tested by masking"
     return (
         '<section class="card"><h3>Other methods, for comparison '
-        '<span class="muted small">(scores, not tested by masking)</span></h3>'
+        f'<span class="muted small">({how})</span></h3>'
         f'<div class="pictures">{"".join(figures)}</div></section>'
     )
+
+
+def masked_line(metrics: Sequence[Any], attribution: Any) -> str:
+    """Return what the model said with a method's highest tokens masked, empty if nobody asked."""
+    for table in metrics:
+        if tuple(table.target.positions) != tuple(attribution.target.positions):
+            continue
+        for value in table.values:
+            if value.method != attribution.method or not value.metric.startswith(MASKED_TOP):
+                continue
+            size = value.detail["budget"]
+            for row in value.detail["rows"]:
+                if row["k"] == size:
+                    tokens = amount(size, "token")
+                    what = "masking its first" if value.detail["mode"] == "necessary" else "keeping"
+                    words = said(tuple(row["first_choice"]))
+                    p = wording.number(row["probability"])
+                    return f"{what} {tokens}: p {p}, the model {words}"
+    return ""
 
 
 def _word_scores(view: TraceView, attribution: Any, count: int = 5) -> str:
@@ -228,10 +265,10 @@ def photographs_html(view: TraceView, key: str) -> str:
     return "".join(parts)
 
 
-def figure_html(picture: Picture, lines: Sequence[str] = ()) -> str:
+def figure_html(picture: Picture, lines: Sequence[str] = (), *, scale: float = 1.0) -> str:
     """Return a picture with its caption and more lines below it, the file inside the page."""
     more = "".join(f"<br>{escape(line)}" for line in lines)
-    widest = _NARROW if picture.width == "third" else _WIDEST
+    widest = round((_NARROW if picture.width == "third" else _WIDEST) * scale)
     address = data_uri(picture.png) if picture.drawing else image_uri(picture.image, widest)
     return (
         f'<figure class="{picture.width}"><img loading="lazy" src="{address}" '

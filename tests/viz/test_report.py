@@ -23,7 +23,7 @@ from causal_lvlm.viz import wording
 from causal_lvlm.viz.bundle import file_stem, write_bundle, write_cases
 from causal_lvlm.viz.case import Case
 from causal_lvlm.viz.pictures import pictures_of, united_graph
-from causal_lvlm.viz.report import page_script, report, report_cases
+from causal_lvlm.viz.report import _scale, page_script, report, report_cases
 from tests.viz.fakes import (
     explaining_set,
     fake_attribution,
@@ -312,3 +312,14 @@ def test_words_become_safe_file_names(text, stem):
 )
 def test_numbers(value, text):
     assert wording.number(value) == text
+
+
+def test_photographs_of_a_page_with_many_weigh_what_those_of_a_small_page_do():
+    def scale(words, maps):
+        explanations = [fake_explanation(VIEW)] * words
+        return _scale([Case(VIEW, explanations, [fake_attribution(VIEW)] * (words * maps))])
+
+    assert scale(1, 2) == 1.0
+    areas = [(words * (maps + 2)) * scale(words, maps) ** 2 for words, maps in ((2, 3), (5, 5))]
+    assert all(area <= 6.01 for area in areas)
+    assert scale(100, 5) == 0.4  # smaller ones could not be read

@@ -29,6 +29,12 @@ function number(value, digits = 2) {
   return value.toFixed(digits);
 }
 
+/** A probability in two digits; what would look like none is said to be less than a hundredth. */
+function chance(p) {
+  if (p === null || p === undefined) return "–";
+  return p > 0 && p < 0.005 ? "<0.01" : p.toFixed(2);
+}
+
 function plural(count, thing, many) {
   return `${count} ${count === 1 ? thing : many || thing + "s"}`;
 }
@@ -127,9 +133,9 @@ function bars(before, after, text, masked = "with the set masked") {
     h("div", { class: "bar" }, h("span", {}, name),
       h("span", { class: "track" },
         h("span", { class: `amount ${tone}`, style: `width:${(100 * (p || 0)).toFixed(1)}%` })),
-      h("b", {}, number(p)));
+      h("b", {}, chance(p)));
   return h("div", { class: "bars", role: "img",
-    "aria-label": `Probability of ${text}: ${number(before)} before, ${number(after)} ${masked}` },
+    "aria-label": `Probability of ${text}: ${chance(before)} before, ${chance(after)} ${masked}` },
   h("p", { class: "small muted" }, `probability of “${text}”`),
   bar("as given", before, "was"), bar(masked, after, "is"));
 }

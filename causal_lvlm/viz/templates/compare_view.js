@@ -9,6 +9,7 @@ function compareView(run, explanation, state, panel, attributions, positions) {
     if (!explanation) return;
   }
   const start = positions[0];
+  const kept = explanation && explanation.mode === "sufficient";
   const kinds = { all: "ipg", image: "i", text: "pg" };
   const candidates = () => [...Array(start).keys()].filter((p) => kinds[state.scope].includes(run.kinds[p]) && p !== start - 1);
   const set = explanation ? explanation.sets[state.set] : null;
@@ -30,23 +31,35 @@ function compareView(run, explanation, state, panel, attributions, positions) {
       draw();
     } }), "show the whole map")), grid,
   h("p", { class: "small muted" }, "Every method names as many tokens as the budget allows, those with its highest scores. "
-    + "Scores are not tested by masking; the explaining set is."));
+    + (explanation && explanation.asked.length
+      ? `Below each map stands what the model says with them ${kept ? "alone kept" : "masked"}. ${explanation.metricNote} `
+        + `Masking is “${explanation.masking}” where a number names no other.`
+      : "Scores are not tested by masking; the explaining set is. "
+        + "causal-lvlm explain --faithfulness, or report(..., metrics=True), asks the model about them too.")));
+  const answers = explanation ? answersOf(explanation) : new Map();
 
   function draw() {
     grid.replaceChildren();
     const entries = [];
     if (set && set.units.length) {
-      entries.push({ name: "explaining set", detail: set.verified ? "verified by running the model again" : "candidate set, not verified",
-        chosen: set.units.flat(), scores: null, metrics: explanation.metrics, notes: [] });
+      entries.push({ name: "explaining set", detail: set.verified ? "verified" : "candidates, not verified",
+        chosen: set.units.flat(), scores: null, metrics: explanation.metrics, notes: [],
+        answer: set.before === null ? null : [set.before, set.after, set.said, set.said !== `says “${explanation.text}”`] });
     }
     for (const a of attributions) {
-      const order = candidates().sort((p, q) => a.scores[q] - a.scores[p] || p - q);
+      const order = a.top[run.cells.length ? state.scope : "text"];
+      const chosen = order.slice(0, state.k);
+      const known = answers.get(key([...chosen].sort((p, q) => p - q)));
       entries.push({ name: a.method, scores: a.scores, metrics: a.metrics, notes: a.notes,
-        detail: `${plural(a.runs, "forward pass", "forward passes")}, ${a.backward} backward`,
-        chosen: order.slice(0, state.k) });
+        detail: a.backward ? `${a.runs} forward + ${a.backward} backward` : plural(a.runs, "forward pass", "forward passes"),
+        chosen, answer: known ? [explanation.before, ...known] : null, asked: Boolean(explanation && explanation.asked.length) });
     }
     const words = candidateWords(run, start);
-    for (const entry of entries) grid.append(methodCard(run, entry, state, words));
+    const room = Math.max(280, panel.clientWidth);
+    const columns = Math.max(1, Math.min(entries.length, Math.floor((room + 18) / (run.cells.length ? 168 : 260))));
+    const wide = Math.min(280, (room - 18 * (columns - 1)) / columns);
+    grid.setAttribute("style", `grid-template-columns:repeat(${columns},minmax(0,${Math.max(wide, 1)}px))`);
+    for (const entry of entries) grid.append(methodCard(run, { ...entry, kept, wide, masking: explanation?.masking }, state, words));
   }
   draw();
 }
@@ -55,10 +68,11 @@ function methodCard(run, entry, state, words) {
   const chosen = new Set(entry.chosen);
   const what = inWords(run, entry.chosen.map((p) => [p]));
   const label = `${entry.name}: ${what}`;
-  const card = h("article", { class: "method" }, h("h4", {}, entry.name), h("p", { class: "small muted" }, entry.detail));
+  const card = h("article", { class: "method" }, h("div", { class: "method-head" },
+    h("h4", {}, entry.name.split("_").map((part, at) => [at ? ["_", h("wbr")] : null, part])), h("p", { class: "small muted" }, entry.detail)));
   if (!run.cells.length && entry.scores) card.append(wordMap(run, entry, chosen, words));
   if (run.cells.length) {
-    const stage = makeStage(run, 250, { words: [], target: null, height: 260, label });
+    const stage = makeStage(run, entry.wide, { words: [], target: null, height: 280, label });
     stage.svg.setAttribute("role", "img");
     const cells = run.cells.filter(([p]) => words.length >= 0 && (entry.scores ? true : chosen.has(p)));
     const values = cells.map(([p]) => (entry.scores ? entry.scores[p] : 0));
@@ -78,12 +92,38 @@ function methodCard(run, entry, state, words) {
   const named = entry.scores ? words.filter((p) => chosen.has(p)) : entry.chosen.filter((p) => !isImage(run, p));
   if (run.cells.length || !entry.scores) card.append(h("p", { class: "small" }, `${what}${named.length ? ": " : ""}`,
     named.map((p) => h("mark", { class: entry.scores ? "picked" : "t-cause" }, run.tokens[p].trim() || "␣"))));
+  card.append(...tested(entry));
   if (entry.metrics.length) {
     card.append(h("dl", { class: "numbers" }, entry.metrics.map(([name, value, better]) =>
-      [h("dt", {}, `${name} ${better}`), h("dd", {}, value)])));
+      [h("dt", { title: name }, `${name.replace(`[${entry.masking}]`, "")} ${better}`), h("dd", {}, value)])));
   }
   for (const note of entry.notes) card.append(h("p", { class: "small muted" }, note));
   return card;
+}
+
+/** What the model said under the masks that somebody asked about, by the positions chosen. */
+function answersOf(explanation) {
+  const found = new Map();
+  if (explanation.mode === "necessary") {
+    for (const [units, p, said, changed] of explanation.tried) {
+      found.set(key(units.flatMap((u) => explanation.units[u]).sort((a, b) => a - b)), [p, said, changed]);
+    }
+  }
+  for (const [positions, p, said, changed] of explanation.asked) found.set(key(positions), [p, said, changed]);
+  return found;
+}
+
+/** “Masking these 2: p 1.00 → 0.31, still says “yellow”.” Or that nobody asked. */
+function tested(entry) {
+  const count = entry.chosen.length === 1 ? "this one" : `these ${entry.chosen.length}`;
+  const what = entry.kept ? `keeping only ${count}` : `masking ${count}`;
+  if (!entry.answer) {
+    return entry.asked ? [h("p", { class: "small muted" }, `${what}: the model was not asked at this budget`)] : [];
+  }
+  const [before, after, said, changed] = entry.answer;
+  if (!said) return [];
+  return [h("p", { class: "small tested" }, `${what}: `, h("span", { class: "nowrap" }, `p ${chance(before)} → ${chance(after)}`), ", ",
+    h("b", { class: changed === Boolean(entry.kept) ? "" : "hit-word" }, changed ? said : said.replace("says", "still says")))];
 }
 
 /** Without patches: all words in order, each underlined as long as its score is high. */

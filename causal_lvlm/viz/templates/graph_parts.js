@@ -5,16 +5,20 @@ const CIRCLE = 1, ARROW = 2, TAIL = 3;
 /** Thickness of an edge: by share (of heads or runs) where known, else by the weakest |partial r|. */
 function thickness(graph, edge) {
   const [, , , , share, weakest] = edge;
-  if (share !== null) return 1 + 4 * share;
+  if (share !== null) return 0.8 + 2 * share;
   if (weakest === null) return 1.6;
   const low = graph.level || 0;
-  return 1 + 4 * Math.max(0, Math.min(1, (weakest - low) / Math.max(1 - low, 1e-6)));
+  return 0.8 + 2 * Math.max(0, Math.min(1, (weakest - low) / Math.max(1 - low, 1e-6)));
 }
 
-function thicknessMeaning(graph, stable) {
+function thicknessMeaning(graph, stable, runs) {
   if (graph.united) return "share of the heads that have the edge (weighted by how much a head looks at the candidates)";
-  if (graph.edges.some((e) => e[4] !== null) && stable) return "share of repeated runs with jittered attention that have the edge";
-  if (graph.edges.some((e) => e[5] !== null)) return "weakest |partial correlation| that keeps the edge";
+  if (graph.edges.some((e) => e[4] !== null) && stable) {
+    return `share of ${runs ? `${runs} ` : ""}graphs learned again from jittered weights that have the edge`;
+  }
+  if (graph.edges.some((e) => e[5] !== null)) {
+    return "weakest |partial correlation| that keeps the edge; its stability was not measured";
+  }
   return null;
 }
 
@@ -29,22 +33,38 @@ function curve(a, b) {
   const dx = b.cx - a.cx;
   const dy = b.cy - a.cy;
   const length = Math.hypot(dx, dy) || 1;
+  const port = a.enter ? a : b.enter ? b : null;
   const level = !a.r && !b.r && Math.abs(dy) < 4;
   const bend = level ? Math.min(0.45, 26 / length + 0.12) : 0.07;
   let nx = dy / length;
   let ny = -dx / length;
   if (ny > 0 || (ny === 0 && nx > 0)) [nx, ny] = [-nx, -ny];
-  const mx = (a.cx + b.cx) / 2 + nx * bend * length * 2;
-  const my = (a.cy + b.cy) / 2 + ny * bend * length * 2;
+  let mx = (a.cx + b.cx) / 2 + nx * bend * length * 2;
+  let my = (a.cy + b.cy) / 2 + ny * bend * length * 2;
+  if (port) { // a place on the border of the target: curves arrive at a right angle to it
+    mx = port.cx + port.enter[0] * length * 0.45;
+    my = port.cy + port.enter[1] * length * 0.45;
+  } else if (!a.r && !b.r && a.x !== undefined && Math.abs(a.x - b.x) < 4) {
+    mx = Math.max(a.x + a.w, b.x + b.w) + 12 + 0.12 * length; // words below each other: around the others
+    my = (a.cy + b.cy) / 2;
+  }
   const points = [];
   for (let k = 0; k <= 60; k += 1) {
     const t = k / 60;
     const u = 1 - t;
-    const x = u * u * a.cx + 2 * u * t * mx + t * t * b.cx;
-    const y = u * u * a.cy + 2 * u * t * my + t * t * b.cy;
+    const [x, y] = a.enter && b.enter ? [between(a, b, length, t, "cx", 0), between(a, b, length, t, "cy", 1)]
+      : [u * u * a.cx + 2 * u * t * mx + t * t * b.cx, u * u * a.cy + 2 * u * t * my + t * t * b.cy];
     if (!insideNode(a, x, y) && !insideNode(b, x, y)) points.push([x, y]);
   }
   return points.length > 1 ? points : null;
+}
+
+/** A coordinate of the curve that leaves both ends at a right angle. */
+function between(a, b, length, t, axis, at) {
+  const u = 1 - t;
+  const reach = length * 0.42;
+  return u * u * u * a[axis] + 3 * u * u * t * (a[axis] + a.enter[at] * reach)
+    + 3 * u * t * t * (b[axis] + b.enter[at] * reach) + t * t * t * b[axis];
 }
 
 /** Cut `size` pixels off the end of a line of points; returns the tip and the direction to it. */
@@ -75,7 +95,7 @@ function markShape(mark, { tip, d }, size) {
 }
 
 /** An edge between two placed nodes as a group: wide invisible line, halo, line, marks. */
-function drawEdge(a, b, markA, markB, width, size = 9) {
+function drawEdge(a, b, markA, markB, width, size = 7.5 + width) {
   const points = curve(a, b);
   if (!points) return s("g", { class: "edge" });
   const room = Math.hypot(points[0][0] - points.at(-1)[0], points[0][1] - points.at(-1)[1]);
@@ -107,12 +127,12 @@ function reading(markA, markB, a, b) {
 }
 
 /** The legend: what every mark, frame and line means. */
-function legend(graph, stable, patches) {
+function legend(graph, stable, patches, runs) {
   const sample = (mark) => s("svg", { width: 46, height: 16, viewBox: "0 0 46 16", "aria-hidden": "true" },
     drawEdge({ cx: 0, cy: 8, r: 0.01 }, { cx: 48, cy: 11, r: 2 }, TAIL, mark, 1.8));
   const framed = (kind) => s("svg", { width: 26, height: 18, viewBox: "0 0 26 18", "aria-hidden": "true" },
     s("rect", { x: 3, y: 2, width: 20, height: 14, rx: 4, class: `pill ${kind}` }));
-  const meaning = thicknessMeaning(graph, stable);
+  const meaning = thicknessMeaning(graph, stable, runs);
   const items = [
     [sample(CIRCLE), "circle: not determined, arrowhead or tail"],
     [sample(ARROW), "arrowhead: this end is not a cause of the other end"],
@@ -121,6 +141,7 @@ function legend(graph, stable, patches) {
     [framed("cause"), "member of the explaining set, numbered"],
     [framed("word"), patches ? "other node; on the image: a dot in its patch" : "other node"],
   ];
+  items.push([null, "Edges of the target and of the set are drawn strongly, others when a node or they themselves are pointed at."]);
   if (meaning) items.push([null, `Thickness: ${meaning}.`]);
   return h("ul", { class: "legend", "aria-label": "Legend" },
     items.map(([picture, text]) => h("li", {}, picture, text)));

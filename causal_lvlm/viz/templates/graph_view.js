@@ -1,4 +1,4 @@
-// The causal graph on the image: nodes in their patches, words below, evidence beside it.
+// The causal graph on the image: nodes in their patches, words beside it, the target between them.
 
 function nodeText(run, explanation, graph, at) {
   return at === graph.target ? `“${explanation.text}”` : unitName(run, graph.nodes[at][0]);
@@ -18,7 +18,6 @@ function graphView(run, explanation, state, panel, redraw) {
     return;
   }
   const graph = graphs[state.graph];
-  if (graphs.length > 1) panel.append(headStrip(run, explanation, state, redraw));
   const deepest = Math.max(1, ...graph.reach.map(([, d]) => d));
   state.radius = Math.min(state.radius, deepest);
   const share = state.shares.get(state.graph) ?? readableShare(graph);
@@ -40,8 +39,11 @@ function graphView(run, explanation, state, panel, redraw) {
         draw();
       }, 0.05));
   }
-  panel.append(controls, info, h("div", { class: "split" }, drawing,
-    h("div", { class: "side" }, evidence, legend(graph, explanation.stable, run.cells.length))), table);
+  const strip = graphs.length > 1 ? headStrip(run, explanation, state, redraw) : null;
+  const left = h("div", { class: "drawing" }, drawing, strip, h("div", { class: "notes" }));
+  panel.append(controls, info, h("div", { class: "split" }, left,
+    h("div", { class: "side" }, evidence, legend(graph, explanation.stable, run.cells.length, explanation.stableRuns))));
+  panel.append(table);
 
   let groups = []; // drawn nodes, by index
   function draw() {
@@ -101,11 +103,53 @@ function setAtRadius(explanation, graph, state) {
   return `${held} of the ${plural(set.units.length, "member")} of the explaining set ${held === 1 ? "is" : "are"} among them.`;
 }
 
+/** Where edges end on the bar of the target: one place each, in the order of their other ends. */
+function portsOf(graph, view, spots) {
+  const bar = spots[graph.target];
+  const sides = [[], []]; // towards the image, towards the words
+  for (const [edge] of view.edges) {
+    const other = edge[0] === graph.target ? edge[1] : edge[1] === graph.target ? edge[0] : null;
+    if (other !== null && spots[other]) sides[spots[other].patch ? 0 : 1].push([edge, spots[other]]);
+  }
+  const ports = new Map();
+  const [along, across] = bar.flat ? ["cy", "cx"] : ["cx", "cy"];
+  sides.forEach((side, which) => {
+    side.sort(([, a], [, b]) => a[along] - b[along] || a[across] - b[across]);
+    const room = (bar.flat ? bar.h : bar.w) - 10;
+    side.forEach(([edge], at) => {
+      const offset = 5 + (room * (at + 0.5)) / side.length;
+      const out = which ? 1 : -1;
+      ports.set(edge, bar.flat
+        ? { cx: which ? bar.x + bar.w : bar.x, cy: bar.y + offset, r: 0.5, enter: [out, 0] }
+        : { cx: bar.x + offset, cy: which ? bar.y + bar.h : bar.y, r: 0.5, enter: [0, out] });
+    });
+  });
+  return ports;
+}
+
+/** The end of an edge at a word that faces the target; patches are reached from anywhere. */
+function facing(place, bar) {
+  if (place.patch) return place;
+  return bar.flat ? { cx: place.x, cy: place.cy, r: 0.5, enter: [-1, 0] } : { cx: place.cx, cy: place.y, r: 0.5, enter: [0, -1] };
+}
+
+/** How many edges the fuller side of the target has. */
+function fullestSide(run, graph, view) {
+  const count = [0, 0];
+  for (const [[i, j]] of view.edges) {
+    if (i !== graph.target && j !== graph.target) continue;
+    const other = graph.nodes[i === graph.target ? j : i][0];
+    count[isImage(run, other[0]) ? 0 : 1] += 1;
+  }
+  return Math.max(...count);
+}
+
 function drawGraph(run, explanation, graph, state, view, drawing, actions) {
   const shown = graph.nodes.flatMap(([members], at) => (view.inside[at] && at !== graph.target ? members : []));
   const words = wordsToShow(run, explanation.positions[0], shown);
-  const stage = makeStage(run, Math.max(280, drawing.clientWidth), { words, target: explanation.positions,
-    targetText: explanation.text, gap: 34,
+  const strip = explanation.graphs.length > 1 ? 152 : 0;
+  const stage = makeLayers(run, Math.max(280, drawing.clientWidth), { words, target: explanation.positions,
+    targetText: explanation.text, ports: fullestSide(run, graph, view), height: roomBelow(drawing, strip + 24, 280, 560), nodes: new Set(shown),
     label: `Graph of ${graph.title}: ${shown.length} nodes, ${view.edges.length} edges` });
   for (const members of view.candidates) {
     for (const p of members) {
@@ -113,44 +157,65 @@ function drawGraph(run, explanation, graph, state, view, drawing, actions) {
       if (place) stage.back.append(s("rect", { x: place.x, y: place.y, width: place.w, height: place.h, class: "reach" }));
     }
   }
-  const isNode = new Set(shown);
-  for (const p of words) if (!isNode.has(p)) stage.back.append(...pill(stage.place([p]), "faint"));
   const spots = graph.nodes.map(([members], at) => {
     const place = stage.place(at === graph.target ? explanation.positions : members);
     if (place && place.patch) place.r = Math.max(3.5, Math.min(7, Math.min(place.w, place.h) * 0.17));
     return place;
   });
+  const kindOf = (at) => (at === graph.target ? "target" : view.numberOf(graph.nodes[at]) ? "cause" : "word");
+  // From below: quiet edges, words that are no nodes, frames of patches, other edges, nodes.
+  const quiet = s("g", {}), below = s("g", {}), strong = s("g", {}), above = s("g", {});
+  stage.front.append(quiet, below, strong, above);
+  const isNode = new Set(shown);
+  for (const p of words) if (!isNode.has(p) && stage.place([p])) below.append(...pill(stage.place([p]), "faint"));
+  const ports = portsOf(graph, view, spots);
+  const groups = [];
   for (const [edge, index] of view.edges) {
     const [i, j, a, b] = edge;
     if (!spots[i] || !spots[j]) continue;
-    const group = drawEdge(spots[i], spots[j], a, b, thickness(graph, edge));
-    if (i === graph.target || j === graph.target) group.classList.add("to-target");
+    const port = ports.get(edge);
+    const end = (node) => (port ? (node === graph.target ? port : facing(spots[node], spots[graph.target])) : spots[node]);
+    const group = drawEdge(end(i), end(j), a, b, thickness(graph, edge));
+    const kinds = [kindOf(i), kindOf(j)];
+    if (port) group.classList.add("to-target");
+    const plain = !port && !kinds.includes("cause");
+    if (plain) group.classList.add("quiet");
     const said = `edge ${nodeText(run, explanation, graph, i)} ${symbol(a, b)} ${nodeText(run, explanation, graph, j)}`;
     fill(group, { tabindex: -1, role: "button", "aria-label": said, "data-edge": index,
       ...pressable(() => actions.both(edge)),
       onpointerenter: () => actions.hover(edge), onpointerleave: () => actions.hover(null),
       onfocus: () => actions.hover(edge), onblur: () => actions.hover(null) }, []);
-    stage.front.append(group);
+    (plain ? quiet : strong).append(group);
+    groups.push([edge, group]);
   }
+  // A node that is pointed at shows its own edges, and pales the others.
+  const light = (at) => {
+    stage.svg.classList.toggle("lit-one", at !== null);
+    for (const [edge, group] of groups) group.classList.toggle("lit", at !== null && (edge[0] === at || edge[1] === at));
+  };
   const drawn = [];
   graph.nodes.forEach((node, at) => {
     if (!view.inside[at] || !spots[at]) return;
-    const kind = at === graph.target ? "target" : view.numberOf(node) ? "cause" : "word";
+    const kind = kindOf(at);
     const place = spots[at];
     const radius = node[1] > 0 ? `, radius ${node[1]}` : "";
     const member = kind === "cause" ? `, member ${view.numberOf(node)} of the set` : "";
+    if (place.patch) below.append(...frame(place, kind));
     const group = s("g", { class: `node ${kind}`, role: "button", tabindex: -1, "data-node": at,
       "aria-pressed": String(state.picked.includes(at)),
       "aria-label": nodeText(run, explanation, graph, at) + (kind === "target" ? ", the target" : radius) + member,
-      ...pressable(() => actions.pick(at)) },
-    place.patch ? [frame(place, kind), s("circle", { cx: place.cx, cy: place.cy, r: place.r, class: `dot ${kind}` })]
-      : pill(place, kind));
-    if (kind === "cause") group.append(tag(place, view.numberOf(node)));
+      ...pressable(() => actions.pick(at)), onpointerenter: () => light(at), onpointerleave: () => light(null),
+      onfocus: () => light(at), onblur: () => light(null) },
+    s("title", {}, nodeText(run, explanation, graph, at)),
+    place.patch ? [s("circle", { cx: place.cx, cy: place.cy, r: Math.max(place.r, 10), class: "hit" }),
+      s("circle", { cx: place.cx, cy: place.cy, r: place.r, class: `dot ${kind}` })] : pill(place, kind));
+    if (kind === "cause") group.append(tag(place, view.numberOf(node), true));
     drawn.push([at, group]);
-    stage.front.append(group);
+    above.append(group);
   });
   roving(stage.svg, "[data-node],[data-edge]");
-  drawing.append(stage.svg, h("p", { class: "small muted" },
+  drawing.append(stage.svg);
+  drawing.parentNode.querySelector(".notes").replaceChildren(h("p", { class: "small muted" },
     `${drawn.length} of ${plural(graph.total.nodes, "node")} and ${view.edges.length} of `
     + `${plural(graph.total.edges, "edge")} are drawn. Point at an edge or press it for its evidence; choose two nodes to see what `
     + "joins or separates them. Arrow keys go from node to node."),
@@ -170,14 +235,29 @@ function testNumbers(graph, weakest, p, tests) {
 function edgeEvidence(run, explanation, graph, edge) {
   const [i, j, a, b, share, weakest, p, tests] = edge;
   const [first, second] = [i, j].map((n) => nodeText(run, explanation, graph, n));
-  const voters = graph.voters ? graph.voters[graph.edges.indexOf(edge)] : null;
-  const heads = explanation.graphs.filter((g) => !g.united).map((g) => g.title.replace("Head ", ""));
+  const place = graph.voters ? graph.edges.indexOf(edge) : -1;
+  const voters = place < 0 ? null : graph.voters[place];
+  const names = graph.names || [];
   return [h("h4", {}, `${first} ${symbol(a, b)} ${second}`),
     h("p", {}, reading(a, b, first, second) + "."),
     h("dl", {}, testNumbers(graph, weakest, p, tests),
       evidenceRow(graph.united ? "weighted share of heads" : "share of repeated runs",
         share === null ? null : number(share, 2)),
-      evidenceRow("heads with this edge", voters ? voters.map((k) => heads[k]).join(", ") : null))];
+      evidenceRow("heads with this edge", voters ? `${voters.length} of ${names.length}` : null)),
+  voters && graph.perHead ? headsOf(run, names, voters, graph.perHead[place]) : null].filter((part) => part);
+}
+
+/** What every head says about an edge of the union: its partial correlation, or what separates. */
+function headsOf(run, names, voters, entries) {
+  const line = (entry, at) => {
+    if (!entry) return "not both are nodes here";
+    const size = entry[0] === null ? "" : `, weakest |partial r| ${number(entry[0], 3)}`;
+    if (voters.includes(at)) return `edge${size}`;
+    const between = (entry[1] || []).map((p) => unitName(run, [p]));
+    return `no edge: ${between.length ? `separated by { ${between.join(", ")} }` : "independent without conditioning"}${size}`;
+  };
+  return h("ul", { class: "edges heads" }, entries.map((entry, at) =>
+    h("li", {}, h("b", {}, names[at]), `: ${line(entry, at)}`)));
 }
 
 function evidenceOf(run, explanation, graph, state, edge, pick) {
@@ -224,12 +304,16 @@ function edgeTable(run, explanation, graph, view) {
     head.map((name, at) => h("th", { class: at ? "n" : "" }, name)))), h("tbody", {}, rows)));
 }
 
+/** Graphs that no set was searched in are only there beside the one in which it was. */
+const stripTitle = (graph, extra) => (extra && !graph.extra ? `${graph.title} (searched)` : graph.title);
+
 /** Small multiples: one thumbnail per graph, to be chosen from. */
 function headStrip(run, explanation, state, redraw) {
+  const extra = explanation.graphs.some((g) => g.extra);
   const options = explanation.graphs.map((graph, at) => [at,
-    [thumbnail(run, explanation, graph), h("span", {}, graph.title),
+    [thumbnail(run, explanation, graph), h("span", {}, stripTitle(graph, extra)),
       h("span", { class: "muted" }, plural(graph.reach.filter(([, d]) => d === 1).length, "neighbour"))],
-    `${graph.title}: ${plural(graph.reach.filter(([, d]) => d === 1).length, "neighbour")} of the target`]);
+    `${stripTitle(graph, extra)}: ${plural(graph.reach.filter(([, d]) => d === 1).length, "neighbour")} of the target`]);
   const strip = choice("Graph of which head", options, state.graph,
     (at) => redraw({ graph: at, picked: [] }), { kind: "strip" });
   return strip;

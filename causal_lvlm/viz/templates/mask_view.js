@@ -5,8 +5,9 @@ function maskView(run, explanation, state, panel) {
   const units = explanation.units;
   const unitOf = new Map();
   units.forEach((members, at) => members.forEach((p) => unitOf.set(p, at)));
-  const stored = new Map(explanation.tried.map((t) => [key([...t[0]].sort((a, b) => a - b)), t]));
-  const singles = new Map(explanation.tried.filter((t) => t[0].length === 1).map((t) => [t[0][0], t]));
+  const tried = [...explanation.tried, ...askedUnits(explanation, unitOf)];
+  const stored = new Map(tried.map((t) => [key([...t[0]].sort((a, b) => a - b)), t]));
+  const singles = new Map(tried.filter((t) => t[0].length === 1).map((t) => [t[0][0], t]));
   const { before } = explanation;
   const answer = h("div", { class: "answer", "aria-live": "polite" });
   const nearby = h("div", {});
@@ -16,18 +17,19 @@ function maskView(run, explanation, state, panel) {
       `the set: ${item.title.toLowerCase()}`));
   panel.append(h("p", { class: "small" },
     `Click ${patchesAndWords(run)} to mask them. What the model said is stored for `
-    + `${plural(explanation.tried.length, "mask")} that the search tried; any other needs the model.`),
+    + `${plural(stored.size, "mask")} that the search tried or methods were compared with; any other needs the model.`),
   h("div", { class: "controls" }, h("span", {}, "Mask"), presets,
     h("button", { type: "button", onclick: () => load([]) }, "nothing")),
   h("div", { class: "split" }, drawing, h("div", { class: "side" }, answer, nearby)));
 
   const stage = makeStage(run, Math.max(280, drawing.clientWidth), { words: candidateWords(run, explanation.positions[0]),
-    target: explanation.positions, targetText: explanation.text, gap: 10, label: `The ${patchesAndWords(run)} that can be masked` });
+    target: explanation.positions, targetText: explanation.text, gap: 10, beside: true,
+    height: drawing.clientWidth < 500 ? 520 : roomBelow(drawing, 40), label: `The ${patchesAndWords(run)} that can be masked` });
   const toggles = units.map((members, at) => {
     const places = members.map((p) => stage.place([p])).filter(Boolean);
     const known = singles.get(at);
     const drop = known && before ? Math.max(0, 1 - known[1] / before) : 0;
-    const note = known ? `; alone: probability ${number(known[1])}` : "";
+    const note = known ? `; alone: probability ${chance(known[1])}` : "";
     const group = s("g", { class: known ? "toggle known" : "toggle", role: "checkbox", tabindex: -1, "data-unit": at,
       "aria-checked": "false", "aria-label": unitName(run, members) + note, ...pressable(() => flip(at)) },
     s("title", {}, unitName(run, members) + note),
@@ -86,15 +88,27 @@ function maskView(run, explanation, state, panel) {
         h("p", {}, "The model ", h("b", {}, found[2]), found[3] ? ": the answer changes." : ": the answer stays."));
     } else {
       answer.replaceChildren(h("h4", {}, `Masked: ${names(now)}`),
-        h("p", {}, "Nobody asked the model this. It was not among the masks that the search tried."));
+        h("p", {}, "Nobody asked the model this. It was not among the masks that were tried."));
     }
     const chosen = new Set(now);
     const distance = (t) => t[0].filter((u) => !chosen.has(u)).length + now.filter((u) => !t[0].includes(u)).length;
-    const close = explanation.tried.map((t) => [distance(t), t]).filter(([d]) => d > 0)
+    const close = [...stored.values()].map((t) => [distance(t), t]).filter(([d]) => d > 0)
       .sort((a, b) => (now.length ? a[0] - b[0] : 0) || Number(b[1][3]) - Number(a[1][3]) || a[0] - b[0] || a[1][1] - b[1][1])
       .slice(0, 8);
     nearby.replaceChildren(...(close.length ? [h("h4", {}, now.length ? "Stored masks near this one" : "Masks that change the answer, and others"),
       h("ul", { class: "edges" }, close.map(([, t]) => h("li", {}, h("button", { type: "button", class: "link",
-        onclick: () => load(t[0]) }, `${names(t[0])}: p ${number(t[1])}, ${t[2]}`))))] : []));
+        onclick: () => load(t[0]) }, `${names(t[0])}: p ${chance(t[1])}, ${t[2]}`))))] : []));
   }
+}
+
+/** Masks with which methods were compared, as units; those that cut a unit in two are left out. */
+function askedUnits(explanation, unitOf) {
+  if (explanation.mode !== "necessary") return [];
+  const found = [];
+  for (const [positions, p, said, changed] of explanation.asked) {
+    const units = [...new Set(positions.map((at) => unitOf.get(at)))];
+    const whole = units.every((u) => u !== undefined) && units.reduce((n, u) => n + explanation.units[u].length, 0) === positions.length;
+    if (whole) found.push([units, p, said, changed]);
+  }
+  return found;
 }

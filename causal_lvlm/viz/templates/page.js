@@ -41,6 +41,9 @@ function start(root) {
     target = first ? targets.find((t) => key(t.positions) === key(first.positions)) : targets[0];
     state = target ? freshState(run, target) : null;
     head.replaceChildren(...runHead(run, index));
+    const strip = head.querySelector(".run-head .pills"); // on a phone it is moved sideways
+    const chosen = strip?.querySelector("[aria-checked=true]");
+    if (chosen) strip.scrollLeft = chosen.offsetLeft - strip.offsetLeft - 40;
     card.replaceChildren();
     card.hidden = !target;
     if (target) drawCard();
@@ -48,11 +51,13 @@ function start(root) {
 
   function runHead(current, index) {
     const parts = [];
+    const top = h("div", { class: "run-head" });
     if (DATA.runs.length > 1) {
       const options = DATA.runs.map((other, at) => [at, other.name || `Run ${at + 1}`]);
-      parts.push(choice("Which run", options, index, (at) => openRun(at)));
+      top.append(choice("Which run", options, index, (at) => openRun(at)));
     }
-    if (current.note) parts.push(h("p", {}, current.note));
+    if (current.note) top.append(h("p", { class: "small muted" }, current.note));
+    if (top.childElementCount) parts.push(top);
     parts.push(h("section", { class: "card answer-card", "aria-label": "Prompt and answer" },
       promptLine(current), answerLine(current)));
     return parts;
@@ -133,11 +138,12 @@ function start(root) {
         views[state.view](run, explanation, state, panel, redraw);
       }
     };
-    card.replaceChildren(h("h2", {}, `Why “${target.text}”?`));
+    const title = h("h2", {}, `Why “${target.text}”?`);
+    card.replaceChildren(h("div", { class: "card-head" }, title));
     if (explanation) {
       const main = explanation.sets[explanation.main];
-      card.append(h("p", { class: "sentence" }, explanation.sentence),
-        h("p", {}, (main ? main.badges : []).map(([tone, text]) => h("span", { class: `badge ${tone}` }, text))));
+      title.after(h("p", { class: "badges" }, (main ? main.badges : []).map(([tone, text]) => h("span", { class: `badge ${tone}` }, text))));
+      card.append(h("p", { class: "sentence" }, explanation.sentence));
       if (target.explanations.length > 1) {
         const options = target.explanations.map((at) => [at, `${run.explanations[at].mode}, ${run.explanations[at].masking}`]);
         card.append(choice("Which explanation", options, state.which, (at) => {
@@ -184,6 +190,7 @@ const app = document.getElementById("app");
 try {
   app.hidden = false; // before drawing: drawings ask how wide they may be
   start(app);
+  performance.mark("first-view"); // drawn; how long that took can be read in any browser
   followWidth(app);
 } catch (error) {
   document.documentElement.classList.remove("js"); // the static page says the same

@@ -8,7 +8,7 @@ function setView(run, explanation, state, panel, redraw) {
   box.append(drawing, side);
   if (explanation.sets.length > 1) {
     const options = explanation.sets.map((item, at) => [at, item.title]);
-    panel.append(choice("Which set", options, state.set, (at) => redraw({ set: at })));
+    panel.append(choice("Which set", options, state.set, (at) => redraw({ set: at, k: null, scope: SCOPE_OF[explanation.sets[at].name] || "all" })));
   }
   panel.append(box);
 
@@ -19,6 +19,9 @@ function setView(run, explanation, state, panel, redraw) {
   const stage = makeStage(run, width, {
     words: candidateWords(run, explanation.positions[0]), target: explanation.positions,
     targetText: explanation.text, label: `${found.title}: ${what}`,
+    height: isWide(run, width) || width >= 500 ? roomBelow(drawing, 34 + (isWide(run, width) ? 0 : wordRows(run, explanation, width)))
+      : roomBelow(drawing, 10, 200), // on a phone the image comes first
+    beside: true,
   });
   for (const [p] of run.cells) {
     const place = stage.place([p]);
@@ -52,4 +55,15 @@ function setView(run, explanation, state, panel, redraw) {
       + `${explanation.runs} in all.`),
   ];
   side.append(...lines.filter((line) => line !== null)); // `append` would write "null"
+}
+
+/** Sets and the tokens that methods are compared on. */
+const SCOPE_OF = { joint: "all", image: "image", text: "text", custom: "all" };
+
+/** About how many pixels of height the words below an image need. */
+function wordRows(run, explanation, width) {
+  const words = candidateWords(run, explanation.positions[0]);
+  const rows = (list) => Math.ceil(list.reduce((sum, p) => sum + Math.max(38, textWidth(run.tokens[p]) + 26), 0) / width);
+  const [asked, said] = [words.filter((p) => p < run.nPrompt), [...words.filter((p) => p >= run.nPrompt), ...explanation.positions]];
+  return 28 * 2 + 42 * (rows(asked) + rows(said));
 }

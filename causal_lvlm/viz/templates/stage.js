@@ -1,5 +1,6 @@
 // The stage: images side by side, below them the words of prompt and answer, in one drawing whose
-// unit is a pixel of the screen. It knows where every position lies; views draw on it.
+// unit is a pixel of the screen. It knows where every position lies; views draw on it. A layered
+// stage has the target between image and words, so that edges from both sides reach it in the open.
 
 /** Put each image of a run into the page once; all drawings refer to it. */
 function defineImages(run) {
@@ -50,17 +51,23 @@ function makeStage(run, width, options) {
   const pictures = s("g", {}); // the images alone, below everything
   const front = s("g", {});
   svg.append(pictures, back, front);
-  let y = imagesOf(run, width, most, places, pictures);
+  const beside = options.beside && isWide(run, width);
+  const left = beside ? Math.min((run.images[0].width * most) / run.images[0].height, width - 200) : 0;
+  let y = imagesOf(run, left || width, most, places, pictures);
+  const tall = beside ? y : 0;
+  if (beside) y = 0;
+  const from = left ? left + 26 : 0;
   const rows = [["prompt", words.filter((p) => p < run.nPrompt)],
     ["answer", words.filter((p) => p >= run.nPrompt)]];
   for (const [name, positions] of rows) {
     const pills = positions.map((p) => ({ at: [p], text: clipped(run.tokens[p]) }));
     if (name === "answer" && target) pills.push({ at: target, text: clipped(targetText), bold: true });
     if (!pills.length) continue;
-    back.append(s("text", { x: 0, y: y + gap + 8, class: "row-name" }, name));
-    y = rowOfWords(pills, width, y + gap + 14, gap, places);
+    const lead = beside && !y ? 4 : gap;
+    back.append(s("text", { x: from, y: y + lead + 8, class: "row-name" }, name));
+    y = rowOfWords(pills, width, y + lead + 14, gap, places, from);
   }
-  y += 6;
+  y = Math.max(y, tall) + 6;
   fill(svg, { width, height: y, viewBox: `0 0 ${width} ${y}` }, []);
   return { svg, back, front, width, height: y, place: (members) => placeOf(places, members) };
 }
@@ -95,13 +102,16 @@ function imagesOf(run, width, most, places, layer) {
   return y - 4;
 }
 
-function rowOfWords(pills, width, top, gap, places) {
-  let x = 0;
+/** Whether there is room for words beside the image. */
+const isWide = (run, width) => width >= 620 && run.images.length === 1 && run.cells.length > 0;
+
+function rowOfWords(pills, width, top, gap, places, from = 0) {
+  let x = from;
   let y = top;
   for (const pill of pills) {
-    const wide = Math.min(width, Math.max(30, textWidth(pill.text, pill.bold) + 18));
-    if (x && x + wide > width) {
-      x = 0;
+    const wide = Math.min(width - from, Math.max(30, textWidth(pill.text, pill.bold) + 18));
+    if (x > from && x + wide > width) {
+      x = from;
       y += 28 + gap;
     }
     for (const p of pill.at) {
@@ -110,6 +120,80 @@ function rowOfWords(pills, width, top, gap, places) {
     x += wide + (gap > 20 ? 16 : 8);
   }
   return y + 28;
+}
+
+/** Pixels of height that are left below `box` on the first screen, within sensible bounds. */
+function roomBelow(box, taken, least = 240, most = 520) {
+  const top = box.getBoundingClientRect().top + window.scrollY;
+  return Math.max(least, Math.min(most, window.innerHeight - top - taken));
+}
+
+/**
+ * Lay out a run with the target as a bar between image and words: image, bar, words from left to
+ * right where there is room, else from top to bottom. options: as for `makeStage`; ports: most edges
+ * that one side of the bar has to receive.
+ */
+function makeLayers(run, width, options) {
+  const { words, target, targetText, ports, height: most } = options; // nodes: positions that are some
+  const places = new Map();
+  const svg = s("svg", { class: "stage", role: "group", "aria-label": options.label });
+  const [pictures, back, front] = [s("g", {}), s("g", {}), s("g", {})];
+  svg.append(pictures, back, front);
+  const flat = isWide(run, width);
+  // Words that are no nodes only keep others company: not where they would take room from the image.
+  const limit = flat ? Math.max(4, Math.floor(most / 31) - 2) : 8;
+  const pills = (words.length > limit ? words.filter((p) => options.nodes.has(p)) : words).map((p) => ({ at: [p], text: clipped(run.tokens[p], 16) }));
+  const text = clipped(targetText, 18);
+  const wide = Math.max(56, textWidth(text, true) + 20);
+  let bar, tall;
+  if (flat) {
+    const image = run.images[0];
+    const [before, after, margin] = [96, 76, 34];
+    const widest = Math.max(60, ...pills.map((p) => Math.max(30, textWidth(p.text) + 18)));
+    const rows = Math.max(4, Math.floor(most / 31));
+    const columns = Math.max(1, Math.ceil((pills.length + 2) / rows));
+    const room = Math.max(220, width - wide - before - after - margin - columns * (widest + 18));
+    const left = Math.min(room, (image.width * most) / image.height);
+    tall = imagesOf(run, left, most, places, pictures) - 4;
+    const high = Math.min(Math.max(34, 13 * ports + 8), Math.max(tall, 34));
+    bar = { x: left + before, y: (tall - high) / 2, w: wide, h: high };
+    tall = Math.max(tall, columnsOfWords(run, pills, bar.x + wide + after, tall, widest + 18, columns, places, back));
+  } else {
+    const top = imagesOf(run, width, most, places, pictures);
+    const long = Math.min(width, Math.max(wide, 13 * ports + 8));
+    bar = { x: (width - long) / 2, y: top ? top + 56 : 0, w: long, h: 32 };
+    tall = bar.y + 32;
+    for (const [name, mine] of [["prompt", pills.filter((p) => p.at[0] < run.nPrompt)],
+      ["answer", pills.filter((p) => p.at[0] >= run.nPrompt)]]) {
+      if (!mine.length) continue;
+      const first = tall === bar.y + 32;
+      back.append(s("text", { x: width, y: tall + (first ? 56 : 26), class: "row-name", "text-anchor": "end" }, name));
+      tall = rowOfWords(mine, width, tall + (first ? 62 : 32), 22, places);
+    }
+  }
+  for (const p of target) places.set(p, { patch: false, bar: true, flat, ...bar, text, bold: true });
+  tall += 8;
+  fill(svg, { width, height: tall, viewBox: `0 0 ${width} ${tall}` }, []);
+  return { svg, back, front, width, height: tall, flat, place: (members) => placeOf(places, members) };
+}
+
+/** Words below each other, prompt before answer, in as many columns as they need. */
+function columnsOfWords(run, pills, left, tall, wide, columns, places, back) {
+  const rows = [];
+  for (const [name, mine] of [["prompt", pills.filter((p) => p.at[0] < run.nPrompt)],
+    ["answer", pills.filter((p) => p.at[0] >= run.nPrompt)]]) {
+    if (mine.length) rows.push({ name }, ...mine);
+  }
+  const each = Math.ceil(rows.length / columns);
+  const step = Math.max(30, Math.min(44, tall / Math.max(1, each)));
+  const start = Math.max(0, (tall - each * step) / 2);
+  rows.forEach((row, at) => {
+    const x = left + Math.floor(at / each) * wide;
+    const y = start + (at % each) * step;
+    if (row.name) back.append(s("text", { x, y: y + step - 8, class: "row-name over" }, row.name));
+    else places.set(row.at[0], { patch: false, x, y: y + (step - 28) / 2, w: Math.max(30, textWidth(row.text) + 18), h: 28, text: row.text });
+  });
+  return start + each * step;
 }
 
 /** Where a unit lies: the rectangle around its members; null if it is not on the stage. */
@@ -139,10 +223,16 @@ function frame(place, kind) {
   return [s("rect", { ...box, class: `halo ${kind}` }), s("rect", { ...box, class: `cell ${kind}` })];
 }
 
-/** The number of a member of the set, in its corner. */
-function tag(place, number) {
+/** The number of a member of the set, in its corner; `outside` leaves the patch to what is drawn in it. */
+function tag(place, number, outside = false) {
   const text = String(number);
   const wide = Math.max(17, 8 * text.length + 8);
+  if (outside && place.patch) {
+    const at = Math.max(0, place.x - wide + 5);
+    return s("g", { class: "tag", "aria-hidden": "true" },
+      s("rect", { x: at, y: Math.max(0, place.y - 7), width: wide, height: 16, rx: 8 }),
+      s("text", { x: at + wide / 2, y: Math.max(0, place.y - 7) + 12 }, text));
+  }
   const small = place.patch && place.w < 34;
   const x = small ? place.cx - wide / 2 : place.patch ? place.x + 2 : place.x + place.w - wide + 5;
   const y = small ? place.cy - 8 : place.patch ? place.y + 2 : place.y - 8;

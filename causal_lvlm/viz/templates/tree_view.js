@@ -1,10 +1,10 @@
 // The PDS-tree of the target: rings by radius, a node once for every way to reach it. Every node
 // stands in the middle of the angles of the leaves below it, so branches stay apart.
 
-function leafAngles(parents) {
+function leafAngles(parents, depths) {
   const leaves = parents.map(() => 0);
   for (let at = parents.length - 1; at >= 0; at -= 1) {
-    leaves[at] = Math.max(leaves[at], 1);
+    leaves[at] = Math.max(leaves[at], 1 / Math.max(1, depths[at])); // inner rings are shorter
     if (at) leaves[parents[at]] += leaves[at];
   }
   const start = parents.map(() => 0);
@@ -23,7 +23,6 @@ function treeView(run, explanation, state, panel, redraw) {
     panel.append(h("p", {}, `There is no graph: ${explanation.graphNote || "no head has one"}.`));
     return;
   }
-  if (explanation.graphs.length > 1) panel.append(headStrip(run, explanation, state, redraw));
   const deepest = Math.max(1, ...graph.reach.map(([, d]) => d));
   state.radius = Math.min(state.radius, deepest);
   const drawing = h("div", { class: "drawing tree" });
@@ -33,6 +32,7 @@ function treeView(run, explanation, state, panel, redraw) {
       state.radius = r;
       draw();
     })), info, drawing);
+  if (explanation.graphs.length > 1) panel.append(headStrip(run, explanation, state, redraw));
 
   function draw() {
     const keep = graph.tree.depth.map((d) => d <= state.radius);
@@ -53,17 +53,18 @@ const deepestOf = (rows) => Math.max(1, ...rows.map((r) => r.depth));
 
 function drawRings(run, explanation, graph, rows, radius, width) {
   const view = seenNodes(graph, explanation, { ...state0, radius, graph: 0, shares: new Map() });
-  const angles = leafAngles(rows.map((r) => r.parent));
+  const angles = leafAngles(rows.map((r) => r.parent), rows.map((r) => r.depth));
   const deepest = deepestOf(rows);
   const most = Math.max(1, ...[...Array(deepest)].map((_, d) => rows.filter((r) => r.depth === d + 1).length));
-  const ring = (width / 2 - 44) / deepest;
-  const tile = Math.max(18, Math.min(46, ring * 0.6, (2 * Math.PI * ring * deepest) / most * 0.75));
+  const ring = (width / 2 - 52) / deepest;
+  const room = (2 * Math.PI * ring * deepest) / most;
+  const named = room * 0.94 - 16; // with its name below it
+  const tile = Math.max(18, Math.min(46, ring * 0.6, named >= 30 ? named : Math.min(29, room * 0.75)));
   const svg = s("svg", { class: "stage rings", width, height: width, viewBox: `0 0 ${width} ${width}`, role: "img",
     "aria-label": `PDS-tree of “${explanation.text}” up to radius ${radius}` });
   const centre = width / 2;
   for (let d = deepest; d >= 1; d -= 1) {
-    svg.append(s("circle", { cx: centre, cy: centre, r: ring * d, class: "ring" }),
-      s("text", { x: centre + 4, y: centre - ring * d - 4, class: "row-name" }, `radius ${d}`));
+    svg.append(s("circle", { cx: centre, cy: centre, r: ring * d, class: "ring" }));
   }
   const spots = rows.map((row, at) => ({ x: centre + Math.cos(angles[at]) * ring * row.depth,
     y: centre + Math.sin(angles[at]) * ring * row.depth }));
@@ -72,8 +73,29 @@ function drawRings(run, explanation, graph, rows, radius, width) {
     const above = spots[row.parent];
     svg.append(s("line", { x1: above.x, y1: above.y, x2: spots[at].x, y2: spots[at].y, class: "branch" }));
   });
+  const names = [];
+  for (let d = 1; d <= deepest; d += 1) names.push(freeSpot(centre, ring * d, tile / 2, spots, names));
   rows.forEach((row, at) => svg.append(treeNode(run, explanation, graph, row, spots[at], tile, view)));
+  names.forEach(({ x, y }, at) => svg.append(s("text", { x, y: y + 4, class: "row-name ring-name" }, `radius ${at + 1}`)));
   return svg;
+}
+
+/** The place on a ring, or just outside it, that is farthest from all nodes: its name stands there. */
+function freeSpot(centre, r, half, spots, taken) {
+  let best = null;
+  for (const out of [0, half + 14, half + 24]) {
+    for (let k = 0; k < 120; k += 1) {
+      const angle = (2 * Math.PI * k) / 120 - Math.PI / 4;
+      const x = centre + (r + out) * Math.cos(angle);
+      const y = centre + (r + out) * Math.sin(angle);
+      if (Math.abs(x - centre) > centre - 30 || Math.abs(y - centre) > centre - 8) continue;
+      const gap = (o, wide, high, below) => Math.hypot(Math.max(0, Math.abs(x - o.x) - wide - 28),
+        Math.max(0, o.y - y - high - 8, y - o.y - high - below - 8));
+      const far = Math.min(12, ...spots.map((o) => gap(o, half, half, 14)), ...taken.map((o) => gap(o, 28, 8, 0)));
+      if (!best || far > best.far + 1e-6) best = { x, y, far }; // on the ring rather than outside
+    }
+  }
+  return best;
 }
 
 /** A patch as the piece of the image it stands for, a word as the word. */

@@ -1,0 +1,108 @@
+"""What ``causal-lvlm explain`` adds to the sets: faithfulness, stability, graphs of heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from causal_lvlm.cli.support import Progress
+
+__all__ = ["Looked", "Looks"]
+
+
+@dataclass
+class Looked:
+    """What was found, in the order of the words."""
+
+    metrics: list[Any] = field(default_factory=list)
+    stability: list[Any] = field(default_factory=list)
+    heads: list[Any] = field(default_factory=list)
+
+    def parts(self) -> dict[str, list[Any]]:
+        """Return what there is, by the names that reports use."""
+        parts = {"metrics": self.metrics, "stability": self.stability, "heads": self.heads}
+        return {name: found for name, found in parts.items() if found}
+
+    def describe(self) -> list[str]:
+        """Return the tables of metrics as text, with what they cost."""
+        from causal_lvlm.explanation.wording import amount
+
+        return [
+            f"Faithfulness for “{table.target.text}” ({amount(table.model_runs, 'model run')}; "
+            "masked_top: probability with as many tokens masked as the set has, those that the "
+            f"method ranks highest):\n{table.table()}"
+            for table in self.metrics
+        ]
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What was asked for.
+
+    Attributes
+    ----------
+    faithfulness : bool
+    metrics : tuple of str
+        Empty for the usual ones.
+    stability : int or None
+        Number of graphs.
+    heads : bool
+    seed : int or None
+    """
+
+    faithfulness: bool = False
+    metrics: Sequence[str] = ()
+    stability: int | None = None
+    heads: bool = False
+    seed: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """Number of things to do for each word."""
+        return self.faithfulness + (self.stability is not None) + self.heads
+
+    def check(self, source: str | None) -> None:
+        """Refuse what cannot be done, before a model is loaded; raises `ValueError`."""
+        if self.metrics:
+            from causal_lvlm.viz.faithfulness import measurable
+
+            measurable(self.metrics)
+        if self.stability is not None and source == "relevancy":
+            raise ValueError(
+                "--stability jitters weights, which relevancy clips; use --source influence "
+                "(the default) or attention"
+            )
+
+    def look(
+        self, trace: Any, found: Any, attributions: Sequence[Any], into: Looked, progress: Progress
+    ) -> None:
+        """Do what was asked for about one explanation."""
+        text = found.target.text
+        if self.faithfulness:
+            from causal_lvlm.viz.faithfulness import DEFAULT_METRICS, measure_faithfulness
+
+            progress.step(f"asking the model about the methods for “{text}”")
+            names = tuple(self.metrics) or DEFAULT_METRICS
+            into.metrics.append(
+                measure_faithfulness(
+                    trace, found, attributions, metrics=names, seed=self.seed or 0,
+                    progress=lambda what, done, total: progress.bar.set_postfix_str(what),
+                )
+            )  # fmt: skip
+            progress.done()
+        if self.stability is not None:
+            from causal_lvlm.explanation.trust import explanation_stability
+
+            progress.step(f"learning the graph of “{text}” again")
+            if found.graphs:
+                into.stability.append(
+                    explanation_stability(trace, found, runs=self.stability, seed=self.seed or 0)
+                )
+            progress.done()
+        if self.heads:
+            from causal_lvlm.viz.head_graphs import head_graphs
+
+            progress.step(f"learning the graphs of heads for “{text}”")
+            into.heads.append(head_graphs(trace, found.target))
+            progress.done()
