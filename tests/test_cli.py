@@ -20,12 +20,12 @@ import causal_lvlm
 from causal_lvlm import cli
 from causal_lvlm.cli.report import read_results
 from causal_lvlm.errors import PromptError, TargetError
+from causal_lvlm.explanation.head_graphs import HeadGraphs
 from causal_lvlm.explanation.trust import TargetStability
 from causal_lvlm.metrics.result import MetricTable, MetricValue
 from causal_lvlm.structure.stability import EdgeStability
 from causal_lvlm.viz.bundle import write_cases
 from causal_lvlm.viz.case import Case
-from causal_lvlm.viz.head_graphs import HeadGraphs
 from tests.viz.fakes import (
     explaining_set,
     fake_attribution,
@@ -114,9 +114,9 @@ def looks(monkeypatch):
         return HeadGraphs(target, graphs, {"layer": 1})
 
     for module, function in (
-        ("causal_lvlm.viz.faithfulness", measure_faithfulness),
+        ("causal_lvlm.metrics.masked_top", measure_faithfulness),
         ("causal_lvlm.explanation.trust", explanation_stability),
-        ("causal_lvlm.viz.head_graphs", head_graphs),
+        ("causal_lvlm.explanation.head_graphs", head_graphs),
     ):
         monkeypatch.setattr(importlib.import_module(module), function.__name__, function)
     return seen

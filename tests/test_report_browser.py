@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from causal_lvlm.explanation.head_graphs import HeadGraphs
 from causal_lvlm.explanation.tried import TriedSet
 from causal_lvlm.metrics.result import MetricTable, MetricValue
 from causal_lvlm.tokens import resolve_target
 from causal_lvlm.viz import report
-from causal_lvlm.viz.head_graphs import HeadGraphs
 from causal_lvlm.viz.payload_graph import graph_payload
 from tests.viz.fakes import (
     explaining_set,

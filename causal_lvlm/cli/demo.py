@@ -62,9 +62,9 @@ def _explain_samples(
 ) -> tuple[list[Any], bool]:
     """Return one case per bundled sample, and whether Ctrl-C ended the work."""
     import causal_lvlm as cl
+    from causal_lvlm.explanation.head_graphs import head_graphs
+    from causal_lvlm.metrics.masked_top import measure_faithfulness
     from causal_lvlm.viz.case import Case
-    from causal_lvlm.viz.faithfulness import measure_faithfulness
-    from causal_lvlm.viz.head_graphs import head_graphs
 
     cases: list[Any] = []
     try:

@@ -65,7 +65,7 @@ class Looks:
     def check(self, source: str | None) -> None:
         """Refuse what cannot be done, before a model is loaded; raises `ValueError`."""
         if self.metrics:
-            from causal_lvlm.viz.faithfulness import measurable
+            from causal_lvlm.metrics.masked_top import measurable
 
             measurable(self.metrics)
         if self.stability is not None and source == "relevancy":
@@ -80,7 +80,7 @@ class Looks:
         """Do what was asked for about one explanation."""
         text = found.target.text
         if self.faithfulness:
-            from causal_lvlm.viz.faithfulness import DEFAULT_METRICS, measure_faithfulness
+            from causal_lvlm.metrics.masked_top import DEFAULT_METRICS, measure_faithfulness
 
             progress.step(f"asking the model about the methods for “{text}”")
             names = tuple(self.metrics) or DEFAULT_METRICS
@@ -101,7 +101,7 @@ class Looks:
                 )
             progress.done()
         if self.heads:
-            from causal_lvlm.viz.head_graphs import head_graphs
+            from causal_lvlm.explanation.head_graphs import head_graphs
 
             progress.step(f"learning the graphs of heads for “{text}”")
             into.heads.append(head_graphs(trace, found.target))

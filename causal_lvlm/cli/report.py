@@ -81,11 +81,11 @@ def read_results(files: Sequence[Path]) -> tuple[list[Case], list[str]]:
         If a file cannot be read, a file named is no result, or there is no explanation.
     """
     from causal_lvlm.attribution.result import Attribution
+    from causal_lvlm.explanation.head_graphs import HeadGraphs
     from causal_lvlm.explanation.result import Explanation
     from causal_lvlm.explanation.trust import TargetStability
     from causal_lvlm.metrics.result import MetricTable
     from causal_lvlm.viz.case import Case
-    from causal_lvlm.viz.head_graphs import HeadGraphs
 
     readers: dict[str, Any] = {
         "explanation": Explanation.load,

@@ -1,26 +1,21 @@
 """How far a graph over tokens can be trusted: the same target, with attention that varies.
 
 The whole way from attention to graph is gone again and again, including the choice of nodes, from
-a trace whose weights are changed when they are read:
-
-- `target_stability`: every weight is jittered, heads and levels vary
-  (`causal_lvlm.structure.stability`);
-- `target_null`: the weights of every row are permuted among the keys it may attend to, sinks left
-  where they are (`causal_lvlm.structure.null`).
+a trace whose weights are changed when they are read: every weight is jittered, heads and levels
+vary (`causal_lvlm.structure.stability`).
 
 Influence is made of weights times gradients: there every layer's products are jittered, the
 gradients being those of the run. Relevancy clips products before it adds them, and is left out:
-there only levels can vary. Neither can be permuted.
+there only levels can vary.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,12 +23,11 @@ import numpy as np
 from causal_lvlm.arrays import FloatArray, IntArray, frozen
 from causal_lvlm.checks import whole_number
 from causal_lvlm.correlation import TokenCorrelation, attention_correlations
-from causal_lvlm.covariance import SPANNING, find_sinks
-from causal_lvlm.errors import AttentionError, OutputError, StructureError
+from causal_lvlm.errors import OutputError, StructureError
+from causal_lvlm.explanation.changed import LEARN_OPTIONS, ChangedTrace, influence_products
 from causal_lvlm.storage import read_json, to_jsonable, write_json
 from causal_lvlm.structure.aggregate import aggregate_graphs
 from causal_lvlm.structure.learn import learn_structure
-from causal_lvlm.structure.null import NullEdges
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.structure.resample import (
     in_threads,
@@ -41,15 +35,13 @@ from causal_lvlm.structure.resample import (
     shuffled_turns,
     stop_if_interrupted,
 )
-from causal_lvlm.structure.result import LearnedStructure
 from causal_lvlm.structure.stability import EdgeStability
-from causal_lvlm.structure.weights import jittered, permuted_rows
+from causal_lvlm.structure.weights import jittered
 from causal_lvlm.tokens import Target, TargetLike, resolve_target
 
-__all__ = ["TargetStability", "explanation_stability", "target_null", "target_stability"]
+__all__ = ["TargetStability", "explanation_stability", "target_stability"]
 
 KIND = "target-stability"
-_LEARN = ("algorithm", "variant", "max_conditioning_size", "max_tests", "time_limit")
 Members = tuple[tuple[int, ...], ...]
 
 
@@ -158,52 +150,6 @@ class TargetStability:
         )
 
 
-class _ChangedTrace:
-    """A trace whose attention is changed when it is read; everything else is the trace's own.
-
-    `products` are |weight * gradient| of every layer, the last first, where these are changed.
-    """
-
-    def __init__(
-        self,
-        trace: Any,
-        change: Callable[[FloatArray], FloatArray],
-        products: Sequence[FloatArray] = (),
-    ) -> None:
-        self._trace, self._change, self._products = trace, change, products
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._trace, name)
-
-    def attention(self, layers: Any = (-1,)) -> FloatArray:
-        weights = self._trace.attention(layers=layers)
-        return np.stack([self._change(np.asarray(w, dtype=np.float64)) for w in weights])
-
-    def iter_attention(self) -> Iterator[tuple[int, FloatArray]]:
-        for layer, weights in self._trace.iter_attention():
-            yield layer, self._change(np.asarray(weights, dtype=np.float64))
-
-    def backward(self, target: Target, **options: Any) -> Any:
-        if not self._products:
-            return self._trace.backward(target, **options)
-        # What is made of them takes |weight * gradient|: one head, whose gradient is 1 everywhere.
-        one = np.ones((1, 1, 1))
-        layers = (
-            SimpleNamespace(attention=self._change(product)[None], gradient=one)
-            for product in self._products
-        )
-        return SimpleNamespace(language=lambda: layers)
-
-
-def _products(trace: Any, target: Target) -> list[FloatArray]:
-    """Return mean |weight * gradient| over heads of every layer, the last first, (T, T) each."""
-    found: list[FloatArray] = []
-    for layer in trace.backward(target, score="logit").language():
-        product = np.asarray(layer.attention, np.float64) * np.asarray(layer.gradient, np.float64)
-        found.append(np.abs(product).mean(axis=0))
-    return found
-
-
 def target_stability(
     trace: Any,
     target: TargetLike,
@@ -256,8 +202,8 @@ def target_stability(
     chosen = resolve_target(trace.layout, target)
     products: list[FloatArray] = []
     if jitter > 0.0 and options.get("source") == "influence":
-        products = _products(trace, chosen)
-    learn = {name: options.pop(name) for name in _LEARN if name in options}
+        products = influence_products(trace, chosen)
+    learn = {name: options.pop(name) for name in LEARN_OPTIONS if name in options}
     levels = levels_to_vary(alphas, thresholds, options)
     sizes = [None] if n_samples is None else np.atleast_1d(n_samples).tolist()
     # The trace says which heads there are; this also finds mistakes before any thread starts.
@@ -271,9 +217,7 @@ def target_stability(
     def one(run: int) -> tuple[PAG, Members, bool, dict[str, Any]] | Exception:
         level, size, head = settings[turns[run]]
         rng = np.random.default_rng(streams[run])
-        changed = _ChangedTrace(
-            trace, lambda w: jittered(w, jitter, rng) if jitter else w, products
-        )
+        changed = ChangedTrace(trace, lambda w: jittered(w, jitter, rng) if jitter else w, products)
         (found,) = attention_correlations(
             changed, chosen, heads="all" if head is None else [head],
             threshold=level["threshold"], n_samples=size, **options,
@@ -340,7 +284,7 @@ def explanation_stability(
     """
     names = (
         "source", "layer", "heads", "sink", "row", "tiers", "pool", "top_k", "min_attention",
-        "n_samples", "alpha", "threshold", *_LEARN[:-1],
+        "n_samples", "alpha", "threshold", *LEARN_OPTIONS[:-1],
     )  # fmt: skip
     known = explanation.parameters
     options = {name: known[name] for name in names if known.get(name) is not None}
@@ -355,107 +299,3 @@ def _heads(heads: Any, known: list[int | None], count: int) -> list[int | None]:
         return [int(head) for head in heads]
     # A head whose target is degenerate has no number here, but heads come in order.
     return [None] if count == 1 and known == [None] else list(range(count))
-
-
-def target_null(
-    trace: Any,
-    target: TargetLike,
-    *,
-    head: int | None = None,
-    permutations: int = 200,
-    seed: int = 0,
-    n_jobs: int | None = 1,
-    alpha: float | None = None,
-    **options: Any,
-) -> NullEdges:
-    """Say how many edges the graph of one target would have by chance.
-
-    Parameters
-    ----------
-    trace : Trace
-    target : str, int, slice, Target or callable
-    head : int, optional
-        Must be left out for ``layer="effective"`` and ``"mean"``, where the weights of all heads
-        are permuted.
-    permutations, seed, n_jobs
-        See `causal_lvlm.structure.null.null_edges`.
-    alpha : float, optional
-    **options
-        As for `target_stability`, with ``threshold`` or ``n_samples``.
-
-    Returns
-    -------
-    NullEdges
-        Nodes are those of the graph learned from the trace as it is. Where nodes are chosen by
-        weight (``top_k``, ``min_attention``), permuted graphs may have others, whose edges count
-        in `counts` only.
-
-    Raises
-    ------
-    StructureError
-        If the source is made of gradients.
-    DegenerateTargetError
-        If the target's row is degenerate.
-    """
-    count, seed = whole_number("permutations", permutations, 1), whole_number("seed", seed, 0)
-    if options.get("source") in SPANNING:
-        raise StructureError(
-            f"{options['source']} is made of gradients and has no weights to permute; use "
-            "source='attention', 'output' or layer='effective'"
-        )
-    chosen = resolve_target(trace.layout, target)
-    learn = {name: options.pop(name) for name in _LEARN if name in options}
-    heads: Any = "all" if head is None else [head]
-    if head is None and options.get("layer") not in ("effective", "mean"):
-        raise AttentionError("one head must be chosen: pass head=0, 1, ...")
-
-    def graph(source: Any) -> tuple[LearnedStructure, TokenCorrelation]:
-        (found,) = attention_correlations(source, chosen, heads=heads, **options)
-        if not isinstance(found, TokenCorrelation):
-            raise found
-        learned = learn_structure(found, alpha=alpha, evidence=False, **learn)
-        stop_if_interrupted(learned)
-        return learned, found
-
-    own, nodes = graph(trace)
-    place = {members: k for k, members in enumerate(nodes.members)}
-    streams = np.random.SeedSequence(seed).spawn(count)
-
-    def one(run: int) -> tuple[LearnedStructure, Members]:
-        rng = np.random.default_rng(streams[run])
-        found, correlation = graph(_ChangedTrace(trace, lambda w: _permuted(w, rng)))
-        return found, correlation.members
-
-    n = own.n_nodes
-    counts, degrees = np.zeros(count, dtype=np.int64), np.zeros((count, n), dtype=np.int64)
-    frequency: FloatArray = np.zeros((n, n))
-    incomplete = 0
-    for k, (found, members) in enumerate(in_threads(one, count, n_jobs)):
-        pag = found.pag
-        incomplete += not found.complete
-        counts[k] = pag.n_edges
-        shared = [i for i, m in enumerate(members) if m in place]
-        at = np.array([place[members[i]] for i in shared])
-        linked = pag.marks > 0
-        degrees[k, at] = np.count_nonzero(linked[shared], axis=1)
-        frequency[np.ix_(at, at)] += linked[np.ix_(shared, shared)]
-    parameters = {
-        "kind": "target", "target": chosen.text, "head": head, "permutations": count, "seed": seed,
-        **to_jsonable(options), "learn": to_jsonable(own.parameters),
-    }  # fmt: skip
-    names = [trace.layout.label(m[0]) for m in nodes.members]
-    names[-1] = chosen.text
-    return NullEdges(
-        own.pag, counts, degrees, frequency / count, parameters, names=tuple(names),
-        incomplete=incomplete,
-    )  # fmt: skip
-
-
-def _permuted(weights: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Permute every head's rows within the keys up to the query, its sinks left out."""
-    result = np.empty_like(weights)
-    for head, matrix in enumerate(weights):
-        allowed = np.tril(np.ones(matrix.shape, dtype=bool))
-        allowed[:, list(find_sinks(matrix))] = False
-        result[head] = permuted_rows(matrix, allowed, rng)
-    return result

@@ -19,10 +19,10 @@ import numpy as np
 from matplotlib import colormaps
 
 from causal_lvlm.explanation.wording import amount, random_controls, said
+from causal_lvlm.metrics.masked_top import KINDS, MASKED_TOP, ranked
 from causal_lvlm.metrics.registry import direction
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
-from causal_lvlm.viz.faithfulness import KINDS, MASKED_TOP, ranked
 from causal_lvlm.viz.payload_graph import extra_graphs, graphs_payload, short
 from causal_lvlm.viz.pictures import main_numbers, main_set, united_graph
 from causal_lvlm.viz.style import SMALL

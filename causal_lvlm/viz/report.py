@@ -66,13 +66,13 @@ def report(
     attributions : iterable of Attribution
     metrics : MetricTable, iterable of MetricTable, or True
         Numbers that stand below the methods they belong to. True measures them now, which runs the
-        model (`causal_lvlm.viz.faithfulness.measure_faithfulness`).
+        model (`causal_lvlm.metrics.masked_top.measure_faithfulness`).
     stability : TargetStability or iterable of TargetStability
         Edges of the same target are then as thick as they are stable
         (`causal_lvlm.explanation.trust.explanation_stability`).
     heads : HeadGraphs, iterable of HeadGraphs, or True
         Graphs of single heads beside those that were searched. True learns those of the last layer
-        (`causal_lvlm.viz.head_graphs.head_graphs`).
+        (`causal_lvlm.explanation.head_graphs.head_graphs`).
 
     Returns
     -------
@@ -87,11 +87,11 @@ def report(
     """
     found, maps = list(explanations), list(attributions)
     if metrics is True:
-        from causal_lvlm.viz.faithfulness import measure_faithfulness
+        from causal_lvlm.metrics.masked_top import measure_faithfulness
 
         metrics = [measure_faithfulness(trace_or_summary, e, maps) for e in found]
     if heads is True:
-        from causal_lvlm.viz.head_graphs import head_graphs
+        from causal_lvlm.explanation.head_graphs import head_graphs
 
         heads = [head_graphs(trace_or_summary, e.target) for e in found]
     case = Case(

@@ -13,9 +13,9 @@ from html import escape
 from typing import Any
 
 from causal_lvlm.explanation.wording import amount, random_controls, said
+from causal_lvlm.metrics.masked_top import MASKED_TOP
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
-from causal_lvlm.viz.faithfulness import MASKED_TOP
 from causal_lvlm.viz.payload import badges_of, metrics_of
 from causal_lvlm.viz.pictures import Picture, main_numbers, shown_graph
 from causal_lvlm.viz.prompt import prompt_html

@@ -10,7 +10,8 @@ import pytest
 
 from causal_lvlm.correlation import attention_correlation
 from causal_lvlm.errors import AttentionError, StructureError
-from causal_lvlm.explanation.trust import _permuted, target_null, target_stability
+from causal_lvlm.explanation.null import _permuted, target_null
+from causal_lvlm.explanation.trust import target_stability
 from causal_lvlm.structure import learn_structure
 from tests.explanation.fakes import FakeTrace, layout
 

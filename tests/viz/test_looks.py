@@ -11,11 +11,11 @@ import causal_lvlm as cl
 from causal_lvlm.correlation import attention_correlation
 from causal_lvlm.errors import StructureError
 from causal_lvlm.explanation.explain import PUBLISHED
+from causal_lvlm.explanation.head_graphs import HeadGraphs, head_graphs
 from causal_lvlm.explanation.trust import TargetStability, explanation_stability
 from causal_lvlm.explanation.union import union_graph
 from causal_lvlm.tiny import sample_inputs
 from causal_lvlm.tokens import resolve_target
-from causal_lvlm.viz.head_graphs import HeadGraphs, head_graphs
 from causal_lvlm.viz.payload_graph import extra_graphs
 
 
@@ -89,10 +89,10 @@ def test_stability_uses_the_explanations_own_settings(trace, found, tmp_path):
 
 
 def test_weights_that_are_not_jittered_give_the_influence_of_the_run(trace):
-    from causal_lvlm.explanation.trust import _ChangedTrace, _products
+    from causal_lvlm.explanation.changed import ChangedTrace, influence_products
 
     target = resolve_target(trace.layout, 0)
-    changed = _ChangedTrace(trace, lambda w: w, _products(trace, target))
+    changed = ChangedTrace(trace, lambda w: w, influence_products(trace, target))
     ours = attention_correlation(changed, target, source="influence")
     plain = attention_correlation(trace, target, source="influence")
     np.testing.assert_allclose(ours.correlation, plain.correlation, atol=1e-12)
