@@ -10,7 +10,7 @@ from causal_lvlm.app.records import Asked
 from causal_lvlm.app.session import Session
 from causal_lvlm.errors import PromptError
 
-__all__ = ["KINDS", "export", "report_page"]
+__all__ = ["KINDS", "embedded", "export", "report_page"]
 
 KINDS = ("report", "numbers", "figures")
 
@@ -33,6 +33,40 @@ def report_page(session: Session, asked: Asked) -> str:
     text = path.read_text("utf-8")
     path.unlink(missing_ok=True)
     return text
+
+
+# Inside the app, question, answer and sentence stand above and beside the frame. The frame is as
+# high as what is in it, so how much fits on the screen must not be asked of the frame.
+_BEFORE = """<style>
+html { overflow-y: hidden; }
+body { padding: 0 !important; }
+main { max-width: none !important; padding: 0 .5rem .5rem !important; }
+.js main > h1, .js #app .answer-card, .js #app .sentence { display: none; }
+</style>
+<script>
+Object.defineProperty(window, "innerHeight", { value: 580, configurable: true });
+</script>
+"""
+_AFTER = """<script>
+(() => {
+  const main = document.querySelector("main") || document.body;
+  const tell = () => {
+    const height = Math.ceil(main.getBoundingClientRect().bottom + window.scrollY) + 12;
+    window.parent.postMessage({ reportHeight: height }, "*");
+  };
+  new ResizeObserver(tell).observe(main);
+  window.addEventListener("load", tell);
+  tell();
+})();
+</script>
+"""
+
+
+def embedded(page: str) -> str:
+    """Return a report that fits into a frame of the app and tells how high it is."""
+    start, head, rest = page.partition("</head>")
+    body, end, tail = rest.rpartition("</body>")
+    return f"{start}{_BEFORE}{head}{body}{_AFTER}{end}{tail}"
 
 
 def export(session: Session, asked: Asked, kind: str) -> list[Path]:
@@ -65,10 +99,15 @@ def export(session: Session, asked: Asked, kind: str) -> list[Path]:
         return [path]
     if kind == "numbers":
         return _numbers(asked, folder)
-    from causal_lvlm.viz import write_bundle
+    from causal_lvlm.viz import draw_explanation_figure, write_bundle
 
     inside = folder / "figures"
     written = write_bundle(asked.trace, explanations, list(asked.attributions.values()), inside)
+    for number, found in enumerate(explanations):
+        name = f"figure-{number + 1}-token-{found.target.start}"
+        for kind in ("pdf", "svg"):  # what papers take
+            path = inside / f"{name}.{kind}"
+            written.append(draw_explanation_figure(found, path, trace=asked.trace))
     path = folder / "figures.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in written:

@@ -37,8 +37,8 @@ class Handlers(TabHandlers):
         p = self.p
         return [
             p.status, p.chat, p.question, p.picture, p.tokens, p.sentence, p.stages, p.mask,
-            p.readout, p.report, p.heat, p.matrix, p.layer, p.head, p.looked, p.strip, p.maps,
-            p.files, p.model_facts,
+            p.readout, p.report, p.heat, p.matrix, p.layer, p.head, p.looked, p.strip,
+            p.strip_button, p.maps, p.files, p.model_facts, p.question_a,
         ]  # fmt: skip
 
     # -- sessions --------------------------------------------------------------------------
@@ -47,9 +47,10 @@ class Handlers(TabHandlers):
         """The page was closed: forget everything."""
         self.bench.close_session(str(request.session_hash))
 
-    def stop(self, request: gr.Request) -> None:
-        """Stop what this page waits for."""
-        self._session(request).stop()
+    def stop(self, request: gr.Request) -> Changes:
+        """Stop what this page waits for, and say so at once."""
+        running = self._session(request).stop()
+        return {self.p.status: view.status_html("Stopped." if running else "Nothing is running.")}
 
     # -- opening ---------------------------------------------------------------------------
 
@@ -89,7 +90,7 @@ class Handlers(TabHandlers):
         chat = [_message("user", asked.question), _message("assistant", asked.trace.answer)]
         yield {
             **self._cleared(), p.picture: view.paint_board(session.image), p.chat: chat,
-            p.question: asked.question,
+            p.question: asked.question, p.question_a: asked.question,
             **self._chosen(session, asked), **self._explained(session, asked),
         }  # fmt: skip
         if asked.attached:
@@ -154,7 +155,7 @@ class Handlers(TabHandlers):
         """Ask about the picture; show the answer as it comes, then attention, then sets."""
         p, session = self.p, self._session(request)
         history = list(chat or [])
-        earlier = _turns(history) if talk else []
+        earlier = session.turns(_turns(history)) if talk else []
         said = [*history, _message("user", question)]
         found: list[Asked] = []
 
@@ -173,7 +174,10 @@ class Handlers(TabHandlers):
             return
         asked = found[0]
         answer = [*said, _message("assistant", asked.trace.answer)]
-        yield {**self._cleared(), p.chat: answer, **self._chosen(session, asked)}
+        yield {
+            **self._cleared(), p.chat: answer, p.question_a: asked.question,
+            **self._chosen(session, asked),
+        }  # fmt: skip
         if auto:
             yield from self._explain(session, asked, {})
         else:

@@ -10,14 +10,20 @@ import gradio as gr
 from causal_lvlm.app.bench import Workbench
 from causal_lvlm.app.handlers import Handlers
 from causal_lvlm.app.models import EMBEDDED
-from causal_lvlm.app.tab_handlers import MASKINGS, MODES, SOURCES, method_choices
+from causal_lvlm.app.tab_handlers import MASKINGS, MODES, PATENTED, SOURCES, method_groups
 from causal_lvlm.app.uploads import FORMATS
 from causal_lvlm.app.view import NOTHING, paint_board
+from causal_lvlm.attribution.lrp import PATENT_NOTE
 from causal_lvlm.tiny import sample_inputs
 
 __all__ = ["build_page", "style"]
 
 TITLE = "causal-lvlm"
+# The blue of the reports, from pale to dark.
+_BLUES = (
+    "#f0f7fc", "#d7ebf7", "#b5d8ee", "#85bfe2", "#4a9fd0", "#0072b2", "#0067a3", "#005a91",
+    "#00456f", "#003352", "#00243b",
+)  # fmt: skip
 _PICTURES = [f".{name.lower()}" for name in (*FORMATS, "jpg", "tif")]
 
 
@@ -32,7 +38,10 @@ def style() -> str:
 
 def theme() -> Any:
     """Return Gradio's theme with the fonts of the reader's own machine: none is fetched."""
+    blue = gr.themes.Color(*_BLUES, name="report")
     return gr.themes.Default(
+        primary_hue=blue,
+        secondary_hue=blue,
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     )
@@ -55,10 +64,10 @@ class Parts:
             "of the answer, and see the smallest set of patches and words it depends on.</p></div>",
             elem_id="title",
         )
-        with gr.Row():
-            with gr.Column(scale=4, min_width=320):
+        with gr.Row(elem_id="halves"):
+            with gr.Column(scale=4, min_width=320, elem_id="asking"):
                 self._ask_parts(bench)
-            with gr.Column(scale=7, min_width=320):
+            with gr.Column(scale=7, min_width=320, elem_id="results"):
                 self._result_parts()
 
     def _ask_parts(self, bench: Workbench) -> None:
@@ -85,10 +94,11 @@ class Parts:
         self.chat = gr.Chatbot(
             label="Conversation", height=240, render_markdown=False, elem_id="chat", buttons=[],
         )  # fmt: skip
-        with gr.Accordion("Options of the question", open=False):
+        with gr.Accordion("Options of the question", open=False, elem_id="options-box"):
             self.talk = gr.Checkbox(
-                False, label="Go on with the conversation",
-                info="Sends the earlier questions along; needs a model with a chat template.",
+                False, label="Go on with the conversation", elem_id="talk",
+                info=f"Sends up to {bench.limits.turns} earlier questions along; needs a model "
+                "with a chat template.",
             )  # fmt: skip
             self.auto = gr.Checkbox(True, label="Search explaining sets at once", elem_id="auto")
             self.tokens_most = gr.Slider(
@@ -122,8 +132,13 @@ class Parts:
 
     def _causal_parts(self) -> None:
         self.stages = gr.HTML("", elem_id="stages")
-        with gr.Accordion("What if? Hide patches and words and ask again", open=True):
-            with gr.Row():
+        with gr.Tabs(elem_id="causal-tabs"):
+            with gr.Tab("Set and graph", id="sets", render_children=True):
+                self.report = gr.HTML("", elem_id="report", js_on_load=_static("frame.js"))
+            with (
+                gr.Tab("What if? (live)", id="what-if", render_children=True),
+                gr.Row(),
+            ):
                 with gr.Column(min_width=280):
                     self.mask = _drawn("board.js", NOTHING, "mask")
                 with gr.Column(min_width=220):
@@ -139,36 +154,58 @@ class Parts:
                 )
                 self.runs = gr.Slider(50, 2000, 600, step=50, label="Most model runs")
             self.explain = gr.Button("Search", elem_id="explain")
-        self.report = gr.HTML("", elem_id="report")
 
     def _attention_parts(self) -> None:
         with gr.Row():
             with gr.Column(min_width=280):
+                gr.HTML(
+                    "<b>Answer → picture</b>: what the model looked at when it chose the word",
+                    elem_classes="legend",
+                )
                 self.heat = _drawn("board.js", NOTHING, "heat")
             with gr.Column(min_width=280):
                 self.layer = gr.Slider(0, 1, 0, step=1, label="Layer", elem_id="layer")
                 self.head = gr.Dropdown(
                     ["mean of the heads"], value="mean of the heads", label="Head", elem_id="head"
                 )
-                gr.HTML("Share of each head's attention on the image, in percent:")
+                gr.HTML(
+                    "Share of each head's attention on the image, in percent; choose one:",
+                    elem_classes="legend",
+                )
                 self.matrix = _drawn("matrix.js", NOTHING, "matrix")
-                gr.HTML("Click a patch: which tokens of the answer looked at it?")
+                gr.HTML(
+                    "<b>Picture → answer</b>: click a patch to see which words of the answer "
+                    "looked at it", elem_classes="legend",
+                )  # fmt: skip
                 self.looked = _drawn("tokens.js", NOTHING, "looked")
-        self.strip_button = gr.Button("Show every head of this layer", size="sm", elem_id="heads")
+        self.strip_button = gr.Button(
+            "Show every head of this layer", size="sm", elem_id="heads", visible=False
+        )
         self.strip = gr.HTML("", elem_id="strip")
 
     def _relevancy_parts(self) -> None:
-        self.methods = gr.CheckboxGroup(
-            method_choices(), value=["attention", "relevancy", "rollout", "grad_cam"],
-            label="Methods", elem_id="methods",
-        )  # fmt: skip
-        self.run_methods = gr.Button("Run", elem_id="run-methods")
+        ticked = ("attention", "rollout", "relevancy", "causal")
+        self.methods: list[gr.CheckboxGroup] = []
+        groups = method_groups()
+        patented = groups.pop(PATENTED, [])
+        with gr.Group(elem_id="methods"):
+            for name, choices in groups.items():
+                values = [value for _, value in choices if value in ticked]
+                self.methods.append(gr.CheckboxGroup(choices, value=values, label=name))
+        with gr.Accordion(PATENTED, open=False, elem_id="patented"):
+            self.methods.append(gr.CheckboxGroup(patented, show_label=False))
+            self.note_read = gr.Checkbox(
+                False, label="I have read the note on patents and may use these methods",
+                info=PATENT_NOTE,
+            )  # fmt: skip
+        self.run_methods = gr.Button("Run", variant="primary", elem_id="run-methods")
         self.maps = gr.HTML("", elem_id="maps")
 
     def _compare_parts(self) -> None:
         gr.HTML(
             "Two questions about the picture, or one question about two pictures. Both answers are "
-            "explained and their graphs compared."
+            "explained and their graphs compared. A question left empty is the other side's.",
+            elem_classes="legend",
         )
         with gr.Row():
             with gr.Column(min_width=280):
@@ -177,11 +214,15 @@ class Parts:
             with gr.Column(min_width=280):
                 self.question_b = gr.Textbox(label="Question B", elem_id="question-b")
                 self.word_b = gr.Textbox(label="Word of answer B (default: the last)")
-        self.second = gr.UploadButton(
-            "Another picture for B (default: the same)", file_types=_PICTURES, type="filepath",
-            size="sm",
-        )  # fmt: skip
-        self.run_compare = gr.Button("Compare", elem_id="run-compare")
+                self.second = gr.UploadButton(
+                    "Another picture for B (default: the same)", file_types=_PICTURES,
+                    type="filepath", size="sm", elem_id="second",
+                )  # fmt: skip
+                self.second_shown = gr.HTML("", elem_id="second-shown")
+                self.second_none = gr.Button(
+                    "The same picture again", size="sm", visible=False, elem_id="second-none"
+                )
+        self.run_compare = gr.Button("Compare", variant="primary", elem_id="run-compare")
         self.compared = gr.HTML("", elem_id="compared")
 
     def _export_parts(self) -> None:
@@ -222,7 +263,7 @@ def _wire(page: gr.Blocks, p: Parts, do: Handlers) -> None:
     )  # fmt: skip
     page.load(do.opened, None, all_results, **quiet)
     page.unload(do.closed)
-    p.stop.click(do.stop, None, None, **quiet, queue=False)
+    p.stop.click(do.stop, None, p.status, **quiet, queue=False)
     p.upload.upload(do.upload, p.upload, [p.picture, p.status, p.sample], **quiet)
     p.sample.input(
         do.sample, p.sample, [p.picture, p.question, p.status],
@@ -235,14 +276,17 @@ def _wire(page: gr.Blocks, p: Parts, do: Handlers) -> None:
     p.mask.select(do.mask, None, [p.readout, p.status], **quiet)
     search = [p.mode, p.masking, p.source, p.runs]
     p.explain.click(do.explain, search, all_results, **quiet)
-    shown = [p.heat, p.matrix, p.layer, p.head, p.looked, p.strip]
+    shown = [p.heat, p.matrix, p.layer, p.head, p.looked, p.strip, p.strip_button]
     p.layer.release(do.head, [p.layer, p.head], shown, **quiet)
     p.layer.input(do.head, [p.layer, p.head], shown, **{**quiet, "trigger_mode": "always_last"})
     p.head.input(do.head, [p.layer, p.head], shown, **quiet)
     p.matrix.select(do.matrix, None, shown, **quiet)
     p.heat.select(do.look, [p.layer, p.head], p.looked, **quiet)
     p.strip_button.click(do.strip, p.layer, p.strip, **quiet)
-    p.run_methods.click(do.methods, p.methods, [p.maps, p.status], **quiet)
+    p.run_methods.click(do.methods, [p.note_read, *p.methods], [p.maps, p.status], **quiet)
+    second = [p.second, p.second_shown, p.second_none, p.status]
+    p.second.upload(do.second, p.second, second, **quiet)
+    p.second_none.click(do.no_second, None, second, **quiet)
     sides = [p.question_a, p.word_a, p.question_b, p.word_b, p.second]
     p.run_compare.click(do.compare, sides, [p.compared, p.status], **quiet)
     for kind, button in (

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+from PIL import Image
 
 from causal_lvlm.app.attention import AnswerAttention
 from causal_lvlm.errors import DetachedTraceError
 from causal_lvlm.tokens import Target
 
-__all__ = ["Asked", "Limits", "Masked"]
+__all__ = ["Asked", "Limits", "Masked", "Turn"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Limits:
         Longest question in characters.
     new_tokens : int
         Longest answer.
+    turns : int
+        Earlier questions that go along in a conversation.
     """
 
     runs: int = 4
@@ -38,6 +42,15 @@ class Limits:
     idle: float = 3600.0
     prompt: int = 4000
     new_tokens: int = 256
+    turns: int = 12
+
+
+class Turn(NamedTuple):
+    """A question of a conversation, its answer, and the picture it was about, if it is known."""
+
+    question: str
+    answer: str
+    image: Image.Image | None = None
 
 
 @dataclass(frozen=True)

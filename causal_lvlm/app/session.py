@@ -26,10 +26,10 @@ from PIL import Image
 
 from causal_lvlm.app.attention import AnswerAttention, answer_attention
 from causal_lvlm.app.models import EMBEDDED
-from causal_lvlm.app.records import Asked, Masked
+from causal_lvlm.app.records import Asked, Masked, Turn
 from causal_lvlm.app.turns import Job, News
 from causal_lvlm.app.uploads import checked_json, inside_folder, painted
-from causal_lvlm.app.watch import Verified, WatchedTrace, watching_tokens
+from causal_lvlm.app.watch import Verified, WatchedTrace
 from causal_lvlm.app.words import conversation, last_word, own_words
 from causal_lvlm.errors import CausalLVLMError, PromptError
 from causal_lvlm.tokens import Target, Units, candidate_units, resolve_target
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from causal_lvlm.app.bench import Workbench
 
 __all__ = ["Session"]
+
+_LEARNING = "learning graphs"  # the stage of `causal_lvlm.explain` that uses no model
 
 
 class Session:
@@ -58,21 +60,25 @@ class Session:
         self.runs: OrderedDict[int, Asked] = OrderedDict()
         self.image: Image.Image | None = None  # as it was uploaded
         self.strokes: list[Any] = []  # painted over it
+        self.said: list[Turn] = []  # the conversation so far
         self.jobs: dict[str, Job] = {}
         self._count = 0
         self._lock = threading.Lock()
 
     # -- housekeeping ---------------------------------------------------------------------------
 
-    def stop(self) -> None:
-        """Stop whatever this page is waiting for."""
-        for job in list(self.jobs.values()):
+    def stop(self) -> bool:
+        """Stop whatever this page is waiting for; returns whether there was anything."""
+        running = [job for job in list(self.jobs.values()) if not job.finished.is_set()]
+        for job in running:
             job.stop()
+        return bool(running)
 
     def close(self) -> None:
         """Stop, forget everything and remove the folder."""
         self.stop()
         self.runs.clear()
+        self.said.clear()
         self.lvlm = self.image = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -151,7 +157,7 @@ class Session:
         image: Image.Image | None,
         question: str,
         *,
-        earlier: Sequence[tuple[str, str]] = (),
+        earlier: Sequence[Turn] = (),
         max_new_tokens: int = 64,
     ) -> Iterator[News]:
         """Ask the model; stages ``answer`` carry the text so far, ``done`` the `Asked`.
@@ -160,26 +166,43 @@ class Session:
         ----------
         image : PIL.Image.Image or None
         question : str
-        earlier : sequence of (str, str)
-            Questions and answers before this one, of the same conversation.
+        earlier : sequence of Turn
+            What was asked and answered before, in the same conversation; the last few are sent.
         max_new_tokens : int
         """
-        job = self._start("ask")
+        job, most = self._start("ask"), self.bench.limits.turns
 
         def work(job: Job) -> Asked:
             trace = self._run(job, image, question, earlier, max_new_tokens)
             asked = self._keep(trace, question)
             asked.target = last_word(trace.layout)
+            self.said = [*self.said, Turn(question, trace.answer, image)][-most:]
             return asked
 
         return job.run(work)
+
+    def turns(self, texts: Sequence[tuple[str, str]]) -> list[Turn]:
+        """Return a conversation, with the pictures as far as it was led here.
+
+        Parameters
+        ----------
+        texts : sequence of (str, str)
+            Its questions and answers.
+        """
+        most = self.bench.limits.turns
+        found = [Turn(question, answer) for question, answer in texts[-most:]]
+        for place in range(1, min(len(found), len(self.said)) + 1):
+            if self.said[-place][:2] != found[-place][:2]:
+                break
+            found[-place] = self.said[-place]
+        return found
 
     def _run(
         self,
         job: Job,
         image: Image.Image | None,
         question: str,
-        earlier: Sequence[tuple[str, str]],
+        earlier: Sequence[Turn],
         max_new_tokens: int,
     ) -> Any:
         limits = self.bench.limits
@@ -192,11 +215,19 @@ class Session:
             raise PromptError("this model looks at a picture; choose or upload one first")
         if lvlm.placeholder and lvlm.placeholder in question:
             question = question.replace(lvlm.placeholder, " ")  # pictures are placed by us
-        prompt = question if not earlier else conversation(image, question, earlier)
-        with watching_tokens(lvlm, job, lambda text: job.stage("answer", text)):
-            return lvlm.run(
-                image, prompt, max_new_tokens=max(1, min(max_new_tokens, limits.new_tokens))
-            )
+        pictures: Any = image
+        prompt: Any = question
+        if earlier:
+            pictures, prompt = conversation(image, question, earlier)
+            pictures = pictures or None
+
+        def tell(token_id: int, text: str) -> None:
+            if job.stopping:
+                job.step()  # raises
+            job.stage("answer", text)
+
+        most = max(1, min(max_new_tokens, limits.new_tokens))
+        return lvlm.run(pictures, prompt, max_new_tokens=most, on_token=tell)
 
     def look_at(self, token: int, number: int | None = None) -> Asked:
         """Choose the token of the answer that everything is about, counted from 0."""
@@ -247,34 +278,55 @@ class Session:
         watched = WatchedTrace(
             asked.trace, job, None if units is None else _teller(job), units=units
         )
+
+        def report(what: str, done: int, total: int) -> None:
+            job.report(what, done, total)
+            if what == _LEARNING:
+                job.rest()
+
         # A stop arrives where the search asks the model: there it keeps what it has found.
-        found = causal_lvlm.explain(watched, target, progress=job.report, **options)
+        found = causal_lvlm.explain(watched, target, progress=report, **options)
         key = (target.start, found.mode, found.masking, found.parameters.get("source"))
-        asked.explanations.pop(key, None)
-        asked.explanations[key] = found
+        if any(s.verified for s in found.sets.values()) or not job.stopping:
+            asked.explanations.pop(key, None)  # a search stopped too early replaces nothing
+            asked.explanations[key] = found
         return found
 
-    def attribute(self, methods: Sequence[str], number: int | None = None) -> Iterator[News]:
+    def attribute(
+        self, methods: Sequence[str], number: int | None = None, *, accept_patent_note: bool = False
+    ) -> Iterator[News]:
         """Run methods one after the other; each is a stage ``attribution``.
 
-        Its value is an `Attribution`, or (name, error message) of a method that cannot be used.
+        Its value is an `Attribution`, or (name, error message) of a method that cannot be used. The
+        causal one reads the explanation that there is, if the token has one.
         """
         asked = self.asked(number)
         target, job = self._target(asked), self._start("attribute")
 
         def work(job: Job) -> list[Any]:
             import causal_lvlm
+            from causal_lvlm.attribution.causal import from_explanation
 
+            patented = {m.name for m in causal_lvlm.list_methods() if m.family == "propagation"}
+            if not accept_patent_note:
+                patented = set()
             results: list[Any] = []
             for place, name in enumerate(methods):
                 job.progress(name, place, len(methods))
                 key = (target.start, name)
                 if key not in asked.attributions:
                     watched = WatchedTrace(asked.trace, job)
+                    options: dict[str, Any] = {}
+                    if name in patented:
+                        options["accept_patent_note"] = True
                     try:
-                        asked.attributions[key] = causal_lvlm.attribute(
-                            watched, target, name, progress=job.progress
-                        )
+                        if name == "causal" and asked.explanation() is not None:
+                            found = from_explanation(asked.explanation())
+                        else:
+                            found = causal_lvlm.attribute(
+                                watched, target, name, progress=job.progress, **options
+                            )
+                        asked.attributions[key] = found
                     except (CausalLVLMError, ValueError, TypeError) as error:
                         job.stage("attribution", (name, str(error)))
                         continue

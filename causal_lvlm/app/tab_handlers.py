@@ -11,9 +11,9 @@ from typing import Any
 
 import gradio as gr
 
-from causal_lvlm.app import view
+from causal_lvlm.app import maps, view
 from causal_lvlm.app.bench import Workbench
-from causal_lvlm.app.export import export, report_page
+from causal_lvlm.app.export import embedded, export, report_page
 from causal_lvlm.app.records import Asked
 from causal_lvlm.app.session import Session
 from causal_lvlm.app.turns import News
@@ -21,7 +21,7 @@ from causal_lvlm.app.uploads import checked_image
 from causal_lvlm.app.watch import Verified
 from causal_lvlm.errors import CausalLVLMError, PromptError
 
-__all__ = ["MASKINGS", "MODES", "SOURCES", "Changes", "TabHandlers", "method_choices"]
+__all__ = ["MASKINGS", "MODES", "PATENTED", "SOURCES", "Changes", "TabHandlers", "method_groups"]
 
 MODES = ("necessary", "sufficient")
 MASKINGS = ("remove", "edges", "neutral")
@@ -32,19 +32,32 @@ SOURCES: dict[str, dict[str, Any]] = {
     "attention heads, last layer": {"source": "attention", "layer": -1},
 }
 MEAN = "mean of the heads"
+STRIP = 8  # heads that are shown at once, without being asked for
+PATENTED = "Propagation (patented)"
+# What a group of methods is called -> families of `causal_lvlm.list_methods`.
+GROUPS = {
+    "Attention": ("attention",),
+    "Gradients": ("gradient",),
+    "What the model reads at each position": ("lens",),
+    "Perturbation: many model runs": ("perturbation",),
+    "Causal, consensus, and a random floor": ("causal", "consensus", "random"),
+    PATENTED: ("propagation",),
+}
 Changes = dict[Any, Any]
 
 
-def method_choices() -> list[tuple[str, str]]:
-    """Return the methods that can be run here, as (label, name); cheap ones first.
-
-    Those that a user must accept a patent's terms for are left out: a page cannot do that for them.
-    """
+def method_groups() -> dict[str, list[tuple[str, str]]]:
+    """Return the methods as (label, name) by group, cheap ones first within each."""
     import causal_lvlm
 
-    methods = causal_lvlm.list_methods()
-    offered = [m for m in methods if m.family != "propagation" and m.name != "causal"]
-    return [(m.name + (" (slow)" if m.optional else ""), m.name) for m in offered]
+    groups: dict[str, list[tuple[str, str]]] = {name: [] for name in GROUPS}
+    of_family = {family: name for name, families in GROUPS.items() for family in families}
+    for method in causal_lvlm.list_methods():
+        slow = method.optional and method.family == "perturbation"
+        label = method.name + (" (slow)" if slow else "")
+        name = of_family.get(method.family, method.family.capitalize())
+        groups.setdefault(name, []).append((label, method.name))
+    return {name: choices for name, choices in groups.items() if choices}
 
 
 def _stopped(found: Any) -> bool:
@@ -130,7 +143,8 @@ class TabHandlers:
             p.layer: gr.update(maximum=max(found.n_layers - 1, 1), value=at),
             p.head: gr.update(choices=heads, value=MEAN if head is None else f"head {head}"),
             p.looked: view.answer_tokens(None),
-            p.strip: "",
+            p.strip: maps.heads_html(asked, at) if found.n_heads <= STRIP else "",
+            p.strip_button: gr.update(visible=found.n_heads > STRIP),
         }
 
     def head(self, layer: float, head: str, request: gr.Request) -> Changes:
@@ -172,7 +186,7 @@ class TabHandlers:
             asked = self._session(request).asked()
         except CausalLVLMError:
             return ""
-        return view.heads_html(asked, int(layer)) if asked.attention is not None else ""
+        return maps.heads_html(asked, int(layer)) if asked.attention is not None else ""
 
     # -- causal ----------------------------------------------------------------------------
 
@@ -203,8 +217,13 @@ class TabHandlers:
         result: list[Any] = []
 
         def done(found: Any) -> Changes:
-            result.append(found)
             text = "Stopped; this is the best that was found so far." if _stopped(found) else ""
+            if _stopped(found) and not any(s.verified for s in found.sets.values()):
+                return {
+                    self.p.status: view.status_html("Stopped before any set was verified."),
+                    self.p.stages: "",
+                }
+            result.append(found)
             return {
                 self.p.sentence: view.sentence_html(found),
                 self.p.stages: "",
@@ -233,7 +252,11 @@ class TabHandlers:
             page = report_page(session, asked)
         except CausalLVLMError as error:
             return {self.p.status: view.status_html(view.error_text(error), bad=True)}
-        return {self.p.report: view.frame_html(page, f"Report on “{found.target.text}”")}
+        title = f"Report on “{found.target.text}”: set, graph, tree and radius"
+        return {
+            self.p.report: view.frame_html(embedded(page), title),
+            self.p.mask: view.mask_board(asked, session.units(asked.number)),
+        }
 
     def mask(self, event: gr.EventData, request: gr.Request) -> Iterator[Changes]:
         """Hide patches and words and ask again."""
@@ -257,17 +280,23 @@ class TabHandlers:
 
     # -- other methods, comparison, export -------------------------------------------------
 
-    def methods(self, names: Sequence[str], request: gr.Request) -> Iterator[Changes]:
-        """Run methods; each map is shown as soon as it is there."""
-        from causal_lvlm.viz import view_of
-
+    def methods(
+        self, note_read: bool, request: gr.Request, *groups: Sequence[str]
+    ) -> Iterator[Changes]:
+        """Run the methods ticked in each group; each map is shown as soon as it is there."""
         session, results = self._session(request), list[Any]()
+        names = [name for chosen in groups for name in chosen or ()]
+
+        def start() -> Iterator[News]:
+            if not names:
+                raise PromptError("no method is ticked; tick one or more")
+            return session.attribute(names, accept_patent_note=note_read)
 
         def stage(name: str, value: Any) -> Changes:
             results.append(value)
-            return {self.p.maps: view.maps_html(view_of(session.asked().trace), results)}
+            return {self.p.maps: maps.maps_html(session.asked(), results)}
 
-        yield from self._follow(session, lambda: session.attribute(list(names or ())), stage)
+        yield from self._follow(session, start, stage)
 
     def compare(
         self,
@@ -284,9 +313,15 @@ class TabHandlers:
         def start() -> Iterator[News]:
             first = session.picture()
             other = checked_image(second) if second else first
-            sides = [(first, question_a), (other, question_b or question_a)]
-            if not question_a.strip():
-                raise PromptError("question A is empty; ask something")
+            questions = [q for q in (question_a.strip(), question_b.strip()) if q]
+            if not questions:
+                raise PromptError("both questions are empty; ask something")
+            sides = [(first, questions[0]), (other, questions[-1])]
+            if not second and questions[0] == questions[-1] and word_a.strip() == word_b.strip():
+                raise PromptError(
+                    "both sides are the same question about the same picture; give another "
+                    "question, word or picture for B"
+                )
             return session.compare(sides, (word_a, word_b))
 
         sides: list[tuple[Asked, Any]] = []
@@ -295,12 +330,31 @@ class TabHandlers:
             if name != "side":
                 return None
             sides.append(value[1:])
-            return {p.compared: view.compare_html(sides)}
+            return {p.compared: maps.compare_html(sides)}
 
         def done(found: Any) -> Changes:
-            return {p.compared: view.compare_html(found, *view.graphs_difference(found))}
+            return {p.compared: maps.compare_html(found, *maps.graphs_difference(found))}
 
         yield from self._follow(session, start, stage, done)
+
+    def second(self, path: str | None) -> Changes:
+        """Show the second picture, or that there is none."""
+        p = self.p
+        if not path:
+            return {p.second_shown: "", p.second: None, p.second_none: gr.update(visible=False)}
+        try:
+            picture = checked_image(path)
+        except CausalLVLMError as error:
+            return {p.second: None, p.status: view.status_html(view.error_text(error), bad=True)}
+        return {
+            p.second_shown: maps.side_html(picture),
+            p.second_none: gr.update(visible=True),
+            p.status: view.status_html("Picture for B; press Compare."),
+        }
+
+    def no_second(self) -> Changes:
+        """Go back to one picture for both sides."""
+        return self.second(None)
 
     def exporter(self, kind: str) -> Callable[[gr.Request], Changes]:
         """Return the handler that hands out one kind of files."""

@@ -6,8 +6,11 @@
    asked for, so people are answered in order.
 3. A long job asks at each step whether somebody waits; if so, and it has had the turn for a while,
    it goes to the end of the line. A short question is thus never stuck behind a long search.
-4. Stopping a job makes its next step raise `Stopped`, which is a `KeyboardInterrupt`: the search
-   for explaining sets answers that with the best set found so far.
+4. While a job works without the model (it learns a graph) it gives its turn away, and stands in
+   line again at its next step.
+5. Stopping a job makes its next step raise `Stopped`, which is a `KeyboardInterrupt`: the search
+   for explaining sets answers that with the best set found so far. Whoever listens hears of it at
+   once; what a step in work still finds comes later.
 """
 
 from __future__ import annotations
@@ -42,10 +45,11 @@ class News:
 
     Attributes
     ----------
-    kind : {"progress", "stage", "done", "stopped", "error"}
+    kind : {"progress", "stage", "stopping", "done", "stopped", "error"}
     value : object
-        ``progress``: (what, done, total). ``stage``: (name, value). ``done``: what the work
-        returned. ``stopped``: None. ``error``: the exception.
+        ``progress``: (what, done, total). ``stage``: (name, value). ``stopping``: None, a stop was
+        asked for and a step is still in work. ``done``: what the work returned. ``stopped``: None.
+        ``error``: the exception.
     """
 
     kind: str
@@ -67,19 +71,19 @@ class Turns:
         self._waiting: deque[tuple[Job, threading.Event]] = deque()
         self._holder: Job | None = None
 
-    def enter(self, job: Job) -> threading.Event:
+    def enter(self, job: Job, *, again: bool = False) -> threading.Event:
         """Put a job in line; returns the event that is set when it has the turn.
 
         Raises
         ------
         BusyError
-            If the line is full.
+            If the line is full and the job was not in it before.
         """
         event = threading.Event()
         with self._lock:
             if self._holder is None and not self._waiting:
                 self._take(job, event)
-            elif len(self._waiting) >= self.most_waiting:
+            elif len(self._waiting) >= self.most_waiting and not again:
                 raise BusyError(
                     f"{len(self._waiting)} requests are waiting already, which is as many as this "
                     "server takes; try again in a moment"
@@ -104,14 +108,15 @@ class Turns:
             job.waiting_behind = self.ahead(job)
         job.waiting_behind = 0
 
-    def leave(self, job: Job) -> None:
-        """Give the turn to the next in line; does nothing for a job that does not have it."""
+    def leave(self, job: Job) -> bool:
+        """Give the turn to the next in line; returns False for a job that does not have it."""
         with self._lock:
             if self._holder is not job:
-                return
+                return False
             self._holder = None
             if self._waiting:
                 self._take(*self._waiting.popleft())
+            return True
 
     def give_way(self, job: Job) -> None:
         """Let others go first if some wait and this job has had its share."""
@@ -147,6 +152,7 @@ class Job:
         self.waiting_behind = 0
         self.finished = threading.Event()
         self._stop = threading.Event()
+        self._resting = False
         self._news: list[News] = []
         self._progress: News | None = None
         self._fresh = threading.Condition()
@@ -159,6 +165,8 @@ class Job:
     def stop(self) -> None:
         """Ask for the end; the work ends at its next step."""
         self._stop.set()
+        with self._fresh:
+            self._fresh.notify_all()
 
     # -- for the work ---------------------------------------------------------------------------
 
@@ -166,7 +174,14 @@ class Job:
         """Raise `Stopped` if asked to; let others go first if it is their turn."""
         if self.stopping:
             raise Stopped
+        if self._resting:
+            self._resting = False
+            self.turns.wait(self, self.turns.enter(self, again=True))
         self.turns.give_way(self)
+
+    def rest(self) -> None:
+        """Give the turn away until the next step; the work must not use the model before it."""
+        self._resting = self.turns.leave(self)
 
     def report(self, what: str, done: int, total: int) -> None:
         """Tell how far the work is, and no more: for work that must be stopped elsewhere."""
@@ -225,10 +240,11 @@ class Job:
 
     def _listen(self) -> Iterator[News]:
         told: News | None = None
-        behind = 0
+        behind, stopping = 0, False
         while True:
             with self._fresh:
-                if not self._news and self._progress is told:
+                quiet = not self._news and self._progress is told and stopping is self.stopping
+                if quiet:
                     self._fresh.wait(0.2)
                 news, self._news = self._news, []
                 progress = self._progress
@@ -237,7 +253,12 @@ class Job:
             if ended is not None:
                 yield ended
                 return
-            if progress is not told and progress is not None:
+            if self.stopping:  # how far the step in work is, is of no interest any more
+                told = progress
+                if not stopping:
+                    stopping = True
+                    yield News("stopping")
+            elif progress is not told and progress is not None:
                 told = progress
                 yield progress
             elif self.waiting_behind != behind:

@@ -12,7 +12,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from causal_lvlm.app.attention import AnswerAttention
 from causal_lvlm.app.records import Asked, Masked
@@ -26,19 +26,18 @@ __all__ = [
     "NOTHING",
     "answer_tokens",
     "attention_board",
-    "compare_html",
+    "cells_of",
     "error_text",
     "frame_html",
-    "graphs_difference",
-    "heads_html",
     "head_matrix",
-    "maps_html",
     "mask_board",
     "paint_board",
     "readout_html",
     "sentence_html",
+    "shown",
     "stages_html",
     "status_html",
+    "words_of",
 ]
 
 # An empty value of a part that a script draws. Such values are JSON as text: where a handler sends
@@ -46,71 +45,120 @@ __all__ = [
 NOTHING = "{}"
 
 
-def _board(mode: str, image: Image.Image | None, alt: str, **more: Any) -> str:
-    size = (0, 0) if image is None else image.size
+def _board(mode: str, pictures: Sequence[Any], alt: str, **more: Any) -> str:
     value = {
         "mode": mode,
-        "image": None if image is None else picture_uri(image),
-        "width": size[0],
-        "height": size[1],
+        "pictures": pictures,
         "alt": alt,
-        "cells": [],
         "words": [],
-        "marked": [],
-        "cols": 1,
+        "members": [],
+        "offer": None,
+        "key": None,
         "highest": None,
         **more,
     }
     return json.dumps(value)
 
 
+def _picture(
+    image: Image.Image, alt: str, cells: Sequence[Any] = (), cols: int = 1
+) -> dict[str, Any]:
+    width, height = image.size
+    return {
+        "image": picture_uri(image), "width": width, "height": height, "alt": alt,
+        "cells": list(cells), "cols": cols,
+    }  # fmt: skip
+
+
 def paint_board(image: Image.Image | None) -> str:
     """Return the picture to be painted over, or a place for one."""
-    alt = "Picture; paint over a region with the pointer." if image is not None else (
-        "Upload a picture, or choose one of the examples."
-    )  # fmt: skip
-    return _board("paint", image, alt)
+    if image is None:
+        return _board("paint", [], "Upload a picture, or choose one of the examples.")
+    alt = "Picture; paint over a region with the pointer."
+    return _board("paint", [_picture(image, alt)], alt)
 
 
-def _cells(layout: TokenLayout, scores: FloatArray | None) -> tuple[list[list[Any]], int]:
-    """Return the cells of the first image with their scores, and the columns of its first grid."""
+def cells_of(
+    layout: TokenLayout, number: int, scores: FloatArray | None = None
+) -> tuple[list[list[Any]], int]:
+    """Return the cells of one image with their scores, and the columns of its first grid.
+
+    A cell is left, top, right, bottom, position, label, score or None.
+    """
     cells: list[list[Any]] = []
-    for grid in layout.grids:
-        if grid.image == 0:
-            for position, box in zip(grid.positions, grid.boxes, strict=True):
-                score = None if scores is None else float(scores[position])
-                at = int(position)
-                cells.append([*(round(float(v), 3) for v in box), at, layout.label(at), score])
-    cols = layout.grids[0].cols if layout.grids else 1
-    return cells, cols
+    grids = [grid for grid in layout.grids if grid.image == number]
+    for grid in grids:
+        for position, box in zip(grid.positions, grid.boxes, strict=True):
+            at = int(position)
+            score = None if scores is None else float(scores[at])
+            cells.append([*(round(float(v), 3) for v in box), at, layout.label(at), score])
+    return cells, grids[0].cols if grids else 1
+
+
+def words_of(asked: Asked) -> list[int]:
+    """Return the positions of the words before the chosen token, without the template's frame."""
+    layout = asked.trace.layout
+    end = len(layout) if asked.target is None else asked.target.start
+    return [int(p) for p in layout.positions("prompt", "generated") if p < end]
+
+
+def _name(number: int, images: Sequence[Any]) -> str:
+    return f"Picture {number + 1}" if len(images) > 1 else "Picture"
 
 
 def mask_board(asked: Asked, units: Units) -> str:
-    """Return picture and words, each of which can be masked; the frame is shown as it is."""
-    layout = asked.trace.layout
+    """Return pictures and words, each of which can be masked; the frame is shown as it is.
+
+    The members of the explaining set, if there is one, are numbered as the report numbers them.
+    """
+    layout, images = asked.trace.layout, asked.trace.images
     free = set(units.unit_of())
-    cells, cols = _cells(layout, None)
-    words = [
-        [int(p), layout.tokens[p].strip() or repr(layout.tokens[p]), int(p) in free]
-        for p in layout.positions("prompt", "generated")
-        if asked.target is None or p < asked.target.start
-    ]
-    cells = [cell for cell in cells if cell[4] in free]
-    alt = "Picture: choose patches to hide them from the model."
-    return _board("mask", asked.trace.image, alt, cells=cells, cols=cols, words=words)
+    pictures = []
+    for number, image in enumerate(images):
+        cells, cols = cells_of(layout, number)
+        cells = [cell for cell in cells if cell[4] in free]
+        alt = f"{_name(number, images)}: choose patches to hide them from the model."
+        pictures.append(_picture(image, alt, cells, cols))
+    words = [[p, shown(layout.tokens[p]), p in free] for p in words_of(asked)]
+    found = asked.explanation()
+    members: list[list[int]] = []
+    offer: dict[str, Any] | None = None
+    if found is not None and found.main.verified:
+        members = [[int(p) for p in unit] for unit in found.main.units]
+        inside = [p for unit in members for p in unit]
+        offer = {"text": "Hide the set", "positions": inside}
+        if found.mode == "sufficient":
+            outside = sorted(free.difference(inside))
+            offer = {"text": "Hide all but the set", "positions": outside}
+    start = -1 if asked.target is None else asked.target.start
+    return _board(
+        "mask", pictures, "No picture.", words=words, members=members, offer=offer,
+        key=f"{id(asked)} {start}",
+    )  # fmt: skip
+
+
+def shown(token: str) -> str:
+    """Return a token as it is shown: without the space it carries, and never as nothing."""
+    return token.strip() or repr(token)
 
 
 def attention_board(
     asked: Asked, found: AnswerAttention, token: int, layer: int, head: int | None
 ) -> str:
-    """Return the picture under the attention that one token paid to it."""
-    scores = found.row(token, layer, head)
-    cells, cols = _cells(asked.trace.layout, scores)
-    highest = max((cell[6] for cell in cells), default=0.0)
+    """Return the pictures and words under the attention that one token paid to them."""
+    scores, layout, images = found.row(token, layer, head), asked.trace.layout, asked.trace.images
     who = "mean of the heads" if head is None else f"head {head}"
-    word = asked.trace.layout.generated[token].strip()
-    alt = f"Attention of “{word}” to the picture, layer {layer}, {who}."
-    return _board("heat", asked.trace.image, alt, cells=cells, cols=cols, highest=highest or None)
+    word = shown(layout.generated[token])
+    pictures, highest = [], 0.0
+    for number, image in enumerate(images):
+        cells, cols = cells_of(layout, number, scores)
+        highest = max(highest, *(cell[6] for cell in cells)) if cells else highest
+        what = f"picture {number + 1}" if len(images) > 1 else "the picture"
+        alt = f"Attention of “{word}” to {what}, layer {layer}, {who}."
+        pictures.append(_picture(image, alt, cells, cols))
+    words = [[p, shown(layout.tokens[p]), False, float(scores[p])] for p in words_of(asked)]
+    highest = max([highest, *(float(scores[p]) for p in words_of(asked))])
+    return _board("heat", pictures, "No picture.", words=words, highest=highest or None)
 
 
 def answer_tokens(asked: Asked | None, weights: FloatArray | None = None, label: str = "") -> str:
@@ -123,7 +171,7 @@ def answer_tokens(asked: Asked | None, weights: FloatArray | None = None, label:
     for index, text in enumerate(layout.generated):
         weight = None if weights is None else float(weights[index]) / (high or 1.0)
         free = str(layout.modality[layout.n_prompt + index]) == "generated" and not label
-        tokens.append([text.strip() or repr(text), free, weight])
+        tokens.append([shown(text), free, weight])
     chosen = -1 if asked.target is None else asked.target.start - layout.n_prompt
     value = {"tokens": tokens, "chosen": chosen, "label": label or "token to explain"}
     return json.dumps(value)
@@ -153,7 +201,7 @@ def status_html(news: News | str | None = None, *, bad: bool = False) -> str:
         return f'<div class="status{kind}">{escape(news)}</div>'
     if news.kind == "error":
         return status_html(error_text(news.value), bad=True)
-    if news.kind == "stopped":
+    if news.kind in ("stopped", "stopping"):
         return status_html("Stopped.")
     if news.kind == "progress":
         what, done, total = news.value
@@ -239,122 +287,9 @@ def _bar(name: str, value: float, kind: str) -> str:
     )
 
 
-def maps_html(view: Any, results: Sequence[Any]) -> str:
-    """Return maps of several methods side by side; (name, message) stands for one that failed."""
-    from causal_lvlm.viz import draw_heat
-
-    figures = []
-    for result in results:
-        if isinstance(result, tuple):
-            name, message = result
-            figures.append(
-                f"<figure><figcaption><b>{escape(name)}</b>: {escape(message)}</figcaption>"
-                "</figure>"
-            )
-            continue
-        picture = draw_heat(view, result.scores, method=result.method, target=result.target.text)
-        alt = f"{result.method}: scores over the picture"
-        cost = (
-            f"{result.model_runs} runs, {result.backward_passes} backward, {result.seconds:.2f} s"
-        )
-        notes = "".join(f"<br>{escape(note)}" for note in result.notes)
-        figures.append(
-            f'<figure><img src="{picture_uri(picture)}" alt="{escape(alt)}">'
-            f"<figcaption><b>{escape(result.method)}</b>: {escape(cost)}{notes}</figcaption>"
-            "</figure>"
-        )
-    return f'<div class="maps">{"".join(figures)}</div>'
-
-
 def frame_html(page: str, title: str) -> str:
     """Return a page in a frame that may run its own scripts and reach nothing else."""
     return (
         f'<iframe class="report" sandbox="allow-scripts" title="{escape(title)}" '
         f'srcdoc="{escape(page)}"></iframe>'
     )
-
-
-def compare_html(sides: Sequence[tuple[Asked, Any]], difference: Any = None, text: str = "") -> str:
-    """Return two runs side by side: answers, sentences, sets on the picture, graphs' difference."""
-    from causal_lvlm.viz import draw_patches, view_of
-
-    figures = []
-    for name, (asked, found) in zip("AB", sides, strict=False):
-        view = view_of(asked.trace)
-        units = found.image.units if found.image is not None else found.main.units
-        picture = draw_patches(view, units)
-        alt = f"{name}: smallest verified set of patches"
-        figures.append(
-            f'<figure><img src="{picture_uri(picture)}" alt="{escape(alt)}">'
-            f"<figcaption><b>{name}: {escape(asked.question)}</b><br>{escape(asked.trace.answer)}"
-            f"<br>{escape(found.sentence())}</figcaption></figure>"
-        )
-    html = f'<div class="maps pair">{"".join(figures)}</div>'
-    if difference is not None:
-        uri = picture_uri(difference, 2400)
-        html += (
-            f'<p>{escape(text)}</p><div class="wide"><img src="{uri}" alt="{escape(text)}"></div>'
-        )
-    return html
-
-
-def graphs_difference(sides: Sequence[tuple[Asked, Any]]) -> tuple[Any, str]:
-    """Return the picture of how two runs' graphs differ, and a sentence about it."""
-    from causal_lvlm.app.comparing import graph_difference
-    from causal_lvlm.structure import PAG
-    from causal_lvlm.viz import draw_difference
-
-    (asked_a, found_a), (asked_b, found_b) = sides
-    if found_a.graph is None or found_b.graph is None:
-        return None, ""
-    found, one, two, labels = graph_difference(
-        found_a.graph, asked_a.trace.layout, found_b.graph, asked_b.trace.layout
-    )
-    linked = np.flatnonzero((one.marks + two.marks).any(axis=1))
-    text = (
-        f"{found.true_positives} edges in both graphs, {found.false_positives} only in A, "
-        f"{found.false_negatives} only in B; they differ in {found.shd} pairs of nodes."
-    )
-    if not len(linked):
-        return None, text
-    keep = np.ix_(linked, linked)
-    picture = draw_difference(
-        PAG(one.marks[keep]), PAG(two.marks[keep]), names=[labels[n] for n in linked],
-        learned_name="A", truth_name="B",
-    )  # fmt: skip
-    return picture, text
-
-
-def heads_html(asked: Asked, layer: int) -> str:
-    """Return small pictures of every head of a layer, with its attention laid over them."""
-    found, image = asked.attention, asked.trace.image
-    if found is None or asked.target is None or image is None:
-        return ""
-    layer = min(max(layer, 0), found.n_layers - 1)
-    token = asked.target.start - asked.trace.layout.n_prompt
-    figures = []
-    for head in range(found.n_heads):
-        cells, _ = _cells(asked.trace.layout, found.row(token, layer, head))
-        uri = picture_uri(_overlay(image, cells))
-        share = sum(cell[6] for cell in cells)
-        figures.append(
-            f'<figure><img src="{uri}" alt="attention of head {head} over the picture">'
-            f"<figcaption>head {head}: {share:.0%} on the image</figcaption></figure>"
-        )
-    return f'<div class="maps">{"".join(figures)}</div>'
-
-
-def _overlay(image: Image.Image, cells: Sequence[Sequence[Any]], size: int = 180) -> Image.Image:
-    """Lay scores of cells over a small grey copy of the picture."""
-    from matplotlib import colormaps
-
-    factor = size / max(image.size)
-    shape = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-    base = image.convert("L").convert("RGB").resize(shape)
-    colours = base.copy()
-    draw = ImageDraw.Draw(colours)
-    high = max((cell[6] for cell in cells), default=0.0) or 1.0
-    for left, top, right, bottom, _, _, score in cells:
-        ink = tuple(round(255 * c) for c in colormaps["cividis"](score / high)[:3])
-        draw.rectangle([v * factor for v in (left, top, right, bottom)], fill=ink)
-    return Image.blend(base, colours, 0.7)

@@ -8,8 +8,7 @@ by: a masked row in which the first choice is no longer the target is a verified
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from causal_lvlm.app.turns import Job
 from causal_lvlm.tokens import Target, Units
 
-__all__ = ["Verified", "WatchedTrace", "watching_tokens"]
+__all__ = ["Verified", "WatchedTrace"]
 
 # What a trace is asked without running its model. A search that was stopped still needs these to
 # say what it had found.
@@ -114,28 +113,3 @@ class WatchedTrace:
                     tuple(self._trace.token_text(int(i)) for i in result.argmax[row]),
                 )
                 self._on_verified(found)
-
-
-@contextmanager
-def watching_tokens(lvlm: Any, job: Job, tell: Callable[[str], None]) -> Iterator[None]:
-    """Tell the answer so far each time the model has chosen a token.
-
-    Decoding is greedy and without penalties (see `causal_lvlm.lvlm.run`), so the token chosen is
-    the largest of the last row's logits. Only calls with a cache count: those that check the run
-    afterwards have none. Stopping the job ends the generation.
-    """
-    ids: list[int] = []
-
-    def seen(module: Any, args: Any, options: dict[str, Any], output: Any) -> None:
-        if job.stopping:
-            job.step()  # raises
-        if not options.get("use_cache"):
-            return
-        ids.append(int(output.logits[0, -1].argmax()))
-        tell(str(lvlm.tokenizer.decode(ids, skip_special_tokens=True)).strip())
-
-    handle = lvlm.model.register_forward_hook(seen, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from causal_lvlm.app.records import Turn
 from causal_lvlm.tokens import Target, TokenLayout, resolve_target
 
 __all__ = ["conversation", "last_word", "own_words"]
@@ -30,16 +31,36 @@ def own_words(layout: TokenLayout) -> str:
 
 
 def conversation(
-    image: Image.Image | None, question: str, earlier: Sequence[tuple[str, str]]
-) -> list[dict[str, Any]]:
-    """Return earlier turns and a question as messages; the picture stands in the first one."""
+    image: Image.Image | None, question: str, earlier: Sequence[Turn]
+) -> tuple[list[Image.Image], list[dict[str, Any]]]:
+    """Return pictures and messages of earlier turns and a question.
+
+    A picture stands in the first message that is about it. Where nothing is known about the earlier
+    turns' pictures, they were about the one that is there now.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image or None
+        What the question is about.
+    question : str
+    earlier : sequence of Turn
+    """
+    turns = [*earlier, Turn(question, "", image)]
+    if all(turn.image is None for turn in earlier):
+        turns[0] = turns[0]._replace(image=image)
+    images: list[Image.Image] = []
     messages: list[dict[str, Any]] = []
-    texts = [(q, a) for q, a in earlier] + [(question, None)]
-    for number, (asked, answer) in enumerate(texts):
-        content: list[dict[str, Any]] = [{"type": "text", "text": asked}]
-        if number == 0 and image is not None:
+    for turn in turns:
+        content: list[dict[str, Any]] = [{"type": "text", "text": turn.question}]
+        if turn.image is not None and not (images and _same(images[-1], turn.image)):
+            images.append(turn.image)
             content.insert(0, {"type": "image"})
         messages.append({"role": "user", "content": content})
-        if answer is not None:
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-    return messages
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
+    return images, messages[:-1]
+
+
+def _same(first: Image.Image, second: Image.Image) -> bool:
+    if first is second:
+        return True
+    return first.size == second.size and first.tobytes() == second.tobytes()

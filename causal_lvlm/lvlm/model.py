@@ -7,7 +7,7 @@ way into the package for an image and a prompt; its steps are in `run`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -402,6 +402,7 @@ class LVLM:
         chat_template: bool | None = None,
         seed: int | None = None,
         strict: bool = False,
+        on_token: Callable[[int, str], None] | None = None,
     ) -> Trace:
         """Ask about images, or about text alone, and keep everything needed to explain the answer.
 
@@ -420,6 +421,10 @@ class LVLM:
             Recorded only: decoding is greedy, nothing is random.
         strict : bool
             Raise `SelfCheckError` instead of warning when the self-check fails.
+        on_token : callable, optional
+            Called as ``on_token(token_id, text)`` as soon as the model has chosen a token, `text`
+            being the answer up to and with it; the last is the trace's ``answer``. Whatever it
+            raises ends the generation and reaches the caller; the model stays as it was.
 
         Returns
         -------
@@ -429,6 +434,8 @@ class LVLM:
         ------
         ImageError, PromptError, EmptyAnswerError, UnsupportedModelError
             If an input cannot be used, or the model generates nothing.
+        TypeError
+            If `on_token` cannot be called.
         """
         from causal_lvlm.lvlm.run import run
 
@@ -440,6 +447,7 @@ class LVLM:
             chat_template=chat_template,
             seed=seed,
             strict=strict,
+            on_token=on_token,
         )
 
     def randomised(self, n_layers: int, *, seed: int, head: bool = True) -> LVLM:

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,16 @@ def run(
     chat_template: bool | None,
     seed: int | None,
     strict: bool,
+    on_token: Callable[[int, str], None] | None = None,
 ) -> Trace:
     """Run the model once; arguments and errors as in `LVLM.run`."""
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if on_token is not None and not callable(on_token):
+        raise TypeError(
+            "on_token must be callable as on_token(token_id, text), or None, got "
+            f"{type(on_token).__name__}"
+        )
     pictures = open_images(image)
     if pictures and lvlm.family.text_only:
         raise ImageError(
@@ -68,7 +74,7 @@ def run(
     )
     with lvlm.session(), torch.no_grad():
         processed = lvlm.process(pictures, rendered.text)
-        sequence, log_probs, stop_ids = _generate(lvlm, processed.inputs, max_new_tokens)
+        sequence, log_probs, stop_ids = _generate(lvlm, processed.inputs, max_new_tokens, on_token)
     n_prompt = int(processed.inputs["input_ids"].shape[1])
     token_ids = [int(i) for i in sequence]
     cells = _cells(lvlm, pictures, processed.inputs)
@@ -103,7 +109,7 @@ def run(
         warnings.warn(message, stacklevel=3)  # points at the caller of LVLM.run
     return Trace(
         prompt=rendered.text,
-        answer=lvlm.tokenizer.decode(token_ids[n_prompt:], skip_special_tokens=True).strip(),
+        answer=_text(lvlm, token_ids[n_prompt:]),
         image=pictures[0] if pictures else None,
         images=tuple(pictures),
         layout=layout,
@@ -148,8 +154,39 @@ def _cells(
     ]
 
 
+def _text(lvlm: LVLM, token_ids: Sequence[int]) -> str:
+    """Return tokens of an answer as a person reads them."""
+    return str(lvlm.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+
+
+class _Teller:
+    """What ``generate`` hands each token to, as soon as it is chosen.
+
+    An error raised here goes through ``generate`` to the caller of `LVLM.run`, and so ends it.
+    """
+
+    def __init__(self, lvlm: LVLM, tell: Callable[[int, str], None]) -> None:
+        self._lvlm, self._tell = lvlm, tell
+        self._ids: list[int] | None = None
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt first, then one token at a time."""
+        if self._ids is None:  # the prompt
+            self._ids = []
+            return
+        for token_id in value.flatten().tolist():
+            self._ids.append(int(token_id))
+            self._tell(int(token_id), _text(self._lvlm, self._ids))
+
+    def end(self) -> None:
+        """Nothing is held back, so nothing is left to tell."""
+
+
 def _generate(
-    lvlm: LVLM, inputs: dict[str, torch.Tensor], max_new_tokens: int
+    lvlm: LVLM,
+    inputs: dict[str, torch.Tensor],
+    max_new_tokens: int,
+    on_token: Callable[[int, str], None] | None,
 ) -> tuple[torch.Tensor, FloatArray, set[int]]:
     """Generate greedily; returns (T,) ids, (G,) log-probabilities, and the stop tokens."""
     own = getattr(lvlm.model, "generation_config", None)
@@ -171,7 +208,8 @@ def _generate(
         output_logits=True,
         use_cache=True,
     )
-    output = lvlm.model.generate(**inputs, generation_config=config)
+    streamer = None if on_token is None else _Teller(lvlm, on_token)
+    output = lvlm.model.generate(**inputs, generation_config=config, streamer=streamer)
     sequence = output.sequences[0]
     logits = torch.stack([step[0] for step in output.logits]).double()
     generated = sequence[len(sequence) - len(logits) :]

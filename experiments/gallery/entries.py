@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 import causal_lvlm as cl
-from causal_lvlm.app.comparing import graph_difference
+from causal_lvlm.explanation.compare import graph_difference
 from causal_lvlm.metrics import Case, metric_info
 from causal_lvlm.runner import read_config, read_lines
 from causal_lvlm.structure import PAG

@@ -5,13 +5,17 @@ Needs the extra ``app``, Playwright, and a Chromium that is already there.
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
 import os
 import re
 import shutil
 import socket
 import threading
+import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -135,21 +139,22 @@ def test_a_person_asks_picks_a_token_masks_compares_and_exports(running, browser
     assert "Verified" in page.locator("#sentence").inner_text()
 
     # mask the word that the sentence names: the readout says what the model says then
+    page.get_by_role("tab", name="What if?").click()
     word = re.search(r"because of the word “(\w+)”", page.locator("#sentence").inner_text())
     assert word is not None
-    page.locator("#mask .word", has_text=re.compile(f"^{word[1]}$")).click()
+    page.locator("#mask .word", has_text=re.compile(rf"^{word[1]}\d*$")).click()
     page.wait_for_selector("#readout .masked")
     assert "the model says" in page.locator("#readout").inner_text()
     page.locator("#mask rect.cell").nth(9).click()
     page.wait_for_function("document.querySelector('#readout').innerText.includes('2 masked')")
     page.get_by_role("button", name="Show all again").click()
     page.wait_for_function("!document.querySelector('#readout .masked')")
-
-    # the report with the graph stands in a frame of its own
-    page.wait_for_selector("#report iframe[title*=spoon]")
-    frame = page.query_selector("#report iframe").content_frame()
-    frame.wait_for_selector("h1")
-    assert "spoon" in frame.locator("h1").inner_text()
+    # the members of the set carry numbers, and all are hidden by one button
+    assert page.locator("#mask .word.member").first.inner_text().startswith(word[1])
+    page.get_by_role("button", name="Hide the set").click()
+    page.wait_for_selector("#readout .masked")
+    assert page.locator("#mask [data-position].on").count() == page.locator("#mask .member").count()
+    assert "still says" not in page.locator("#readout").inner_text()
 
     page.get_by_role("tab", name="Attention").click()
     page.locator("#layer input[type=range]").focus()
@@ -164,13 +169,23 @@ def test_a_person_asks_picks_a_token_masks_compares_and_exports(running, browser
     page.wait_for_selector("#heat svg[aria-label*='layer 0, head 0']")
     page.locator("#heat rect.cell").nth(20).click()
     page.wait_for_selector("#looked .weighed")
+    # few heads: all are shown at once, and again for another layer
+    page.wait_for_function("document.querySelectorAll('#strip img').length === 4")
+    assert "layer 0" in page.locator("#strip").inner_text()
+    assert page.locator("#heads").count() == 0
+    page.locator("#matrix button").last.click()
+    page.wait_for_function("document.querySelector('#strip').innerText.includes('layer 2')")
 
     page.get_by_role("tab", name="Relevancy").click()
     page.locator("#run-methods").click()
-    page.wait_for_function("document.querySelectorAll('#maps img').length === 4")
+    page.wait_for_function("document.querySelectorAll('#maps figure').length === 4")
+    assert page.locator("#maps .scored").first.inner_text().startswith("describe")
 
     page.get_by_role("tab", name="Export").click()
-    for button, name in (("#export-report", "report.html"), ("#export-numbers", "trace.json")):
+    for button, name in (
+        ("#export-report", "report.html"), ("#export-numbers", "trace.json"),
+        ("#export-figures", "figures.zip"),
+    ):  # fmt: skip
         page.locator(button).click()
         link = page.locator("#files a[download]", has_text="").first
         page.wait_for_function(
@@ -183,8 +198,142 @@ def test_a_person_asks_picks_a_token_masks_compares_and_exports(running, browser
         download.value.save_as(path)
         if name.endswith("html"):
             assert "spoon" in path.read_text("utf-8")
+        elif name.endswith("zip"):
+            figures_can_be_read(path)
         else:
             assert json.loads(path.read_text("utf-8"))["kind"] in ("trace", "explanation")
+    window.close(running)
+
+
+def figures_can_be_read(path):
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        kinds = {name.rsplit(".", 1)[-1] for name in names}
+        assert kinds >= {"png", "pdf", "svg"}
+        for name in names:
+            content = archive.read(name)
+            if name.endswith("png"):
+                with Image.open(io.BytesIO(content)) as picture:
+                    picture.load()
+                    assert min(picture.size) > 50
+            elif name.endswith("pdf"):
+                assert content.startswith(b"%PDF-") and b"%%EOF" in content[-64:]
+            elif name.endswith("svg"):
+                assert ElementTree.fromstring(content).tag.endswith("svg")
+
+
+def test_the_graph_the_tree_and_the_radius_stand_in_the_causal_tab(running, browser):
+    window = Window(browser, running.url)
+    page = window.page
+    window.ask("hallucination")
+    page.wait_for_selector("#report iframe")
+    box = page.locator("#report iframe").bounding_box()
+    assert box["y"] < 450  # on the first screen, before anything else of the tab
+    frame = page.query_selector("#report iframe").content_frame()
+    frame.wait_for_selector("h2:has-text('Why')")
+    assert "square" in frame.locator("h2").first.inner_text()
+    # as high as what is in it: the page scrolls, not the frame
+    page.wait_for_function("document.querySelector('#report iframe').style.height.endsWith('px')")
+    frame.get_by_role("tab", name="Causal graph").click()
+    slider = frame.locator("input[type=range]").first
+    slider.wait_for()
+    most = int(slider.get_attribute("max"))
+    assert most > 1 and slider.is_enabled()
+    slider.focus()
+    page.keyboard.press("Home")
+    before = frame.locator("#panel").inner_html()
+    page.keyboard.press("End")
+    assert int(slider.input_value()) == most
+    assert frame.locator("#panel").inner_html() != before
+    frame.get_by_role("tab", name="PDS-tree").click()
+    frame.wait_for_selector("#panel svg")
+    window.close(running)
+
+
+def test_two_prompts_and_two_pictures_are_compared_by_clicks(running, browser, tmp_path):
+    window = Window(browser, running.url)
+    page = window.page
+    window.ask("colour")
+    page.get_by_role("tab", name="Compare").click()
+    question = page.locator("#question-a textarea")
+    assert question.input_value() == "what color is the star?"  # the one that was asked
+    page.locator("#run-compare").click()  # B is empty, and so the same question
+    page.wait_for_function("document.querySelector('#status').innerText.includes('same question')")
+    page.locator("#question-b textarea").fill("what shape is there?")
+    page.locator("#run-compare").click()
+    page.wait_for_selector("#compared .difference")
+    text = page.locator("#compared").inner_text()
+    assert re.search(r"Compared: “\w+” of answer A with “\w+” of answer B", text)
+    assert re.search(r"\d+ edges? in both, \d+ only in A, \d+ only in B", text)
+    assert page.locator("#compared figure").count() == 2
+    assert page.locator("#compared .wide img").count() == 1
+
+    other = tmp_path / "other.png"
+    from causal_lvlm.tiny import sample_inputs
+
+    chosen = next(s for s in sample_inputs() if s.name == "hallucination")
+    Image.open(chosen.image_path).convert("RGB").save(other)
+    page.locator("#question-b textarea").fill("")
+    question.fill("what color is the square?")
+    window.upload("#second", other)
+    page.wait_for_selector("#second-shown img")
+    page.locator("#run-compare").click()
+    page.wait_for_function(
+        "document.querySelector('#compared').innerText.includes('B: what color is the square')"
+    )
+    page.wait_for_selector("#compared .difference")
+    pictures = [page.locator("#compared figure img").nth(n).get_attribute("src") for n in range(2)]
+    assert pictures[0] != pictures[1]
+    assert page.locator("#compared .wide img").count() == 1
+    page.locator("#second-none").click()
+    page.wait_for_function("!document.querySelector('#second-shown img')")
+    window.close(running)
+
+
+def test_stop_is_answered_while_a_graph_is_still_being_learned(running, browser, monkeypatch):
+    module = importlib.import_module("causal_lvlm.explanation.explain")
+    begun, go, learn = threading.Event(), threading.Event(), module.learn_graphs
+
+    def slow(*args, **options):
+        begun.set()
+        assert go.wait(PATIENCE / 1000)
+        return learn(*args, **options)
+
+    monkeypatch.setattr(module, "learn_graphs", slow)
+    window = Window(browser, running.url)
+    page = window.page
+    try:
+        page.locator("#sample input").click()
+        page.get_by_role("option", name="colour", exact=True).click()
+        page.wait_for_selector("#picture svg image")
+        page.locator("#ask").click()
+        page.wait_for_selector("#tokens button")
+        assert begun.wait(PATIENCE / 1000)
+        took = page.evaluate(
+            """() => new Promise((resolve) => {
+              const status = document.querySelector('#status'), began = performance.now();
+              const look = () => {
+                if (status.innerText.includes('Stopped')) resolve(performance.now() - began);
+                else setTimeout(look, 10);
+              };
+              document.querySelector('#stop').click();
+              look();
+            })"""
+        )
+        assert took < 5000  # half a second on an idle machine
+        # the page is free: another question is answered, with the graph still in work
+        page.locator("#options-box button").first.click()
+        page.locator("#auto input").uncheck()
+        page.locator("#question textarea").fill("what shape is there?")
+        page.locator("#ask").click()
+        page.wait_for_function(
+            "document.querySelector('#chat').innerText.includes('what shape is there?')"
+            " && document.querySelectorAll('#tokens button').length > 0"
+        )
+        assert not go.is_set()
+    finally:
+        go.set()
     window.close(running)
 
 
@@ -223,6 +372,8 @@ def test_two_windows_at_once_do_not_disturb_each_other(running, browser):
         " ".join(w.page.locator("#tokens button").all_inner_texts()) for w in (first, second)
     ]
     assert answers == ["a red circle and a white ring and a white triangle", "two"]
+    for window in (first, second):
+        window.page.get_by_role("tab", name="What if?").click()
     second.page.locator("#mask .word", has_text="squares").click()
     second.page.wait_for_selector("#readout .masked")
     assert first.page.locator("#readout .masked").count() == 0
@@ -239,6 +390,16 @@ def test_a_link_opens_a_saved_explanation_on_a_phone_and_a_bad_one_says_why(runn
     window.page.wait_for_selector("#sentence .sentence")
     window.page.wait_for_selector("#report iframe")
     assert window.page.evaluate("document.documentElement.scrollWidth") <= 390
+    for name in ("Attention", "Relevancy", "Compare", "Export", "Causal"):  # none behind a button
+        tab = window.page.locator("#tabs").get_by_role("tab", name=name)
+        tab.click()
+        box = tab.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+        assert window.page.evaluate("document.documentElement.scrollWidth") <= 390
+    # what was found stands above the conversation and the options
+    places = [window.page.locator(f"#{p}").bounding_box()["y"] for p in ("tokens", "tabs", "chat")]
+    assert places == sorted(places)
+    window.page.get_by_role("tab", name="What if?").click()
     window.page.locator("#mask .word").first.click()
     window.page.wait_for_selector("#readout .masked")  # it can be asked again
     window.page.goto(running.url + "?open=../../etc/passwd")

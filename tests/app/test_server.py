@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -13,8 +14,16 @@ from typer.testing import CliRunner
 
 from causal_lvlm.app import server
 from causal_lvlm.app.attention import AnswerAttention
-from causal_lvlm.app.export import export
-from causal_lvlm.app.view import answer_tokens, error_text, frame_html, maps_html, status_html
+from causal_lvlm.app.export import embedded, export
+from causal_lvlm.app.maps import heads_html, maps_html
+from causal_lvlm.app.view import (
+    answer_tokens,
+    attention_board,
+    error_text,
+    frame_html,
+    mask_board,
+    status_html,
+)
 from causal_lvlm.cli import app as command
 from causal_lvlm.errors import OutputError, PromptError
 from tests.app.conftest import last
@@ -103,8 +112,6 @@ def test_errors_become_one_line_and_nothing_is_html():
 
 
 def test_exports_hold_what_was_found_and_nothing_without_it(bench, samples):
-    import json
-
     page = bench.session("a")
     asked = last(page.ask(*samples["colour"]))[0].value
     with pytest.raises(PromptError, match="nothing is explained"):
@@ -123,8 +130,6 @@ def test_exports_hold_what_was_found_and_nothing_without_it(bench, samples):
 
 
 def test_tokens_that_looked_are_weighed_by_the_largest(bench, samples):
-    import json
-
     page = bench.session("a")
     asked = last(page.ask(*samples["caption"]))[0].value
     found = last(page.attention())[0].value
@@ -134,3 +139,100 @@ def test_tokens_that_looked_are_weighed_by_the_largest(bench, samples):
     assert max(token[2] for token in shown) == 1.0
     assert [token[2] for token in shown] == pytest.approx(list(weights / weights.max()))
     assert not any(token[1] for token in shown)  # to be read, not to be chosen
+
+
+def test_a_report_in_a_frame_keeps_all_that_it_says_and_its_shield():
+    page = "<html><head><title>t</title></head><body><main>it</main>&lt;/body&gt;</body></html>"
+    framed = embedded(page)
+    assert framed.index("<style>") < framed.index("</head>") < framed.index("<main>it</main>")
+    assert framed.index("reportHeight") < framed.rindex("</body>")
+    assert framed.count("</body>") == 1 and "&lt;/body&gt;" in framed
+
+
+def test_the_live_board_numbers_the_members_of_the_set_and_offers_to_hide_it(bench, samples):
+    page = bench.session("a")
+    asked = last(page.ask(*samples["hallucination"]))[0].value
+    before = json.loads(mask_board(asked, page.units()))
+    assert before["members"] == [] and before["offer"] is None
+    found = last(page.explain())[0].value
+    board = json.loads(mask_board(asked, page.units()))
+    assert board["members"] == [list(unit) for unit in found.main.units] != []
+    assert board["offer"] == {"text": "Hide the set", "positions": list(found.main.positions)}
+    assert board["key"] == before["key"]  # so that what is hidden stays hidden
+    free = {cell[4] for cell in board["pictures"][0]["cells"]} | {w[0] for w in board["words"]}
+    assert free.issuperset(found.main.positions)
+    page.look_at(0)
+    assert json.loads(mask_board(asked, page.units()))["key"] != board["key"]
+
+
+def test_a_set_that_is_kept_is_offered_as_the_rest_to_be_hidden(bench, samples):
+    page = bench.session("a")
+    asked = last(page.ask(*samples["colour"]))[0].value
+    found = last(page.explain(mode="sufficient", max_runs=60, n_random=0))[0].value
+    assert found.main.verified
+    offer = json.loads(mask_board(asked, page.units()))["offer"]
+    assert offer["text"] == "Hide all but the set"
+    units = page.units().unit_of()
+    assert sorted([*offer["positions"], *found.main.positions]) == sorted(units)
+    masked = last(page.mask([offer["positions"]]))[0].value
+    assert not masked.changed
+
+
+def test_every_picture_of_a_run_has_a_board_a_map_and_a_strip(bench, samples, lvlm):
+    images = [samples["colour"][0], samples["count"][0]]
+    trace = lvlm.run(images, "<image> <image> what color is the star?", max_new_tokens=2)
+    page = bench.session("a")
+    asked = page._keep(trace, "what?")
+    page.look_at(0)
+    found = last(page.attention())[0].value
+    mask = json.loads(mask_board(asked, page.units()))
+    heat = json.loads(attention_board(asked, found, 0, 0, None))
+    for board in (mask, heat):
+        cells = [cell[4] for picture in board["pictures"] for cell in picture["cells"]]
+        assert cells == trace.layout.positions("image").tolist() and len(cells) == 128
+        assert [p["image"] for p in board["pictures"]] == [p["image"] for p in mask["pictures"]]
+    assert mask["pictures"][0]["image"] != mask["pictures"][1]["image"]
+    row = found.row(0, 0, None)
+    shares = {w[0]: w[3] for w in heat["words"]}
+    shares |= {c[4]: c[6] for picture in heat["pictures"] for c in picture["cells"]}
+    assert shares == {p: float(row[p]) for p in shares}
+    assert heat["highest"] == max(shares.values())
+    assert heads_html(asked, 0).count("<img") == 2 * found.n_heads
+    last(page.attribute(["attention"]))
+    assert maps_html(asked, list(asked.attributions.values())).count("<img") == 2
+
+
+def test_maps_show_the_scores_of_words_on_the_scale_of_the_patches(bench, samples):
+    page = bench.session("a")
+    asked = last(page.ask(*samples["hallucination"]))[0].value
+    found = last(page.explain())[0].value
+    last(page.attribute(["causal", "integrated_gradients", "rollout"]))
+    maps = {a.method: maps_html(asked, [a]) for a in asked.attributions.values()}
+    for word in ("describe", "spoon"):
+        assert all(f">{word}</span>" in html for html in maps.values())
+    # the causal map is read from the explanation that is there: no run of its own
+    causal = next(a for a in asked.attributions.values() if a.method == "causal")
+    assert causal.model_runs == found.model_runs
+    best = max(range(len(causal.scores)), key=lambda p: causal.scores[p])
+    assert best in found.main.positions
+    assert 'class="signed"' in maps["integrated_gradients"]
+    assert 'class="unsigned"' in maps["rollout"]
+    assert "1 model run," in maps["rollout"] and "1 model runs" not in maps["rollout"]
+
+
+def test_methods_are_grouped_and_none_is_missing():
+    pytest.importorskip("gradio", reason="the extra 'app' is not installed")
+    import causal_lvlm
+    from causal_lvlm.app.tab_handlers import method_groups
+
+    offered = [name for choices in method_groups().values() for _, name in choices]
+    assert sorted(offered) == sorted(m.name for m in causal_lvlm.list_methods())
+
+
+def test_patented_methods_run_only_for_whoever_says_to_have_read_the_note(bench, samples):
+    page = bench.session("a")
+    last(page.ask(*samples["colour"]))
+    refused = last(page.attribute(["lrp"]))[1]
+    assert "patent" in refused[0][1][1]
+    ran = last(page.attribute(["lrp"], accept_patent_note=True))[1]
+    assert ran[0][1].method == "lrp"

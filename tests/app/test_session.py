@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import itertools
 import os
 import sys
@@ -15,10 +16,13 @@ import pytest
 
 from causal_lvlm.app import Limits, Workbench
 from causal_lvlm.app.models import ModelShelf
+from causal_lvlm.app.records import Turn
 from causal_lvlm.app.turns import BusyError
 from causal_lvlm.app.words import conversation
 from causal_lvlm.errors import OutputError, PromptError, TargetError
+from causal_lvlm.lvlm.model import LVLM
 from tests.app.conftest import last
+from tests.models import tiny_llava
 
 
 def asked(bench, samples, name="hallucination", key="a"):
@@ -72,6 +76,59 @@ def test_stopping_a_search_gives_the_best_set_so_far(bench, samples):
     assert told[-1].kind == "done"
     assert any(s.verified for s in found.sets.values())
     assert any(s.ended == "interrupted" for s in found.sets.values())
+
+
+@pytest.fixture
+def slow_graphs(monkeypatch):
+    """Learning a graph takes until the test lets it end; yields (it has begun, let it end)."""
+    module = importlib.import_module("causal_lvlm.explanation.explain")
+
+    begun, go = threading.Event(), threading.Event()
+    learn = module.learn_graphs
+
+    def slow(*args, **options):
+        begun.set()
+        assert go.wait(60)
+        return learn(*args, **options)
+
+    monkeypatch.setattr(module, "learn_graphs", slow)
+    yield begun, go
+    go.set()
+
+
+def test_while_a_graph_is_learned_stop_is_heard_and_others_are_answered(
+    bench, samples, slow_graphs
+):
+    begun, go = slow_graphs
+    page, found, _ = asked(bench, samples, "colour")
+    news = page.explain()
+    assert next(n for n in news if begun.is_set()).kind != "done"
+    # nobody waits for a graph: another page is answered while it is being learned
+    answered = asked(bench, samples, "count", "other")[1]
+    assert answered.trace.answer and not go.is_set()
+    assert page.stop()
+    told = next(n for n in news if n.kind != "progress" and n.kind != "stage")
+    assert told.kind == "stopping" and not go.is_set()
+    again = last(page.ask(*samples["colour"]))[0].value  # and so is this one
+    assert again.trace.answer == found.trace.answer and not go.is_set()
+    go.set()
+    ended = list(news)[-1].value
+    assert not any(s.verified for s in ended.sets.values())
+    assert found.explanations == {}  # a search stopped too early is no result
+
+
+def test_a_search_stopped_too_early_replaces_no_earlier_result(bench, samples, request):
+    page, found, _ = asked(bench, samples, "colour")
+    best = last(page.explain())[0].value
+    begun, go = request.getfixturevalue("slow_graphs")
+    told = []
+    for news in page.explain():
+        told.append(news)
+        if begun.is_set():
+            page.stop()
+            go.set()
+    assert told[-1].kind == "done" and not told[-1].value.main.verified
+    assert found.explanation() is best
 
 
 def test_attention_rows_are_those_of_the_trace(bench, samples):
@@ -205,7 +262,7 @@ def test_a_saved_explanation_opens_and_can_be_asked_again(bench, samples, tmp_pa
 
 
 def test_two_questions_are_compared(bench, samples):
-    from causal_lvlm.app.comparing import graph_difference
+    from causal_lvlm.explanation.compare import graph_difference
 
     image = samples["colour"][0]
     question = samples["colour"][1]
@@ -227,10 +284,73 @@ def test_two_questions_are_compared(bench, samples):
 
 
 def test_earlier_turns_become_messages_with_the_picture_in_the_first(samples):
-    turns = conversation(samples["colour"][0], "and now?", [("what?", "red")])
+    image = samples["colour"][0]
+    images, turns = conversation(image, "and now?", [Turn("what?", "red")])
+    assert images == [image]
     assert [t["role"] for t in turns] == ["user", "assistant", "user"]
     assert [part["type"] for part in turns[0]["content"]] == ["image", "text"]
     assert turns[2]["content"][0]["text"] == "and now?"
+
+
+def test_each_picture_of_a_conversation_stands_where_it_came_in(samples):
+    one, two = samples["colour"][0], samples["count"][0]
+    earlier = [Turn("a?", "1", one), Turn("b?", "2", one.copy()), Turn("c?", "3", two)]
+    images, turns = conversation(two, "d?", earlier)
+    assert images == [one, two]
+    kinds = [[part["type"] for part in t["content"]] for t in turns if t["role"] == "user"]
+    assert kinds == [["image", "text"], ["text"], ["image", "text"], ["text"]]
+
+
+def template_model():
+    return LVLM(*tiny_llava(seed=9, tokenizer="byte"))
+
+
+@pytest.mark.parametrize("kind", ["embedded", "template"])
+def test_a_conversation_goes_through_the_models_own_template(kind, lvlm, samples):
+    model = lvlm if kind == "embedded" else template_model()
+    if kind == "template":
+        model.processor.chat_template = (
+            "{% for m in messages %}{{ m['role'] }}: {% for part in m['content'] %}"
+            "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
+            "{% endfor %}\n{% endfor %}assistant:"
+        )
+    image, question = samples["colour"]
+    with Workbench(ModelShelf(load=lambda name: model)) as bench:
+        page = bench.session("a")
+        first = last(page.ask(image, question, max_new_tokens=4))[0].value
+        earlier = page.turns([(question, first.trace.answer)])
+        assert earlier[0].image is image
+        second = last(page.ask(image, "what shape?", earlier=earlier, max_new_tokens=4))[0].value
+        assert second.trace.parameters["prompt_source"] == "chat_template"
+        prompt = second.trace.prompt
+        assert prompt.count("<image>") == 1
+        assert prompt.index(question) < prompt.rindex(first.trace.answer) < prompt.index("shape?")
+        # an answer given before is no cause that can be named: only what people said is
+        layout = second.trace.layout
+        own = "".join(layout.tokens[p] for p in layout.positions("prompt")).replace(" ", "")
+        assert own == (question + "what shape?").replace(" ", "")
+        # another picture joins the conversation, and can be masked like the first
+        other = samples["count"][0]
+        earlier = page.turns([(t.question, t.answer) for t in page.said])
+        third = last(page.ask(other, "and here?", earlier=earlier, max_new_tokens=4))[0].value
+        assert [i.size for i in third.trace.images] == [image.size, other.size]
+        assert third.trace.prompt.count("<image>") == 2
+        page.look_at(0)
+        patch = int(third.trace.layout.grids[1].positions[3])
+        assert 0 < last(page.mask([[patch]]))[0].value.probability <= 1
+        if kind == "embedded":
+            found = last(page.explain(max_runs=60, n_random=0))[0].value
+            assert found.target.start == third.trace.layout.n_prompt
+
+
+def test_a_conversation_that_was_not_led_here_has_no_pictures_of_its_own(bench, samples):
+    page, found, _ = asked(bench, samples, "colour")
+    question, answer = samples["colour"][1], found.trace.answer
+    assert page.turns([("x", "y"), (question, answer)]) == [
+        Turn("x", "y"), Turn(question, answer, samples["colour"][0]),
+    ]  # fmt: skip
+    assert page.turns([(question, "other")]) == [Turn(question, "other")]
+    assert len(page.turns([("q", "a")] * 50)) == page.bench.limits.turns
 
 
 def test_pages_are_limited_and_idle_ones_closed(lvlm):

@@ -89,7 +89,7 @@ def test_a_job_that_waits_can_be_stopped_without_its_turn():
     wait_for(lambda: turns._holder is not None)
     job, ran = Job("waiting", turns), []
     job.stop()
-    assert collect(job, ran.append) == ["stopped"]
+    assert collect(job, ran.append)[-1] == "stopped"
     assert not ran and not turns._waiting
     gate.set()
     holder.join(20)
@@ -152,3 +152,46 @@ def test_work_without_a_turn_runs_beside_the_holder(turn):
     gate.set()
     holder.join(20)
     thread.join(20)
+
+
+def test_work_that_rests_lets_others_use_the_model_and_stands_in_line_again():
+    turns, order, gate = Turns(most_waiting=0), [], threading.Event()
+    job = Job("resting", turns)
+
+    def work(job):
+        job.rest()
+        order.append("rests")
+        assert gate.wait(20)
+        job.step()  # even where no more may wait: it was in line before
+        order.append("goes on")
+        assert turns._holder is job
+
+    resting = threading.Thread(target=collect, args=(job, work))
+    resting.start()
+    wait_for(lambda: order == ["rests"])
+    assert collect(Job("short", turns), lambda job: order.append("short")) == ["done"]
+    gate.set()
+    resting.join(20)
+    assert order == ["rests", "short", "goes on"]
+    assert turns._holder is None
+
+
+def test_whoever_listens_hears_of_a_stop_while_a_step_is_still_in_work():
+    turns, gate = Turns(), threading.Event()
+    job = Job("long step", turns)
+
+    def work(job):
+        job.report("one long step", 0, 1)
+        assert gate.wait(20)
+        job.report("too late to be of interest", 1, 1)
+        return "what it found"
+
+    told = []
+    for news in job.run(work):
+        told.append((news.kind, news.value))
+        if news.kind == "progress":
+            job.stop()
+        elif news.kind == "stopping":
+            gate.set()
+    assert [kind for kind, _ in told] == ["progress", "stopping", "done"]
+    assert told[-1][1] == "what it found"

@@ -1,14 +1,14 @@
-// The picture, in one of three uses: painted over ("paint"), its patches and the words of the
-// prompt switched off and on ("mask"), or under a map of scores whose patches can be chosen ("heat").
+// Pictures, in one of three uses: painted over ("paint"), their patches and the words of the prompt
+// switched off and on ("mask"), or under a map of scores whose patches can be chosen ("heat").
 //
 // Runs as the js_on_load of a gr.HTML: `element` is ours, `props.value` is what Python sent (see
 // `causal_lvlm.app.view.board`), `trigger` tells Python. All text is set as text, never as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
-let state = { marked: new Set(), strokes: [], drawing: null, timer: null, sweep: null };
+let state = { key: null, marked: new Set(), strokes: [], drawing: null, timer: null, sweep: null };
 
 function make(name, attributes, parent, text) {
-  const svg = ["svg", "image", "g", "rect", "polyline", "title"].includes(name);
+  const svg = ["svg", "image", "g", "rect", "polyline", "title", "text"].includes(name);
   const node = svg ? document.createElementNS(SVG, name) : document.createElement(name);
   for (const [key, value] of Object.entries(attributes || {})) {
     if (value !== null && value !== undefined) node.setAttribute(key, value);
@@ -54,16 +54,37 @@ function toggle(position, on) {
   tell();
 }
 
-function cellNodes(svg, value) {
+// Position -> number of the member of the explaining set that it belongs to, counted from 1.
+function numbers(value) {
+  const found = new Map();
+  (value.members || []).forEach((positions, index) => {
+    positions.forEach((position) => found.set(String(position), index + 1));
+  });
+  return found;
+}
+
+function cellNodes(svg, picture, value) {
   const group = make("g", { class: "cells" }, svg);
-  value.cells.forEach((cell, index) => {
+  const signs = make("g", { class: "signs", "aria-hidden": "true" }, svg);
+  const member = numbers(value);
+  picture.cells.forEach((cell, index) => {
     const [left, top, right, bottom, position, label, score] = cell;
     const box = { x: left, y: top, width: right - left, height: bottom - top };
+    const number = member.get(String(position));
+    const said = label + (number ? `, number ${number} of the explaining set` : "");
     const node = make("rect", {
-      ...box, class: "cell", "data-position": position, role: "checkbox", "aria-checked": "false",
-      "aria-label": label, tabindex: index === 0 ? "0" : "-1",
+      ...box, class: number ? "cell member" : "cell", "data-position": position,
+      role: "checkbox", "aria-checked": "false", "aria-label": said,
+      tabindex: index === 0 ? "0" : "-1",
     }, group);
-    make("title", {}, node, label + (score === null ? "" : ": " + score.toPrecision(3)));
+    make("title", {}, node, said + (score === null ? "" : ": " + score.toPrecision(3)));
+    if (number) {
+      const size = Math.min(box.width, box.height) * 0.42;
+      make("rect", { ...box, class: "outline" }, signs);
+      make("text", {
+        x: left + size * 0.18, y: top + size * 0.92, "font-size": size, class: "number",
+      }, signs, String(number));
+    }
     if (value.mode === "heat" && score !== null) {
       const high = value.highest || 1;
       node.style.fill = shade(Math.max(0, score) / high);
@@ -85,7 +106,7 @@ function cellNodes(svg, value) {
       }
     });
     node.addEventListener("keydown", (event) => {
-      const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -value.cols, ArrowDown: value.cols };
+      const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -picture.cols, ArrowDown: picture.cols };
       if (event.key === " " || event.key === "Enter") {
         event.preventDefault();
         toggle(String(position), !state.marked.has(String(position)));
@@ -105,15 +126,24 @@ function cellNodes(svg, value) {
 function wordNodes(value) {
   if (!value.words.length) return;
   const row = make("div", { class: "words", role: "group", "aria-label": "words" }, element);
-  for (const [position, text, free] of value.words) {
+  const member = numbers(value);
+  for (const [position, text, free, score] of value.words) {
     if (!free) {
-      make("span", { class: "frame-word" }, row, text);
+      const still = make("span", { class: "frame-word" }, row, text);
+      if (score !== undefined && score !== null) {
+        still.classList.add("weighed");
+        still.style.setProperty("--weight", String(Math.max(0, score) / (value.highest || 1)));
+        still.title = score.toPrecision(3);
+      }
       continue;
     }
+    const number = member.get(String(position));
     const node = make("button", {
-      type: "button", class: "word", "data-position": position, role: "checkbox",
-      "aria-checked": "false",
+      type: "button", class: number ? "word member" : "word", "data-position": position,
+      role: "checkbox", "aria-checked": "false",
+      "aria-label": number ? `${text}, number ${number} of the explaining set` : null,
     }, row, text);
+    if (number) make("sup", {}, node, String(number));
     node.addEventListener("click", () => {
       toggle(String(position), !state.marked.has(String(position)));
     });
@@ -179,37 +209,51 @@ function given() {
   return props.value ? JSON.parse(props.value) : {};
 }
 
+function hide(positions) {
+  state.marked = new Set(positions);
+  for (const node of element.querySelectorAll("[data-position]")) {
+    show(node, state.marked.has(node.dataset.position));
+  }
+  tell();
+}
+
 function draw() {
   const value = given();
   element.querySelectorAll(":scope > *").forEach((node) => node.remove());
   if (!value || !value.mode) return;
-  const marked = new Set((value.marked || []).map(String));
-  state = { marked, strokes: [], drawing: null, timer: null, sweep: null };
+  // What is hidden stays hidden when the same words get other signs: a search may end meanwhile.
+  const same = value.key !== null && value.key === state.key;
+  const marked = same ? state.marked : new Set();
+  clearTimeout(same ? null : state.timer);
+  state = {
+    key: value.key, marked, strokes: [], drawing: null, timer: same ? state.timer : null,
+    sweep: null,
+  };
   element.classList.add("board", "board-" + value.mode);
   element.classList.remove(...["paint", "mask", "heat"].filter((m) => m !== value.mode)
     .map((m) => "board-" + m));
-  if (value.image) {
+  const row = make("div", { class: "pictures" }, element);
+  for (const picture of value.pictures) {
     const svg = make("svg", {
-      viewBox: `0 0 ${value.width} ${value.height}`, role: "group", "aria-label": value.alt,
-    }, element);
-    make("image", { href: value.image, width: value.width, height: value.height }, svg);
-    if (value.mode === "paint") paintTools(svg, value);
-    else cellNodes(svg, value);
-  } else {
-    make("p", { class: "empty" }, element, value.alt || "No picture.");
+      viewBox: `0 0 ${picture.width} ${picture.height}`, role: "group", "aria-label": picture.alt,
+    }, row);
+    make("image", { href: picture.image, width: picture.width, height: picture.height }, svg);
+    if (value.mode === "paint") paintTools(svg, picture);
+    else cellNodes(svg, picture, value);
   }
+  if (!value.pictures.length) make("p", { class: "empty" }, element, value.alt || "No picture.");
   wordNodes(value);
   for (const node of element.querySelectorAll("[data-position]")) {
     show(node, state.marked.has(node.dataset.position));
   }
-  if (value.mode === "mask" && (value.cells.length || value.words.length)) {
+  if (value.mode === "mask" && element.querySelector("[data-position]")) {
     const bar = make("div", { class: "tools" }, element);
+    if (value.offer) {
+      const all = make("button", { type: "button", class: "hide-set" }, bar, value.offer.text);
+      all.addEventListener("click", () => hide(value.offer.positions.map(String)));
+    }
     const none = make("button", { type: "button" }, bar, "Show all again");
-    none.addEventListener("click", () => {
-      state.marked.clear();
-      element.querySelectorAll("[data-position]").forEach((node) => show(node, false));
-      tell();
-    });
+    none.addEventListener("click", () => hide([]));
   }
 }
 
