@@ -47,7 +47,9 @@ def explanation_card(explanation: Any) -> str:
     numbers = {p: n for n, unit in enumerate(main.units, start=1) for p in unit}
     pictures = [
         _picture(
-            image, _boxes(summary, numbers, which), f"the image, with {len(main.units)} members"
+            image,
+            _boxes(summary, numbers, which),
+            _described(_boxes(summary, numbers, which), which, len(images)),
         )
         for which, image in enumerate(images)
     ]
@@ -59,11 +61,15 @@ def explanation_card(explanation: Any) -> str:
     if main.verified:
         size = "no claim of minimality" if main.minimality == "none" else main.minimality
         badges += f'<span style="{_BADGE};color:#55606b">{escape(size)}</span>'
-    badges += (
-        f'<span style="{_BADGE};color:#55606b">{int(explanation.model_runs)} model runs</span>'
-    )
+    count = int(explanation.model_runs)
+    runs = f"{count} model run{'' if count == 1 else 's'}"
+    badges += f'<span style="{_BADGE};color:#55606b">{runs}</span>'
     words = _words(
-        summary["tokens"], summary["modality"], set(explanation.target.positions), numbers
+        summary["tokens"],
+        summary["modality"],
+        set(explanation.target.positions),
+        numbers,
+        image_of=_image_of(_grids(summary)),
     )
     return (
         f'<div style="{_BOX}"><div style="{_ROW}">{"".join(pictures)}'
@@ -88,7 +94,8 @@ def trace_card(trace: Any) -> str:
     generated = set(range(layout.n_prompt, len(layout)))
     chances = np.exp(np.asarray(trace.log_probs, dtype=np.float64)).tolist()
     titles = {layout.n_prompt + k: f"probability {p:.2f}" for k, p in enumerate(chances)}
-    words = _words(layout.tokens, layout.modality, generated, {}, titles)
+    image_of = _image_of([{"image": g.image, "positions": g.positions} for g in layout.grids])
+    words = _words(layout.tokens, layout.modality, generated, {}, titles, image_of)
     cells = int(np.count_nonzero(np.asarray(layout.modality) == "image"))
     facts = f"{trace.model_id} · {len(layout)} positions, {cells} of them image tokens"
     return (
@@ -99,18 +106,38 @@ def trace_card(trace: Any) -> str:
     )
 
 
+def _described(boxes: Sequence[tuple[int, Any]], which: int, count: int) -> str:
+    """Return what a picture shows: members that are words are not on it."""
+    name = "the image" if count == 1 else f"image {which}"
+    members = len({number for number, _ in boxes})
+    if not members:
+        return f"{name}; no member of the set is on it"
+    return f"{name} with {members} member{'' if members == 1 else 's'} of the set outlined"
+
+
 def _boxes(
     summary: Mapping[str, Any], numbers: Mapping[int, int], image: int
 ) -> list[tuple[int, Sequence[float]]]:
     """Return number and rectangle of every cell of the set on one image."""
-    source = summary["layout"] if isinstance(summary.get("layout"), Mapping) else summary
     return [
         (numbers[p], box)
-        for grid in source["grids"]
+        for grid in _grids(summary)
         if int(grid.get("image", 0)) == image
         for p, box in zip(grid["positions"], np.reshape(grid["boxes"], (-1, 4)), strict=True)
         if p in numbers
     ]
+
+
+def _grids(summary: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    source = summary["layout"] if isinstance(summary.get("layout"), Mapping) else summary
+    grids: Sequence[Mapping[str, Any]] = source["grids"]
+    return grids
+
+
+def _image_of(grids: Iterable[Mapping[str, Any]]) -> dict[int, int]:
+    """Return which image each position shows; empty of a single image, which needs no number."""
+    found = {int(p): int(grid.get("image", 0)) for grid in grids for p in grid["positions"]}
+    return found if len(set(found.values())) > 1 else {}
 
 
 def _picture(image: Image.Image, boxes: Iterable[tuple[int, Sequence[float]]], alt: str) -> str:
@@ -139,19 +166,21 @@ def _words(
     framed: set[int],
     numbers: Mapping[int, int],
     titles: Mapping[int, str] | None = None,
+    image_of: Mapping[int, int] | None = None,
 ) -> str:
     """Return prompt and answer as text: image tokens as one, members and targets marked."""
     text = [t for t, kind in zip(tokens, modality, strict=True) if kind != "image"]
     spaced = any(t[:1].isspace() and t.strip() for t in text)  # else tokens carry no space
     parts: list[str] = []
-    before = shown = 0
+    shown, before = 0, ""
     for p, token in enumerate(tokens):
         if modality[p] == "image":
-            if not before:
-                parts.append(' <span style="color:#55606b">[image]</span> ')
-            before = 1
+            name = f"[image {image_of[p]}]" if image_of and p in image_of else before or "[image]"
+            if name != before:  # images may follow each other without a word between them
+                parts.append(f' <span style="color:#55606b">{name}</span> ')
+            before = name
             continue
-        before = 0
+        before = ""
         shown += 1
         if shown > _TOKENS:
             parts.append(" …")

@@ -473,3 +473,81 @@ def test_demo_explains_every_sample(calls, looks, monkeypatch, tmp_path):
             assert (tmp_path / "demo" / run[kind][0]["file"]).is_file()
     measured = [names for _, names, _ in looks.measured]
     assert len(measured) == 2 and all("leave_one_out" in names for names in measured)
+
+
+def test_a_stage_that_fails_loses_nothing_that_was_found(calls, looks, monkeypatch, tmp_path):
+    def impossible(*_, **__):
+        raise ValueError("this cannot\nbe measured")
+
+    for module, name in (
+        ("causal_lvlm.metrics.masked_top", "measure_faithfulness"),
+        ("causal_lvlm.explanation.trust", "explanation_stability"),
+    ):
+        monkeypatch.setattr(importlib.import_module(module), name, impossible)
+    attribute = causal_lvlm.attribute
+
+    def some(trace, target, method="relevancy"):
+        if method == "rollout":
+            raise ValueError("needs more layers")
+        return attribute(trace, target, method)
+
+    monkeypatch.setitem(causal_lvlm.__dict__, "attribute", some)
+    out = tmp_path / "out"
+    result = invoke(
+        "explain", "x.png", "what ?", "-t", "red", "-t", "circle", "-m", "rollout", "-m",
+        "attention", "--faithfulness", "--stability", 3, "--heads", "--out", out,
+    )  # fmt: skip
+    assert result.exit_code == 2 and "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.split("causal-lvlm: ") if "failed" in line]
+    assert len(lines) == 6, result.stderr  # rollout and two looks, for each of two words
+    assert "--faithfulness for “circle” failed: this cannot be measured" in result.stderr
+    names = {p.name for p in out.iterdir()}
+    assert {"red.json", "circle.json", "report.html", "red-heads.json"} <= names
+    assert {"red-heat-attention.json", "circle-heat-attention.json"} <= names
+
+
+def test_a_second_word_that_fails_leaves_the_first(calls, monkeypatch, tmp_path):
+    first = causal_lvlm.explain
+
+    def explain(trace, target, **options):
+        if target.text == "circle":
+            raise TargetError("no row of this target")
+        return first(trace, target, **options)
+
+    monkeypatch.setitem(causal_lvlm.__dict__, "explain", explain)
+    out = tmp_path / "out"
+    result = invoke("explain", "x.png", "what ?", "-t", "red", "-t", "circle", "--out", out)
+    assert result.exit_code == 2 and "“circle” failed: no row of this target" in result.stderr
+    assert json.loads((out / "explanation.json").read_text("utf-8"))["target"]["text"] == "red"
+    monkeypatch.setitem(causal_lvlm.__dict__, "attribute", first)
+    alone = invoke("explain", "x.png", "what ?", "-t", "circle", "--out", tmp_path / "none")
+    assert alone.exit_code == 2 and list((tmp_path / "none").iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", ["attribute", "measure_faithfulness", "explanation_stability",
+                                   "head_graphs"])  # fmt: skip
+def test_ctrl_c_in_any_later_stage_keeps_what_was_found(calls, looks, monkeypatch, tmp_path, stage):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    homes = {
+        "measure_faithfulness": "causal_lvlm.metrics.masked_top",
+        "explanation_stability": "causal_lvlm.explanation.trust",
+        "head_graphs": "causal_lvlm.explanation.head_graphs",
+    }
+    if stage == "attribute":
+        monkeypatch.setitem(causal_lvlm.__dict__, stage, stopped)
+    else:
+        monkeypatch.setattr(importlib.import_module(homes[stage]), stage, stopped)
+    out = tmp_path / "out"
+    result = invoke(
+        "explain", "x.png", "what ?", "-t", "red", "-m", "rollout", "--faithfulness",
+        "--stability", 3, "--heads", "--out", out,
+    )  # fmt: skip
+    assert result.exit_code == 130 and "what had been found was saved" in result.stderr
+    names = {p.name for p in out.iterdir()}
+    assert {"explanation.json", "report.html"} <= names
+    done = ["attribute", *homes].index(stage)
+    for at, name in enumerate(("heat-rollout.json", "metrics.json", "stability.json"), start=1):
+        assert (name in names) == (at <= done), name
+    assert "interrupted" in (out / "report.html").read_text("utf-8")

@@ -18,7 +18,9 @@ from causal_lvlm.explanation.tried import TriedSet
 from causal_lvlm.metrics.result import MetricTable, MetricValue
 from causal_lvlm.tokens import resolve_target
 from causal_lvlm.viz import report
+from causal_lvlm.viz.case import Case
 from causal_lvlm.viz.payload_graph import graph_payload
+from causal_lvlm.viz.report import report_cases
 from tests.viz.fakes import (
     explaining_set,
     fake_attribution,
@@ -29,6 +31,7 @@ from tests.viz.fakes import (
     random_graph,
     several_view,
     sparse_graph,
+    summary_of,
     text_view,
 )
 
@@ -531,3 +534,77 @@ def test_a_page_of_576_patches_is_small_and_opens_at_once(browser, tmp_path):
         opened = page.evaluate("performance.getEntriesByName('first-view')[0].startTime") / 1000
     assert 0.01 < took < 1.0, took
     assert 0.01 < opened < 5.0, opened  # by the clock: < 1 on a machine with nothing else to do
+
+
+def focused(page):
+    return page.evaluate("document.activeElement.textContent")
+
+
+def test_focus_stays_where_the_keyboard_chose(browser, tmp_path, explanations):
+    other = fake_explanation(VIEW, tester="drop")
+    cases = [
+        Case(summary_of(VIEW), [explanations[0], other], name="one"),
+        Case(summary_of(VIEW), [explanations[1]], name="two"),
+    ]
+    path = report_cases(cases, tmp_path / "runs.html")
+    with Watched(browser, path.as_uri()) as page:
+        page.locator("[aria-label='Which explanation'] [aria-checked=true]").focus()
+        page.keyboard.press("ArrowRight")
+        assert focused(page) == "necessary, drop, remove"
+        page.locator("[aria-label='Which run'] [aria-checked=true]").focus()
+        for name in ("two", "one"):
+            page.keyboard.press("ArrowRight")
+            assert focused(page) == name
+        open_view(page, "mask")  # a list whose entries are made again when one is pressed
+        page.locator("#panel .side ul button").first.focus()
+        page.keyboard.press("Enter")
+        assert focused(page).startswith("Masked: ")
+        open_view(page, "graph")
+        page.locator("#panel .node.target").focus()
+        page.keyboard.press("Enter")
+        page.locator("#panel .evidence button").first.focus()
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.className") == "evidence"
+
+
+def test_images_without_a_word_between_them_are_both_in_the_prompt(browser, tmp_path):
+    view = several_view()
+    assert view.layout.grids[1].positions[0] == view.layout.grids[0].positions[-1] + 1
+    sets = {"joint": explaining_set("joint", (2,))}
+    path = report(view, [fake_explanation(view, sets=sets)], tmp_path / "s.html")
+    with Watched(browser, path.as_uri()) as page:
+        shown = page.locator(".prompt-line .t-image").all_inner_texts()
+        assert shown == ["[image 0]", "[image 1]", "[image 2]"]
+
+
+def test_a_sufficient_set_is_asked_about_by_masking_the_rest(browser, tmp_path):
+    word = VIEW.layout.tokens.index("circle")
+    rest = tuple((int(p),) for p in VIEW.layout.positions("image", "prompt") if p not in (13, word))
+    tried = (TriedSet(rest, 0.9, ("red",), False, 2.0),)
+    sets = {"joint": explaining_set("joint", (13,), (word,), predicted_after=("red",))}
+    found = fake_explanation(VIEW, mode="sufficient", tried=tried, sets=sets)
+    path = report(VIEW, [found], tmp_path / "s.html")
+    with Watched(browser, path.as_uri()) as page:
+        open_view(page, "mask")
+        page.get_by_role("button", name="all but the set: whole input").click()
+        said = page.locator("#panel .answer").inner_text()
+        assert "Masked: everything but patch [1,2], “circle”" in said
+        assert "says “red”: the answer stays" in said
+
+
+def test_where_no_set_was_found_no_bar_says_that_one_was_masked(browser, tmp_path):
+    sets = {"joint": explaining_set("joint", verified=False, outcome="not_maskable", found_by=None,
+                                    probability_after=None, predicted_after=())}  # fmt: skip
+    path = report(VIEW, [fake_explanation(VIEW, sets=sets)], tmp_path / "n.html")
+    with Watched(browser, path.as_uri()) as page:
+        assert page.locator("#panel .bars").count() == 0
+        assert "Masking everything here does not change" in page.locator("#panel").inner_text()
+        assert "no set was found" in page.locator(".badges").inner_text()
+
+
+def test_blocks_of_patches_are_not_counted_as_patches(browser, tmp_path):
+    sets = {"joint": explaining_set("joint", (3, 4, 11, 12), (5, 6, 13, 14))}
+    path = report(VIEW, [fake_explanation(VIEW, sets=sets)], tmp_path / "b.html")
+    with Watched(browser, path.as_uri()) as page:
+        label = page.locator("#panel svg.stage").get_attribute("aria-label")
+        assert label == "Whole input: 2 blocks of patches"

@@ -13,6 +13,7 @@ from causal_lvlm.cli.results import describe, finish, result_json, was_interrupt
 from causal_lvlm.cli.support import (
     INTERRUPTED,
     Debug,
+    Failures,
     Json,
     Progress,
     clear_errors,
@@ -194,8 +195,9 @@ def explain(
             else:
                 chosen, remark = default_target(trace.layout)
                 targets = [chosen]
+            failures = Failures(debug)
             explanations, attributions, found, stopped = _explain_targets(
-                trace, targets, methods, options, looks, progress
+                trace, targets, methods, options, looks, progress, failures
             )
             if folder is not None:
                 from causal_lvlm.viz.bundle import write_bundle
@@ -211,6 +213,7 @@ def explain(
                         interrupted=stopped,
                         progress=progress.step,
                     )
+        failures.say()
         if as_json:
             typer.echo(result_json(trace, explanations, attributions, found.parts()))
         else:
@@ -227,6 +230,7 @@ def explain(
             kept = "saved" if folder is not None else "printed"
             say(f"causal-lvlm: interrupted; what had been found was {kept}")
             raise typer.Exit(INTERRUPTED)
+        failures.end()
 
 
 def _relevant(explanation: Any, images: object) -> Any:
@@ -264,7 +268,7 @@ def _is_file(text: str) -> bool:
 
 def _explain_targets(
     trace: Any, targets: list[Target], methods: list[str], options: dict[str, Any],
-    looks: Looks, progress: Progress,
+    looks: Looks, progress: Progress, failures: Failures,
 ) -> tuple[list[Any], list[Any], Looked, bool]:  # fmt: skip
     """Return explanations, attributions, what was measured, and whether Ctrl-C ended the work."""
     import causal_lvlm as cl
@@ -275,16 +279,26 @@ def _explain_targets(
     try:
         for wanted in targets:
             progress.step(f"explaining “{wanted.text}”")
-            found = cl.explain(trace, wanted, progress=progress.inside, **options)
-            explanations.append(found)
+            if explanations:  # of another word: not to be lost
+                before = len(explanations)
+                with failures.kept(f"“{wanted.text}”"):
+                    explanations.append(
+                        cl.explain(trace, wanted, progress=progress.inside, **options)
+                    )
+                if len(explanations) == before:
+                    continue
+            else:
+                explanations.append(cl.explain(trace, wanted, progress=progress.inside, **options))
+            found = explanations[-1]
             progress.done()
             if was_interrupted(found):
                 return explanations, attributions, looked, True
             for name in methods:
                 progress.step(f"{name} for “{wanted.text}”")
-                attributions.append(cl.attribute(trace, wanted, name))
+                with failures.kept(f"--method {name} for “{wanted.text}”"):
+                    attributions.append(cl.attribute(trace, wanted, name))
                 progress.done()
-            looks.look(trace, found, attributions, looked, progress)
+            looks.look(trace, found, attributions, looked, progress, failures)
     except KeyboardInterrupt:
         if not explanations:
             raise

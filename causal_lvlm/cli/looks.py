@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from causal_lvlm.cli.support import Progress
+from causal_lvlm.cli.support import Failures, Progress
 
 __all__ = ["Looked", "Looks"]
 
@@ -18,6 +18,7 @@ class Looked:
     metrics: list[Any] = field(default_factory=list)
     stability: list[Any] = field(default_factory=list)
     heads: list[Any] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def parts(self) -> dict[str, list[Any]]:
         """Return what there is, by the names that reports use."""
@@ -28,12 +29,23 @@ class Looked:
         """Return the tables of metrics as text, with what they cost."""
         from causal_lvlm.explanation.wording import amount
 
-        return [
-            f"Faithfulness for “{table.target.text}” ({amount(table.model_runs, 'model run')}; "
-            "masked_top: probability with as many tokens masked as the set has, those that the "
-            f"method ranks highest):\n{table.table()}"
+        return self.remarks + [
+            f"Faithfulness for “{table.target.text}” ({amount(table.model_runs, 'model run')}"
+            f"{_budget_said(table)}):\n{table.table()}"
             for table in self.metrics
         ]
+
+
+def _budget_said(table: Any) -> str:
+    """Return what the first number of a table is, empty if it has none."""
+    for value in table.values:
+        if value.metric.startswith("masked_top"):
+            size, kept = value.detail.get("budget"), value.detail.get("mode") == "sufficient"
+            return (
+                f"; masked_top: probability with the {size} tokens that the method ranks highest "
+                + ("kept and all others masked" if kept else "masked")
+            )
+    return ""
 
 
 @dataclass(frozen=True)
@@ -75,34 +87,49 @@ class Looks:
             )
 
     def look(
-        self, trace: Any, found: Any, attributions: Sequence[Any], into: Looked, progress: Progress
+        self,
+        trace: Any,
+        found: Any,
+        attributions: Sequence[Any],
+        into: Looked,
+        progress: Progress,
+        failures: Failures,
     ) -> None:
-        """Do what was asked for about one explanation."""
+        """Do what was asked for about one explanation; what fails stops nothing else."""
         text = found.target.text
         if self.faithfulness:
-            from causal_lvlm.metrics.masked_top import DEFAULT_METRICS, measure_faithfulness
+            with failures.kept(f"--faithfulness for “{text}”"):
+                from causal_lvlm.metrics.masked_top import DEFAULT_METRICS, measure_faithfulness
 
-            progress.step(f"asking the model about the methods for “{text}”")
-            names = tuple(self.metrics) or DEFAULT_METRICS
-            into.metrics.append(
-                measure_faithfulness(
-                    trace, found, attributions, metrics=names, seed=self.seed or 0,
-                    progress=lambda what, done, total: progress.bar.set_postfix_str(what),
-                )
-            )  # fmt: skip
-            progress.done()
+                progress.step(f"asking the model about the methods for “{text}”")
+                names = tuple(self.metrics) or DEFAULT_METRICS
+                into.metrics.append(
+                    measure_faithfulness(
+                        trace, found, attributions, metrics=names, seed=self.seed or 0,
+                        progress=lambda what, done, total: progress.bar.set_postfix_str(what),
+                    )
+                )  # fmt: skip
+                progress.done()
         if self.stability is not None:
-            from causal_lvlm.explanation.trust import explanation_stability
+            with failures.kept(f"--stability for “{text}”"):
+                from causal_lvlm.explanation.trust import explanation_stability
 
-            progress.step(f"learning the graph of “{text}” again")
-            if found.graphs:
-                into.stability.append(
-                    explanation_stability(trace, found, runs=self.stability, seed=self.seed or 0)
-                )
-            progress.done()
+                progress.step(f"learning the graph of “{text}” again")
+                if found.graphs:
+                    into.stability.append(
+                        explanation_stability(
+                            trace, found, runs=self.stability, seed=self.seed or 0
+                        )
+                    )
+                else:
+                    into.remarks.append(
+                        f"--stability: there is no graph of “{text}” to learn again"
+                    )
+                progress.done()
         if self.heads:
-            from causal_lvlm.explanation.head_graphs import head_graphs
+            with failures.kept(f"--heads for “{text}”"):
+                from causal_lvlm.explanation.head_graphs import head_graphs
 
-            progress.step(f"learning the graphs of heads for “{text}”")
-            into.heads.append(head_graphs(trace, found.target))
-            progress.done()
+                progress.step(f"learning the graphs of heads for “{text}”")
+                into.heads.append(head_graphs(trace, found.target))
+                progress.done()

@@ -73,7 +73,7 @@ def finish(folder: Path, written: list[Path], explanations: list[Any], stopped: 
     verified = sum(bool(e.verified) for e in explanations)
     runs = sum(int(e.model_runs) for e in explanations)
     pictures = sum(path.suffix == ".png" for path in written)
-    have = "has" if verified == 1 else "have"
+    have = "has" if verified == 1 or len(explanations) == 1 else "have"
     typer.echo(
         f"\n{verified} of {amount(len(explanations), 'explained word')} {have} a verified set; "
         f"{amount(runs, 'masked model run')}.\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Annotated
@@ -55,6 +56,7 @@ def serve(
         if password is None and (share or host not in ("127.0.0.1", "localhost", "::1")):
             say(f"causal-lvlm: anybody who can reach {host} may use it; set {PASSWORD} to ask for "
                 "a password")  # fmt: skip
+        _end_tidily()
         with serving(
             host=host, port=port, share=share, password=password, results=results,
             models=model or (), any_model=any_model or None,
@@ -65,3 +67,16 @@ def serve(
                     time.sleep(3600)
             except KeyboardInterrupt:
                 say("causal-lvlm: the app has ended")
+
+
+def _end_tidily() -> None:
+    """Let being told to end, or a closed terminal, remove the temporary folder like Ctrl-C."""
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough: the folder is being removed
+        raise SystemExit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
+            signal.signal(number, end)

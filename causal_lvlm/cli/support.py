@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,13 @@ import typer
 from causal_lvlm.errors import CausalLVLMError
 
 __all__ = [
-    "BAD_INPUT", "INTERRUPTED", "Debug", "Json", "Progress", "clear_errors", "given", "one_thread",
-    "say", "writing",
+    "BAD_INPUT", "EXPECTED", "INTERRUPTED", "Debug", "Failures", "Json", "Progress",
+    "clear_errors", "given", "one_thread", "say", "writing",
 ]  # fmt: skip
 
 INTERRUPTED = 130
 BAD_INPUT = 2
+EXPECTED = (CausalLVLMError, ValueError, OSError)  # errors that are one line, not a traceback
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -38,11 +40,47 @@ def clear_errors(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         say("causal-lvlm: interrupted; nothing had been found yet")
         raise typer.Exit(INTERRUPTED) from None
-    except (CausalLVLMError, ValueError, OSError) as error:
+    except EXPECTED as error:
         if debug:
             raise
         say(f"causal-lvlm: {' '.join(str(error).split())}")
         raise typer.Exit(BAD_INPUT) from None
+
+
+class Failures:
+    """Parts of the work that could not be done, once there is something that must not be lost.
+
+    Attributes
+    ----------
+    lines : list of str
+        What failed and why, one line each.
+    """
+
+    def __init__(self, debug: bool) -> None:
+        self.debug = debug
+        self.lines: list[str] = []
+
+    @contextmanager
+    def kept(self, what: str) -> Iterator[None]:
+        """Note an expected error instead of raising it."""
+        try:
+            yield
+        except EXPECTED as error:
+            if self.debug:
+                say("".join(traceback.format_exception(error)))
+            self.lines.append(f"{what} failed: {' '.join(str(error).split())}")
+
+    def say(self) -> None:
+        """Say what failed, a line each."""
+        for line in self.lines:
+            say(f"causal-lvlm: {line}")
+        if self.lines:
+            say("causal-lvlm: everything else was kept")
+
+    def end(self) -> None:
+        """End with the exit code of bad input if something failed."""
+        if self.lines:
+            raise typer.Exit(BAD_INPUT)
 
 
 @contextmanager

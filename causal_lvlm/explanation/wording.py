@@ -55,7 +55,7 @@ def members(explanation: Explanation, found: ExplainingSet) -> str:
             parts.append(
                 f"{len(own)} image {what}{tail}"
                 if number is None
-                else f"{len(own)} {what}{tail} of image {number + 1}"
+                else f"{len(own)} {what}{tail} of image {number}"
             )
     if words:
         quoted = ", ".join(f"“{w}”" for w in words)

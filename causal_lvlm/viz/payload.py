@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 
-from causal_lvlm.explanation.wording import amount, random_controls, said
-from causal_lvlm.metrics.masked_top import KINDS, MASKED_TOP, ranked
-from causal_lvlm.metrics.registry import direction
+from causal_lvlm.explanation.wording import random_controls, said
+from causal_lvlm.metrics.masked_top import KINDS, ranked
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.payload_graph import extra_graphs, graphs_payload, short
+from causal_lvlm.viz.payload_metrics import asked, measures, metric_note, metrics_of
 from causal_lvlm.viz.pictures import main_numbers, main_set, united_graph
 from causal_lvlm.viz.style import SMALL
 from causal_lvlm.viz.view import TraceView
 
-__all__ = ["badges_of", "case_payload", "colour_tables", "json_for_html", "metrics_of"]
+__all__ = ["badges_of", "case_payload", "colour_tables", "json_for_html"]
 
 _TRIED = 400  # masks whose answers are sent
 _TOP = 64  # largest budget at which methods are compared
@@ -118,7 +118,8 @@ def case_payload(
 
 def badges_of(item: Any) -> list[tuple[str, str]]:
     """Return tone and text of each badge of a set: verified, minimality, where it came from."""
-    badges = [("good" if item.verified else "warn", wording.verdict(item.verified))]
+    verdict = wording.verdict(item.verified) if item.verified or item.units else "no set was found"
+    badges = [("good" if item.verified else "warn", verdict)]
     if item.verified:
         badges.append(("plain", wording.minimality(item.minimality)))
     elif item.outcome != "explained":
@@ -146,6 +147,7 @@ def _explanation(
         (s for s in stability if _same_node(s, explanation)), None
     )  # of the same target, learned with the same nodes
     tried = _tried(explanation)
+    own = [table for table in metrics if measures(table, explanation)]
     units = _units(view, explanation, tried)
     number = {unit: at for at, unit in enumerate(units)}
     numbers = main_numbers(explanation)
@@ -159,9 +161,10 @@ def _explanation(
         "text": target.text,
         "sentence": explanation.sentence(),
         "mode": explanation.mode,
+        "how": _how(explanation),
         "masking": explanation.masking,
         "runs": explanation.model_runs,
-        "sets": [_set(view, n, explanation.sets[n], explanation.mode) for n in names],
+        "sets": [_set(view, n, explanation) for n in names],
         "main": names.index(chosen[0]) if chosen and chosen[0] in names else 0,
         "graphs": graphs,
         "graphNote": wording.graph_outcome(explanation.graph_outcome),
@@ -175,9 +178,9 @@ def _explanation(
             if masked and all(u in number for u in masked)
         ],
         "before": _before(explanation, tried),
-        "asked": _asked(metrics, explanation),
-        "metricNote": _metric_note(metrics, target),
-        "metrics": metrics_of(metrics, "causal", target),
+        "asked": asked(own, explanation),
+        "metricNote": metric_note(own),
+        "metrics": metrics_of(own, "causal", target),
     }
 
 
@@ -197,7 +200,28 @@ def _first_graph(explanation: Any, united: bool) -> int:
     return 0
 
 
-def _set(view: TraceView, name: str, item: Any, mode: str) -> dict[str, Any]:
+def _how(explanation: Any) -> str:
+    """Return mode and, unless it is the usual one, tester: explanations of one word differ so."""
+    tester = str(explanation.tester)
+    if tester == "flip":
+        return str(explanation.mode)
+    other = explanation.against if tester == "contrast" else None
+    return f"{explanation.mode}, {tester}" + ("" if other is None else f" with “{other}”")
+
+
+def _other_words(explanation: Any, words: Sequence[str]) -> bool:
+    """Whether the model's first choice is not what it had said, token by token.
+
+    Testers other than flip count more, or less, as a change: a page that says what the model says
+    must not call that a change of the answer.
+    """
+    tokens = explanation.summary["tokens"]
+    target = [str(tokens[p]).strip() for p in explanation.target.positions]
+    return [word.strip() for word in words] != target
+
+
+def _set(view: TraceView, name: str, explanation: Any) -> dict[str, Any]:
+    item = explanation.sets[name]
     return {
         "name": name,
         "title": wording.set_title(name, len(view.images)),
@@ -209,7 +233,8 @@ def _set(view: TraceView, name: str, item: Any, mode: str) -> dict[str, Any]:
         "before": short(item.probability_before),
         "after": short(item.probability_after),
         "said": said(item.predicted_after) if item.predicted_after else "",
-        "random": random_controls(item, mode),
+        "changed": bool(item.predicted_after) and _other_words(explanation, item.predicted_after),
+        "random": random_controls(item, explanation.mode),
         "head": item.head,
         "radius": item.radius,
         "runs": item.model_runs,
@@ -224,12 +249,14 @@ def _tried(explanation: Any) -> list[tuple[Units, float | None, tuple[str, ...],
     """
     found: list[tuple[Units, float | None, tuple[str, ...], bool]] = []
     seen: set[frozenset[tuple[int, ...]]] = set()
+    flip = explanation.tester == "flip"  # which knows the tokens, not only their texts
 
     def add(units: Iterable[Iterable[int]], p: Any, words: Any, changed: Any) -> None:
         masked = [tuple(int(p) for p in unit) for unit in units]
         if frozenset(masked) not in seen and len(found) < _TRIED:
             seen.add(frozenset(masked))
-            found.append((masked, p, tuple(words), bool(changed)))
+            other = bool(changed) if flip else _other_words(explanation, words)
+            found.append((masked, p, tuple(words), other))
 
     if explanation.mode == "necessary":
         for item in explanation.sets.values():
@@ -269,36 +296,6 @@ def _units(view: TraceView, explanation: Any, tried: Sequence[Any]) -> Units:
     return sorted(units)
 
 
-def _asked(metrics: Sequence[Any], explanation: Any) -> list[list[Any]]:
-    """Return what the model said with the tokens masked that methods rank highest.
-
-    Positions, probability, first choice, whether it changed; each mask once.
-    """
-    found: dict[tuple[int, ...], list[Any]] = {}
-    for table in metrics:
-        if tuple(table.target.positions) != tuple(explanation.target.positions):
-            continue
-        for value in table.values:
-            same = value.metric == f"{MASKED_TOP}[{explanation.masking}]"
-            if not same or value.detail.get("mode") != explanation.mode:
-                continue
-            for row in value.detail["rows"]:
-                positions = tuple(sorted(int(p) for p in row["positions"]))
-                p, words = short(row["probability"]), said(tuple(row["first_choice"]))
-                found.setdefault(positions, [list(positions), p, words, bool(row["changed"])])
-    return list(found.values())
-
-
-def _metric_note(metrics: Sequence[Any], target: Any) -> str:
-    """Return how the numbers of a target were measured, empty if none were."""
-    for table in metrics:
-        if tuple(table.target.positions) == tuple(target.positions):
-            steps = table.parameters.get("steps")
-            points = f"; curves are read at {steps + 1} points" if steps else ""
-            return f"The numbers cost {amount(table.model_runs, 'masked model run')}{points}."
-    return ""
-
-
 def _attribution(view: TraceView, attribution: Any, metrics: Sequence[Any]) -> dict[str, Any]:
     scores = np.asarray(attribution.scores, dtype=np.float64)
     return {
@@ -313,23 +310,3 @@ def _attribution(view: TraceView, attribution: Any, metrics: Sequence[Any]) -> d
         "notes": list(getattr(attribution, "notes", ())),
         "metrics": metrics_of(metrics, attribution.method, attribution.target),
     }
-
-
-def metrics_of(tables: Sequence[Any], method: str, target: Any) -> list[list[Any]]:
-    """Return name, value as text and which direction is better, for one method and target."""
-    found = []
-    for table in tables:
-        if tuple(table.target.positions) != tuple(target.positions):
-            continue
-        for value in table.values:
-            if value.method == method and not value.metric.startswith(MASKED_TOP):
-                better = {"higher": "↑", "lower": "↓", None: ""}[direction(value.metric)]
-                found.append([value.metric, _digits(value.value), better])
-    return found
-
-
-def _digits(value: float | None) -> str:
-    """Return a metric's value to three digits, as tables of metrics have it."""
-    if value is None:
-        return wording.number(value)
-    return f"{round(value, 3) + 0.0:.3f}"  # no minus in front of nothing

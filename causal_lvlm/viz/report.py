@@ -168,7 +168,7 @@ def page_script() -> str:
 
 
 def _title(cases: Sequence[Case]) -> str:
-    words = [e.target.text for case in cases for e in case.explanations]
+    words = list(dict.fromkeys(e.target.text for case in cases for e in case.explanations))
     if len(cases) == 1 and len(words) == 1:
         return f"Why did the model say “{words[0]}”?"
     if len(cases) == 1 and words:

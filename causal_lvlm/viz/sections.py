@@ -16,7 +16,8 @@ from causal_lvlm.explanation.wording import amount, random_controls, said
 from causal_lvlm.metrics.masked_top import MASKED_TOP
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
-from causal_lvlm.viz.payload import badges_of, metrics_of
+from causal_lvlm.viz.payload import badges_of
+from causal_lvlm.viz.payload_metrics import metrics_of
 from causal_lvlm.viz.pictures import Picture, main_numbers, shown_graph
 from causal_lvlm.viz.prompt import prompt_html
 from causal_lvlm.viz.sheet import image_name
@@ -144,7 +145,18 @@ def _change(before: float | None, after: float | None) -> str:
 
 
 def _settings(explanation: Any) -> str:
-    names = ("mode", "tester", "masking", "backend", "source", "layer", "row", "sink", "seed")
+    names = (
+        "mode",
+        "tester",
+        "against",
+        "masking",
+        "backend",
+        "source",
+        "layer",
+        "row",
+        "sink",
+        "seed",
+    )
     parameters = getattr(explanation, "parameters", {})
     parts = []
     for name in names:
@@ -203,11 +215,15 @@ def heat_html(
         lines = [_word_scores(view, attribution)] if view.has_patches else []
         for name, value, better in metrics_of(metrics, attribution.method, attribution.target):
             lines.append(f"{name} {better} {value}")
-        masked = masked_line(metrics, attribution)
+        masked = masked_lines(metrics, attribution)
         tested |= bool(masked)
-        lines += [masked] if masked else []
+        lines += masked
         figures.append(figure_html(heat, lines, scale=scale))
-    how = "masked at the size of the set" if tested else "scores, not tested by masking"
+    how = (
+        "below each, what the model says about its first tokens"
+        if tested
+        else "scores, not tested by masking"
+    )
     return (
         '<section class="card"><h3>Other methods, for comparison '
         f'<span class="muted small">({how})</span></h3>'
@@ -215,8 +231,12 @@ def heat_html(
     )
 
 
-def masked_line(metrics: Sequence[Any], attribution: Any) -> str:
-    """Return what the model said with a method's highest tokens masked, empty if nobody asked."""
+def masked_lines(metrics: Sequence[Any], attribution: Any) -> list[str]:
+    """Return what the model said with a method's highest tokens masked, empty if nobody asked.
+
+    One line for every explanation of the word that was measured.
+    """
+    lines: list[str] = []
     for table in metrics:
         if tuple(table.target.positions) != tuple(attribution.target.positions):
             continue
@@ -230,8 +250,9 @@ def masked_line(metrics: Sequence[Any], attribution: Any) -> str:
                     what = "masking its first" if value.detail["mode"] == "necessary" else "keeping"
                     words = said(tuple(row["first_choice"]))
                     p = wording.number(row["probability"])
-                    return f"{what} {tokens}: p {p}, the model {words}"
-    return ""
+                    lines.append(f"{what} {tokens}: p {p}, the model {words}")
+                    break  # the scope that holds everything comes first
+    return list(dict.fromkeys(lines))
 
 
 def _word_scores(view: TraceView, attribution: Any, count: int = 5) -> str:

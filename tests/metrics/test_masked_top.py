@@ -11,7 +11,7 @@ import pytest
 from causal_lvlm.metrics.masked_top import MASKED_TOP, measurable, measure_faithfulness, ranked
 from causal_lvlm.metrics.result import MetricTable
 from causal_lvlm.viz.payload import case_payload
-from causal_lvlm.viz.sections import masked_line
+from causal_lvlm.viz.sections import masked_lines
 from tests.viz.fakes import explaining_set, fake_attribution, fake_explanation, fake_view
 
 VIEW = fake_view()
@@ -92,7 +92,8 @@ def test_a_sufficient_set_is_compared_by_keeping_the_tokens_alone():
     table = measure_faithfulness(model, found, maps(), metrics=())
     assert rows_of(table, "good").value == pytest.approx(0.05 + 0.5 + 0.3)
     assert rows_of(table, "flat").value == pytest.approx(0.05)
-    assert "keeping" in masked_line([table], maps()[0])
+    (line,) = masked_lines([table], maps()[0])
+    assert "keeping" in line
 
 
 def test_metrics_stand_beside_and_the_explanation_is_among_the_methods(tmp_path):

@@ -104,4 +104,4 @@ def test_a_report_can_measure_and_learn_by_itself(trace, found, tmp_path):
         trace, [found], tmp_path / "r.html", attributions=scores, metrics=True, heads=True
     )
     page = path.read_text(encoding="utf-8")
-    assert "masked at the size of the set" in page and "All heads" in page
+    assert "what the model says about its first tokens" in page and "All heads" in page

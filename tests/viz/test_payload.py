@@ -206,3 +206,60 @@ def test_data_of_a_large_image_stays_small():
     explanation = fake_explanation(view, "spoon", graphs=heads, sets=sets)
     text = json_for_html(case_payload(view, [explanation], [], key="k"))
     assert len(one.members) > 576 and len(text) < 900_000
+
+
+def test_a_tester_that_counts_less_as_a_change_does_not_change_what_was_said():
+    word = VIEW.layout.tokens.index("circle")
+    tried = (
+        TriedSet(((5,),), 0.4, ("red",), True, 0.3),
+        TriedSet(((word,),), 0.1, (" blue",), False, -2.0),
+    )
+    sets = {"joint": explaining_set("joint", (5,), predicted_after=("red",), probability_after=0.4)}
+    (found,) = case_payload(
+        VIEW, [fake_explanation(VIEW, tester="drop", tried=tried, sets=sets)], [], key="k"
+    )["explanations"]  # fmt: skip
+    said = {
+        key(found["units"][u] for u in units): (text, changed)
+        for units, _, text, changed in found["tried"]
+    }
+    assert said == {((5,),): ("says “red”", False), ((word,),): ("says “blue”", True)}
+    assert found["sets"][0]["changed"] is False and found["how"] == "necessary, drop"
+
+
+def key(units):
+    return tuple(tuple(unit) for unit in units)
+
+
+def test_explanations_of_one_word_have_each_their_own_numbers():
+    sets = {"joint": explaining_set("joint", (5,), probability_after=0.02)}
+    kept = {"joint": explaining_set("joint", (6,), probability_after=0.9)}
+    both = [fake_explanation(VIEW, sets=sets), fake_explanation(VIEW, sets=kept, mode="sufficient")]
+    tables = []
+    for mode, after, value in (("necessary", 0.02, 0.25), ("sufficient", 0.9, 0.5)):
+        rows = [{"scope": "all", "k": 1, "positions": [7], "probability": value,
+                 "first_choice": ["red"], "changed": False}]  # fmt: skip
+        detail = {"mode": mode, "budget": 1, "rows": rows}
+        own = {**detail, "rows": []}
+        tables.append(
+            MetricTable(
+                (
+                    MetricValue("masked_top[remove]", "causal", after, own, 0, 0, 0.0),
+                    MetricValue("masked_top[remove]", "relevancy", value, detail, 1, 1, 0.0),
+                    MetricValue("deletion[remove]", "causal", value, {}, 1, 1, 0.0),
+                    MetricValue("deletion[remove]", "relevancy", 0.125, {}, 1, 1, 0.0),
+                ),
+                TARGET, {}, 3, 0.3,
+            )
+        )  # fmt: skip
+    data = case_payload(VIEW, both, [fake_attribution(VIEW)], key="k", metrics=tables)
+    first, second = data["explanations"]
+    assert first["metrics"] == [["deletion[remove]", "0.250", "↓"]]
+    assert second["metrics"] == [["deletion[remove]", "0.500", "↓"]]
+    assert data["attributions"][0]["metrics"] == [["deletion[remove]", "0.125", "↓"]]
+    assert [e["asked"][0][1] for e in (first, second)] == [0.25, 0.5]
+
+
+def test_nothing_that_was_found_is_no_candidate_set():
+    sets = {"joint": explaining_set("joint", verified=False, outcome="not_maskable", found_by=None)}
+    (found,) = case_payload(VIEW, [fake_explanation(VIEW, sets=sets)], [], key="k")["explanations"]
+    assert found["sets"][0]["badges"][0][1] == "no set was found"

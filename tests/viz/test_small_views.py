@@ -68,6 +68,20 @@ def test_card_of_an_unverified_set_does_not_call_it_verified():
     assert ">not verified</span>" in html and ">verified<" not in html
 
 
+def test_card_describes_each_picture_as_it_is():
+    (one,) = re.findall('alt="([^"]*)"', explanation_card(fake_explanation(VIEW)))
+    assert one == "the image with 1 member of the set outlined"  # the other member is a word
+    view = several_view()
+    sets = {"joint": explaining_set("joint", (8,), (9,))}
+    html = explanation_card(fake_explanation(view, "red", sets=sets, graphs=(), model_runs=1))
+    none = "no member of the set is on it"
+    assert re.findall('alt="([^"]*)"', html) == [
+        f"image 0; {none}", "image 1 with 2 members of the set outlined", f"image 2; {none}"
+    ]  # fmt: skip
+    assert re.findall(r"\[image[^]]*\]", html) == ["[image 0]", "[image 1]", "[image 2]"]
+    assert ">1 model run<" in html
+
+
 def test_card_escapes_what_comes_from_outside():
     view = fake_view(("<b>bold</b>", "red"))
     html = explanation_card(fake_explanation(view, "red"))

@@ -111,6 +111,12 @@ function choice(label, options, current, pick, { tabs = false, kind = "pills" } 
   return box;
 }
 
+/** Give the focus back to the chosen option of a choice that was drawn again. */
+function focusChoice(box, label) {
+  const again = [...box.querySelectorAll("[role=radiogroup]")].find((b) => b.getAttribute("aria-label") === label);
+  again?.querySelector("[aria-checked=true]")?.focus({ preventScroll: true });
+}
+
 /** A slider with its name before it and its value in words behind it. */
 function slider(name, low, high, value, say, change, step = 1) {
   const output = h("output", {}, say(value));

@@ -44,7 +44,7 @@ function compareView(run, explanation, state, panel, attributions, positions) {
     if (set && set.units.length) {
       entries.push({ name: "explaining set", detail: set.verified ? "verified" : "candidates, not verified",
         chosen: set.units.flat(), scores: null, metrics: explanation.metrics, notes: [],
-        answer: set.before === null ? null : [set.before, set.after, set.said, set.said !== `says “${explanation.text}”`] });
+        answer: set.before === null ? null : [set.before, set.after, set.said, set.changed] });
     }
     for (const a of attributions) {
       const order = a.top[run.cells.length ? state.scope : "text"];

@@ -26,7 +26,7 @@ function graphView(run, explanation, state, panel, redraw) {
   const controls = h("div", { class: "controls" });
   const info = h("p", { class: "small", "aria-live": "polite" });
   const drawing = h("div", { class: "drawing" });
-  const evidence = h("div", { class: "evidence", "aria-live": "polite" });
+  const evidence = h("div", { class: "evidence", "aria-live": "polite", tabindex: -1 });
   const table = h("details", {}, h("summary", {}, "All drawn edges as a table"));
   controls.append(slider("Radius", 1, deepest, state.radius, (r) => `${r} of ${deepest}`, (r) => {
     state.radius = r;
@@ -73,7 +73,9 @@ function graphView(run, explanation, state, panel, redraw) {
     show(null);
   }
   function show(edge) {
+    const held = evidence.contains(document.activeElement);
     evidence.replaceChildren(...evidenceOf(run, explanation, graph, state, edge, pick));
+    if (held) evidence.focus({ preventScroll: true }); // what was pressed is gone
   }
   draw();
 }
@@ -150,7 +152,7 @@ function drawGraph(run, explanation, graph, state, view, drawing, actions) {
   const strip = explanation.graphs.length > 1 ? 152 : 0;
   const stage = makeLayers(run, Math.max(280, drawing.clientWidth), { words, target: explanation.positions,
     targetText: explanation.text, ports: fullestSide(run, graph, view), height: roomBelow(drawing, strip + 24, 280, 560), nodes: new Set(shown),
-    label: `Graph of ${graph.title}: ${shown.length} nodes, ${view.edges.length} edges` });
+    label: `Graph of ${graph.title}: ${plural(view.inside.filter(Boolean).length, "node")}, ${plural(view.edges.length, "edge")}` });
   for (const members of view.candidates) {
     for (const p of members) {
       const place = isImage(run, p) ? stage.place([p]) : null;

@@ -9,12 +9,20 @@ function maskView(run, explanation, state, panel) {
   const stored = new Map(tried.map((t) => [key([...t[0]].sort((a, b) => a - b)), t]));
   const singles = new Map(tried.filter((t) => t[0].length === 1).map((t) => [t[0][0], t]));
   const { before } = explanation;
-  const answer = h("div", { class: "answer", "aria-live": "polite" });
+  const answer = h("div", { class: "answer", "aria-live": "polite", tabindex: -1 });
   const nearby = h("div", {});
   const drawing = h("div", { class: "drawing" });
+  // What verified a set that is enough is masking all that it leaves out, within its scope.
+  const kept = explanation.mode === "sufficient";
   const presets = explanation.sets.filter((item) => item.units.length).map((item) =>
-    h("button", { type: "button", onclick: () => load(item.units.map((u) => unitOf.get(u[0])).filter((u) => u !== undefined)) },
-      `the set: ${item.title.toLowerCase()}`));
+    h("button", { type: "button", onclick: () => load(kept ? restOf(item) : unitsOf(item)) },
+      `${kept ? "all but the set" : "the set"}: ${item.title.toLowerCase()}`));
+  const unitsOf = (item) => item.units.map((u) => unitOf.get(u[0])).filter((u) => u !== undefined);
+  function restOf(item) {
+    const left = new Set(unitsOf(item));
+    const inside = { image: (u) => isImage(run, u[0]), text: (u) => !isImage(run, u[0]) }[item.name] || (() => true);
+    return units.map((u, at) => (inside(u) && !left.has(at) ? at : -1)).filter((at) => at >= 0);
+  }
   panel.append(h("p", { class: "small" },
     `Click ${patchesAndWords(run)} to mask them. What the model said is stored for `
     + `${plural(stored.size, "mask")} that the search tried or methods were compared with; any other needs the model.`),
@@ -73,8 +81,12 @@ function maskView(run, explanation, state, panel) {
     show();
   }
   function names(list) {
-    const units_ = list.map((at) => units[at]);
-    return list.length > 6 ? inWords(run, units_) : units_.map((u) => unitName(run, u)).join(", ");
+    const named = (some) => some.map((u) => unitName(run, u)).join(", ");
+    const masked = new Set(list);
+    const left = units.filter((_, at) => !masked.has(at));
+    if (list.length <= 6) return named(list.map((at) => units[at]));
+    if (!left.length) return "everything";
+    return left.length <= 8 ? `everything but ${named(left)}` : inWords(run, list.map((at) => units[at]));
   }
   function show() {
     toggles.forEach(({ group }, at) => group.setAttribute("aria-checked", String(state.masked.has(at))));
@@ -97,7 +109,10 @@ function maskView(run, explanation, state, panel) {
       .slice(0, 8);
     nearby.replaceChildren(...(close.length ? [h("h4", {}, now.length ? "Stored masks near this one" : "Masks that change the answer, and others"),
       h("ul", { class: "edges" }, close.map(([, t]) => h("li", {}, h("button", { type: "button", class: "link",
-        onclick: () => load(t[0]) }, `${names(t[0])}: p ${chance(t[1])}, ${t[2]}`))))] : []));
+        onclick: () => {
+          load(t[0]);
+          answer.focus({ preventScroll: true }); // the list is a new one
+        } }, `${names(t[0])}: p ${chance(t[1])}, ${t[2]}`))))] : []));
   }
 }
 

@@ -54,7 +54,10 @@ function start(root) {
     const top = h("div", { class: "run-head" });
     if (DATA.runs.length > 1) {
       const options = DATA.runs.map((other, at) => [at, other.name || `Run ${at + 1}`]);
-      top.append(choice("Which run", options, index, (at) => openRun(at)));
+      top.append(choice("Which run", options, index, (at) => {
+        openRun(at);
+        focusChoice(head, "Which run"); // the buttons are new ones
+      }));
     }
     if (current.note) top.append(h("p", { class: "small muted" }, current.note));
     if (top.childElementCount) parts.push(top);
@@ -65,15 +68,16 @@ function start(root) {
 
   function promptLine(current) {
     const line = h("p", { class: "prompt-line" }, h("span", { class: "who" }, "Prompt"));
-    let images = 0;
+    const imageOf = new Map(current.cells.map(([p, n]) => [p, n]));
+    let last = null; // images may follow each other without a word between them
     for (let p = 0; p < current.nPrompt; p += 1) {
       if (isImage(current, p)) {
-        if (p === 0 || !isImage(current, p - 1)) {
-          line.append(" ", h("span", { class: "t-image" }, current.images.length > 1 ? `[image ${images}]` : "[image]"), " ");
-          images += 1;
-        }
+        const name = current.images.length > 1 && imageOf.has(p) ? `[image ${imageOf.get(p)}]` : last || "[image]";
+        if (name !== last) line.append(" ", h("span", { class: "t-image" }, name), " ");
+        last = name;
         continue;
       }
+      last = null;
       line.append(glue(current, p), h("span", { class: current.kinds[p] === "s" ? "t-frame" : "" }, current.tokens[p].trim()));
     }
     return line;
@@ -93,7 +97,11 @@ function start(root) {
     }
     const line = h("p", { class: "answer-line" }, h("span", { class: "who" }, "Answer"), tools);
     if (tools.querySelector("button")) roving(tools, "button");
-    if (targets.length) line.append(h("span", { class: "small muted hint" }, targets.length > 1 ? "Choose an underlined word." : ""));
+    const shared = targets.some((t) => targets.some((u) => u !== t && u.positions.some((p) => t.positions.includes(p))));
+    if (targets.length) {
+      line.append(h("span", { class: "small muted hint" }, targets.length > 1 ? "Choose an underlined word." : "",
+        shared ? " Press it again for what else it is part of." : ""));
+    }
     setTimeout(mark, 0);
     return line;
   }
@@ -124,8 +132,7 @@ function start(root) {
       const label = document.activeElement?.closest("[role=radiogroup]")?.getAttribute("aria-label");
       Object.assign(state, change);
       drawPanel();
-      const again = [...panel.querySelectorAll("[role=radiogroup]")].find((b) => b.getAttribute("aria-label") === label);
-      again?.querySelector("[aria-checked=true]")?.focus({ preventScroll: true });
+      if (label) focusChoice(panel, label);
     };
     const drawPanel = () => {
       panel.replaceChildren();
@@ -145,11 +152,12 @@ function start(root) {
       title.after(h("p", { class: "badges" }, (main ? main.badges : []).map(([tone, text]) => h("span", { class: `badge ${tone}` }, text))));
       card.append(h("p", { class: "sentence" }, explanation.sentence));
       if (target.explanations.length > 1) {
-        const options = target.explanations.map((at) => [at, `${run.explanations[at].mode}, ${run.explanations[at].masking}`]);
+        const options = target.explanations.map((at) => [at, `${run.explanations[at].how}, ${run.explanations[at].masking}`]);
         card.append(choice("Which explanation", options, state.which, (at) => {
           state = { ...freshState(run, target), view: state.view, which: at, set: run.explanations[at].main,
             graph: run.explanations[at].graphShown };
           drawCard();
+          focusChoice(card, "Which explanation");
         }));
       }
       card.append(choice("View", VIEWS, state.view, (view) => redraw({ view }), { tabs: true, kind: "tabs" }));

@@ -45,13 +45,13 @@ function setView(run, explanation, state, panel, redraw) {
   const lines = [
     state.set === explanation.main ? null // those of the main set stand above
       : h("p", {}, found.badges.map(([tone, text]) => h("span", { class: `badge ${tone}` }, text))),
-    found.before === null ? h("p", {}, found.outcome)
+    found.after === null ? h("p", {}, `${found.outcome[0].toUpperCase()}${found.outcome.slice(1)}.`) // no set, no bar
       : bars(found.before, found.after, explanation.text,
         explanation.mode === "sufficient" ? "with only the set kept" : "with the set masked"),
     found.said ? h("p", {}, "Then the model ", h("b", {}, found.said), ".") : null,
     members.length ? h("ol", { class: "members" }, members) : null,
     found.random ? h("p", { class: "small muted" }, found.random + ".") : null,
-    h("p", { class: "small muted" }, `${plural(found.runs, "masked model run")} for this set, `
+    h("p", { class: "small muted" }, `${found.runs ? plural(found.runs, "masked model run") : "No masked model run besides those of the other sets"} for this set, `
       + `${explanation.runs} in all.`),
   ];
   side.append(...lines.filter((line) => line !== null)); // `append` would write "null"

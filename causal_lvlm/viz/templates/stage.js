@@ -30,10 +30,12 @@ function unitName(run, members) {
 
 /** “3 patches and 2 words”. */
 function inWords(run, units) {
-  const image = units.filter((u) => isImage(run, u[0])).length;
+  const patches = units.filter((u) => isImage(run, u[0]));
+  const image = patches.length;
   const words = units.length - image;
   const parts = [];
-  if (image) parts.push(plural(image, "patch", "patches"));
+  const pooled = patches.some((u) => u.length > 1); // masked as one: several cells of the image
+  if (image) parts.push(pooled ? plural(image, "block of patches", "blocks of patches") : plural(image, "patch", "patches"));
   if (words || !image) parts.push(plural(words, "word"));
   return parts.join(" and ");
 }
