@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,14 @@ def report_page(session: Session, asked: Asked) -> str:
 
     chosen = asked.explanation()
     others = [found for found in asked.explanations.values() if found is not chosen]
-    path = report(
-        asked.trace,
-        [chosen, *others] if chosen is not None else others,
-        session.folder / "shown.html",
-        attributions=list(asked.attributions.values()),
-    )
-    text = path.read_text("utf-8")
-    path.unlink(missing_ok=True)
-    return text
+    with tempfile.TemporaryDirectory(dir=session.folder) as folder:  # two may be drawn at once
+        path = report(
+            asked.trace,
+            [chosen, *others] if chosen is not None else others,
+            Path(folder) / "shown.html",
+            attributions=list(asked.attributions.values()),
+        )
+        return path.read_text("utf-8")
 
 
 # Inside the app, question, answer and sentence stand above and beside the frame. The frame is as

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from html import escape, unescape
 from typing import Any
 
 import gradio as gr
@@ -158,6 +159,7 @@ class Handlers(TabHandlers):
         earlier = session.turns(_turns(history)) if talk else []
         said = [*history, _message("user", question)]
         found: list[Asked] = []
+        stops = session.stops
 
         def stage(name: str, text: str) -> Changes:
             return {p.chat: [*said, _message("assistant", text)]}
@@ -169,7 +171,7 @@ class Handlers(TabHandlers):
                 session.picture(), question, earlier=earlier, max_new_tokens=int(tokens_most)
             )
 
-        yield from self._follow(session, start, stage=stage, done=_into(found))
+        job = yield from self._follow(session, start, stage=stage, done=_into(found))
         if not found:
             return
         asked = found[0]
@@ -178,6 +180,12 @@ class Handlers(TabHandlers):
             **self._cleared(), p.chat: answer, p.question_a: asked.question,
             **self._chosen(session, asked),
         }  # fmt: skip
+        if session.jobs.get("main") is not job:  # asked again, or another token was chosen
+            yield self._unchanged()
+            return
+        if session.stops > stops:  # the answer was there already, but nothing more was wanted
+            yield {p.status: view.status_html("Stopped.")}
+            return
         if auto:
             yield from self._explain(session, asked, {})
         else:
@@ -229,7 +237,7 @@ def _into(results: list[Any]) -> Callable[[Any], Changes]:
 
 
 def _message(role: str, text: str) -> dict[str, str]:
-    return {"role": role, "content": text}
+    return {"role": role, "content": escape(text, quote=False)}  # the chat shows HTML as such
 
 
 def _turns(history: Sequence[Any]) -> list[tuple[str, str]]:
@@ -243,6 +251,6 @@ def _turns(history: Sequence[Any]) -> list[tuple[str, str]]:
 
 
 def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    if not isinstance(content, str):
+        content = " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return unescape(content)

@@ -13,6 +13,7 @@ from causal_lvlm.errors import ModelMemoryError, UnsupportedModelError
 __all__ = ["EMBEDDED", "ModelShelf"]
 
 EMBEDDED = "embedded"
+_LONGEST = 1000  # characters of a name
 
 
 class ModelShelf:
@@ -66,6 +67,10 @@ class ModelShelf:
             If it does not fit, or every place is taken by a model in use.
         """
         wanted = (name or "").strip() or EMBEDDED
+        if len(wanted) > _LONGEST:
+            raise UnsupportedModelError(
+                f"the name of the model has {len(wanted)} characters; give a hub id or a folder"
+            )
         if self.allowed is not None and wanted != EMBEDDED and wanted not in self.allowed:
             known = ", ".join([EMBEDDED, *sorted(self.allowed)])
             raise UnsupportedModelError(f"this server does not load {wanted!r}; it offers: {known}")

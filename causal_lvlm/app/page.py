@@ -292,4 +292,6 @@ def _wire(page: gr.Blocks, p: Parts, do: Handlers) -> None:
     for kind, button in (
         ("report", p.export_report), ("numbers", p.export_numbers), ("figures", p.export_figures)
     ):  # fmt: skip
-        button.click(do.exporter(kind), None, [p.files, p.status], **quiet)
+        button.click(
+            do.exporter(kind), None, [p.files, p.status], **{**quiet, "trigger_mode": "once"}
+        )

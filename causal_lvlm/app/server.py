@@ -118,7 +118,11 @@ def serving(
 
 @contextmanager
 def _environment(folder: Path) -> Iterator[None]:
-    wanted = {**_SETTINGS, "GRADIO_TEMP_DIR": str(folder / "gradio")}
+    wanted = {
+        **_SETTINGS,
+        "GRADIO_TEMP_DIR": str(folder / "gradio"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),  # made when torch is imported
+    }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

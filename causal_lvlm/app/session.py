@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,7 @@ class Session:
         self.strokes: list[Any] = []  # painted over it
         self.said: list[Turn] = []  # the conversation so far
         self.jobs: dict[str, Job] = {}
+        self.stops = 0  # how often a stop was asked for: also between two jobs
         self._count = 0
         self._lock = threading.Lock()
 
@@ -69,6 +70,7 @@ class Session:
 
     def stop(self) -> bool:
         """Stop whatever this page is waiting for; returns whether there was anything."""
+        self.stops += 1
         running = [job for job in list(self.jobs.values()) if not job.finished.is_set()]
         for job in running:
             job.stop()
@@ -173,6 +175,7 @@ class Session:
         job, most = self._start("ask"), self.bench.limits.turns
 
         def work(job: Job) -> Asked:
+            job.report("asking", 0, 0)
             trace = self._run(job, image, question, earlier, max_new_tokens)
             asked = self._keep(trace, question)
             asked.target = last_word(trace.layout)
@@ -234,7 +237,10 @@ class Session:
         self.used = time.monotonic()
         asked = self.asked(number)
         chosen = resolve_target(asked.trace.layout, int(token))
-        self.stop()  # what is being found out about another token
+        with self._lock:  # what is being found out about another token is no longer shown
+            for slot in ("main", "live"):
+                if slot in self.jobs:
+                    self.jobs.pop(slot).stop()
         asked.target = chosen
         return asked
 
@@ -404,6 +410,25 @@ class Session:
             return results
 
         return job.run(work)
+
+    def aside(self, name: str, work: Callable[[], Any]) -> Iterator[News]:
+        """Do what runs no model; ``done`` carries what it returns, unless it was stopped.
+
+        Parameters
+        ----------
+        name : str
+            What it is called; it takes the place of what was called so before.
+        work : callable
+        """
+        job = self._start(name, name)
+
+        def watched(job: Job) -> Any:
+            job.report(name, 0, 0)
+            result = work()
+            job.step()
+            return result
+
+        return job.run(watched, turn=False)
 
     # -- saved explanations ---------------------------------------------------------------------
 

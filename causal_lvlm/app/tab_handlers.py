@@ -6,7 +6,7 @@ They know the page's session by the key that Gradio gives every open page.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -16,7 +16,7 @@ from causal_lvlm.app.bench import Workbench
 from causal_lvlm.app.export import embedded, export, report_page
 from causal_lvlm.app.records import Asked
 from causal_lvlm.app.session import Session
-from causal_lvlm.app.turns import News
+from causal_lvlm.app.turns import Job, News
 from causal_lvlm.app.uploads import checked_image
 from causal_lvlm.app.watch import Verified
 from causal_lvlm.errors import CausalLVLMError, PromptError
@@ -87,8 +87,8 @@ class TabHandlers:
         stage: Callable[[str, Any], Changes | None] | None = None,
         done: Callable[[Any], Changes] | None = None,
         slot: str = "main",
-    ) -> Iterator[Changes]:
-        """Turn the news of a job into changes of the page, errors into messages.
+    ) -> Generator[Changes, None, Job | None]:
+        """Turn the news of a job into changes of the page, errors into messages; return the job.
 
         Nothing more is shown of a job whose place another one took meanwhile.
         """
@@ -97,11 +97,12 @@ class TabHandlers:
             news_of = start()
         except (CausalLVLMError, ValueError) as error:
             yield {status: view.status_html(view.error_text(error), bad=True)}
-            return
+            return None
         job = session.jobs.get(slot)
         for news in news_of:
             if session.jobs.get(slot) is not job:
-                return
+                yield self._unchanged()
+                return job
             changes: Changes = {}
             try:
                 if news.kind == "stage" and stage is not None:
@@ -115,6 +116,7 @@ class TabHandlers:
                 changes = {status: view.status_html(view.error_text(error), bad=True)}
             if changes:
                 yield changes
+        return job
 
     # -- attention -------------------------------------------------------------------------
 
@@ -230,11 +232,21 @@ class TabHandlers:
                 self.p.status: view.status_html(text),
             }
 
-        yield from self._follow(
+        job = yield from self._follow(
             session, lambda: session.explain(asked.number, **options), stage, done
         )
-        if result:
-            yield self._reported(session, asked, result[0])
+        reported = self._reported(session, asked, result[0]) if result else {}
+        # Nothing more if another token was chosen meanwhile, also while the report was drawn.
+        shown = reported and session.jobs.get("main") is job
+        yield reported if shown else self._unchanged()
+
+    def _unchanged(self) -> Changes:
+        """Return no change: Gradio applies the last change again when a handler ends.
+
+        A handler that ends late must therefore end with this one, or it would show again what
+        belongs to a token or question that is no longer looked at.
+        """
+        return {self.p.status: gr.skip()}
 
     def _explained(self, session: Session, asked: Asked) -> Changes:
         found = asked.explanation()
@@ -356,16 +368,21 @@ class TabHandlers:
         """Go back to one picture for both sides."""
         return self.second(None)
 
-    def exporter(self, kind: str) -> Callable[[gr.Request], Changes]:
+    def exporter(self, kind: str) -> Callable[[gr.Request], Iterator[Changes]]:
         """Return the handler that hands out one kind of files."""
+        name = f"writing the {kind}"
 
-        def handler(request: gr.Request) -> Changes:
-            p, session = self.p, self._session(request)
-            try:
-                files = export(session, session.asked(), kind)
-            except (CausalLVLMError, ValueError) as error:
-                return {p.status: view.status_html(view.error_text(error), bad=True)}
-            return {p.files: [str(file) for file in files], p.status: view.status_html()}
+        def handler(request: gr.Request) -> Iterator[Changes]:
+            session = self._session(request)
+
+            def start() -> Iterator[News]:
+                asked = session.asked()
+                return session.aside(name, lambda: export(session, asked, kind))
+
+            def done(files: Sequence[Any]) -> Changes:
+                return {self.p.files: [str(file) for file in files]}
+
+            yield from self._follow(session, start, done=done, slot=name)
 
         return handler
 

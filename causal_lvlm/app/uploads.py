@@ -89,13 +89,12 @@ def _check_header(data: bytes) -> None:
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 width, height = opened.size
                 frames = getattr(opened, "n_frames", 1)
-    except (
-        UnidentifiedImageError,
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ) as error:
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"the picture has far more pixels than the {MAX_PIXELS / 1e6:.0f} million allowed. "
+            "Make it smaller"
+        ) from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise ImageError(
             f"this is no picture that can be used; allowed are {', '.join(FORMATS)}"
         ) from error

@@ -207,7 +207,7 @@ def status_html(news: News | str | None = None, *, bad: bool = False) -> str:
         what, done, total = news.value
         bar = f'<progress max="{int(total)}" value="{int(done)}"></progress>' if total else ""
         count = f" {int(done)} of {int(total)}" if total else " …"
-        return f'<div class="status" role="status">{bar}{escape(str(what))}{count}</div>'
+        return f'<div class="status busy" role="status">{bar}{escape(str(what))}{count}</div>'
     return status_html()
 
 

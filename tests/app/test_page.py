@@ -134,7 +134,7 @@ def test_a_person_asks_picks_a_token_masks_compares_and_exports(running, browser
     tokens = page.locator("#tokens button").all_inner_texts()
     assert " ".join(tokens) in page.locator("#chat").inner_text()
     page.locator("#tokens button", has_text="spoon").click()
-    window.explained("“spoon”")
+    window.explained("“spoon” because of the word")  # earlier stages may name patches
     assert page.locator("#tokens button[aria-checked=true]").inner_text() == "spoon"
     assert "Verified" in page.locator("#sentence").inner_text()
 
@@ -405,6 +405,8 @@ def test_a_link_opens_a_saved_explanation_on_a_phone_and_a_bad_one_says_why(runn
     window.page.goto(running.url + "?open=../../etc/passwd")
     window.page.wait_for_selector("#status .bad")
     assert "no saved explanation" in window.page.locator("#status").inner_text()
+    box = window.page.locator("#status .bad").bounding_box()  # seen without scrolling
+    assert box["y"] >= 0 and box["y"] + box["height"] <= 844
     window.close(running)
 
 

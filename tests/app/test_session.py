@@ -17,7 +17,7 @@ import pytest
 from causal_lvlm.app import Limits, Workbench
 from causal_lvlm.app.models import ModelShelf
 from causal_lvlm.app.records import Turn
-from causal_lvlm.app.turns import BusyError
+from causal_lvlm.app.turns import BusyError, News
 from causal_lvlm.app.words import conversation
 from causal_lvlm.errors import OutputError, PromptError, TargetError
 from causal_lvlm.lvlm.model import LVLM
@@ -131,6 +131,32 @@ def test_a_search_stopped_too_early_replaces_no_earlier_result(bench, samples, r
     assert found.explanation() is best
 
 
+def test_a_search_for_another_token_is_forgotten_when_one_is_chosen(bench, samples, slow_graphs):
+    begun, _ = slow_graphs
+    page, found, _ = asked(bench, samples)
+    news = page.explain()
+    assert next(n for n in news if begun.is_set()).kind != "done"
+    search = page.jobs["main"]
+    page.look_at(0, found.number)
+    # whoever shows a search looks here whether it is still the page's own
+    assert page.jobs.get("main") is not search and search.stopping
+    news.close()
+
+
+def test_what_is_written_aside_tells_that_it_runs_and_can_be_stopped(bench):
+    page, go = bench.session("a"), threading.Event()
+    news = page.aside("writing", lambda: go.wait(60))
+    assert next(news) == News("progress", ("writing", 0, 0))
+    other = list(page.aside("other", lambda: 5))  # does not wait, and takes no place
+    assert other[-1] == News("done", 5)
+    assert page.stop()
+    assert next(news).kind == "stopping"
+    go.set()
+    assert list(news)[-1].kind == "stopped"
+    failed = list(page.aside("writing", lambda: 1 / 0))[-1]
+    assert failed.kind == "error" and isinstance(failed.value, ZeroDivisionError)
+
+
 def test_attention_rows_are_those_of_the_trace(bench, samples):
     page, found, _ = asked(bench, samples, "colour")
     attention = last(page.attention())[0].value
@@ -224,6 +250,8 @@ def test_a_wrong_model_and_a_model_too_large_are_messages(samples):
             last(page.choose_model("/no/such/folder"))
         with pytest.raises(ModelMemoryError, match="900 GB"):
             last(page.choose_model("huge"))
+        with pytest.raises(UnsupportedModelError, match="5000 characters"):
+            last(page.choose_model("a" * 5000))
         assert last(page.ask(*samples["colour"]))[0].value.trace.answer  # still usable
 
 
