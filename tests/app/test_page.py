@@ -425,7 +425,12 @@ def test_wrong_files_and_wrong_models_are_messages_and_the_page_lives_on(
     window.upload("#upload", good)
     page.wait_for_selector("#picture svg image")
     page.locator("#model-box button").first.click()
-    page.locator("#model-name textarea, #model-name input").fill("/no/such/model")
+    name = page.locator("#model-name textarea, #model-name input")
+    for _ in range(20):  # a box that just opened may be drawn once more, with its first text
+        name.fill("/no/such/model")
+        page.wait_for_timeout(200)
+        if name.input_value() == "/no/such/model":
+            break
     page.locator("#load").click()
     page.wait_for_selector("#status .bad")
     assert "no model folder" in page.locator("#status").inner_text()
