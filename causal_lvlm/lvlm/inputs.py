@@ -72,7 +72,9 @@ def process(lvlm: LVLM, images: Sequence[Image.Image], text: str) -> Processed:
             # A shallow copy: the user's processor keeps its own tokenizer.
             processor = copy.copy(lvlm.processor)
             processor.tokenizer = overhearing
-            pictures = {"images": list(images)} if images else {}
+            # Nested, one list per text, as the processor's own chat-template path passes them:
+            # LLaVA-OneVision takes a flat list for as many texts with one image each.
+            pictures = {"images": [list(images)]} if images else {}
             encoded = processor(**pictures, text=[text], return_tensors="pt", **options)
     except (ValueError, IndexError) as error:
         raise PromptError(

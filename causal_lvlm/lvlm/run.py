@@ -62,6 +62,11 @@ def run(
             f"{lvlm.model_id!r} is a text model ({lvlm.model.config.model_type}); pass None for "
             "the image"
         )
+    if len(pictures) > 1 and lvlm.family.prepends:
+        raise ImageError(
+            f"{lvlm.model_id!r} ({lvlm.family.name}) takes one image for each prompt and "
+            f"{len(pictures)} were given; ask about each alone, or put them together as one picture"
+        )
     rendered = render_prompt(
         lvlm.processor,
         prompt,

@@ -21,7 +21,7 @@ from PIL import Image
 
 from causal_lvlm.arrays import FloatArray, IntArray
 from causal_lvlm.errors import UnsupportedModelError
-from causal_lvlm.lvlm.geometry import Cells, Site, Tile, clip_geometry
+from causal_lvlm.lvlm.geometry import Cells, Site, Tile, cell_boxes, clip_geometry
 from causal_lvlm.lvlm.ramp import cell_colours, picture_tiles, ramp_image
 
 __all__ = [
@@ -266,9 +266,14 @@ def anyres(site: Site) -> Cells:
     edge = as_pair(getattr(images, "crop_size", None) or images.size)[0]
     patch = int(site.config.vision_config.patch_size)
     grid = edge // patch
-    base = Tile(grid, grid, _stretched_patches(grid, patch, edge, site.image_size))
     if "batch_num_images" in site.inputs and int(site.inputs["batch_num_images"][0]) > 1:
-        return Cells((base,), grid * grid + 1)  # OneVision shows several images by one tile each
+        # OneVision shows several images by one tile each, padded to a square.
+        longer = max(width, height)
+        padding = (longer - width) // 2, (longer - height) // 2
+        scale = longer / edge, longer / edge
+        boxes = cell_boxes(grid, grid, patch, scale, (0, 0), padding, site.image_size)
+        return Cells((Tile(grid, grid, boxes),), grid * grid + 1)
+    base = Tile(grid, grid, _stretched_patches(grid, patch, edge, site.image_size))
     choose = function_of(images, "select_best_resolution")
     best_h, best_w = choose((height, width), images.image_grid_pinpoints)
     scale = min(best_w / width, best_h / height)
