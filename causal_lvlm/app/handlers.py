@@ -45,7 +45,7 @@ class Handlers(TabHandlers):
     # -- sessions --------------------------------------------------------------------------
 
     def closed(self, request: gr.Request) -> None:
-        """The page was closed: forget everything."""
+        """Forget everything: the page was closed."""
         self.bench.close_session(str(request.session_hash))
 
     def stop(self, request: gr.Request) -> Changes:
@@ -56,7 +56,7 @@ class Handlers(TabHandlers):
     # -- opening ---------------------------------------------------------------------------
 
     def opened(self, request: gr.Request) -> Iterator[Changes]:
-        """The page was opened: load the model, and the explanation that the address names."""
+        """Load the model, and the explanation that the address names: the page was opened."""
         session = self._session(request)
         yield from self._follow(session, lambda: session.choose_model(""), done=self._facts)
         name = str(dict(request.query_params).get("open", ""))

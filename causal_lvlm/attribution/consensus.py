@@ -212,7 +212,7 @@ def _attribution(
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Number the names that occur twice."""
+    """Give names that occur twice a number."""
     seen: dict[str, int] = {}
     out = []
     for name in names:

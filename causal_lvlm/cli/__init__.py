@@ -1,5 +1,4 @@
-"""The command ``causal-lvlm``: demo, explain, evaluate, report, learn, methods,
-models.
+"""The command ``causal-lvlm`` and its subcommands.
 
 1. Bad input ends with one line on stderr and exit code 2; ``--debug`` shows where it came from.
 2. Results go to stdout, progress and remarks to stderr, so that ``--json`` can be piped.

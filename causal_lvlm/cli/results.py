@@ -15,6 +15,7 @@ __all__ = ["describe", "finish", "result_json", "was_interrupted"]
 
 
 def was_interrupted(explanation: Any) -> bool:
+    """Say whether Ctrl-C ended the search of any scope."""
     return any(
         "interrupted" in (item.outcome, getattr(item, "ended", None))
         for item in explanation.sets.values()
@@ -56,6 +57,7 @@ def result_json(
     attributions: list[Any],
     others: dict[str, list[Any]] | None = None,
 ) -> str:
+    """Return answer, explanations and attributions of a run as JSON text."""
     value = {
         "answer": trace.answer,
         "prompt": trace.prompt,

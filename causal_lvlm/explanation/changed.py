@@ -34,14 +34,17 @@ class ChangedTrace:
         return getattr(self._trace, name)
 
     def attention(self, layers: Any = (-1,)) -> FloatArray:
+        """Return the changed attention of the asked layers, as `Trace.attention` does."""
         weights = self._trace.attention(layers=layers)
         return np.stack([self._change(np.asarray(w, dtype=np.float64)) for w in weights])
 
     def iter_attention(self) -> Iterator[tuple[int, FloatArray]]:
+        """Yield each layer with its changed attention, as `Trace.iter_attention` does."""
         for layer, weights in self._trace.iter_attention():
             yield layer, self._change(np.asarray(weights, dtype=np.float64))
 
     def backward(self, target: Target, **options: Any) -> Any:
+        """Return changed attention with gradients, as `Trace.backward` does."""
         if not self._products:
             return self._trace.backward(target, **options)
         # What is made of them takes |weight * gradient|: one head, whose gradient is 1 everywhere.

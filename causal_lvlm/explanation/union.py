@@ -82,7 +82,7 @@ class TokenUnion:
 
     @property
     def structure(self) -> TokenUnion:
-        """This object: pictures look for ``graph.structure.pag``."""
+        """Return the union itself: pictures look for ``graph.structure.pag``."""
         return self
 
     @property

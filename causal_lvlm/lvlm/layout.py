@@ -213,7 +213,7 @@ def _words_of_prompt(
 def _words_of_answer(
     tokenizer: Any, texts: Sequence[str], modality: Sequence[str], first: int
 ) -> list[int]:
-    """Number the words of the answer, on from the prompt's."""
+    """Give the words of the answer numbers, on from the prompt's."""
     separator = " " if _is_word_level(tokenizer) else ""
     starts, joined = [], ""
     for text in texts:

@@ -190,7 +190,7 @@ def canvas(site: Site) -> Cells:
 
 
 def ramp_cells(site: Site) -> Cells:
-    """An unknown family: what every token sees is read off a coordinate ramp.
+    """Read off a coordinate ramp what every token sees: the way for an unknown family.
 
     1. The ramp goes through the processor; its output must be one picture per tile, and the number
        of image tokens must be a square one for each tile.

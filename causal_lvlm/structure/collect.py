@@ -26,7 +26,7 @@ def collect(
     names: tuple[str, ...] | None,
     notes: tuple[str, ...],
 ) -> LearnedStructure:
-    """Number the nodes as the caller does and collect the result.
+    """Give the nodes the caller's numbers and collect the result.
 
     Parameters
     ----------

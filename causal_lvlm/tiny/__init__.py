@@ -75,7 +75,7 @@ def samples_path() -> Path:
 
 
 def sample_inputs() -> list[Sample]:
-    """The bundled pictures and questions, one of them a hallucination.
+    """Return the bundled pictures and questions, one of them a hallucination.
 
     Returns
     -------

@@ -40,7 +40,7 @@ PIXEL_STD = 0.25
 def tiny_config(
     *, width: int = 128, vision_layers: int = 4, text_layers: int = 3, heads: int = 4
 ) -> LlavaConfig:
-    """Configuration of the embedded model; smaller ones are for tests.
+    """Return the configuration of the embedded model; smaller ones are for tests.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def tiny_config(
 
 
 def build_model(seed: int, config: LlavaConfig | None = None) -> LlavaForConditionalGeneration:
-    """A model with random weights.
+    """Return a model with random weights.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def build_model(seed: int, config: LlavaConfig | None = None) -> LlavaForConditi
 
 
 def build_processor() -> LlavaProcessor:
-    """The processor: pictures are resized to 96 x 96 and prompts get 64 image tokens.
+    """Return the processor: pictures become 96 x 96 and prompts get 64 image tokens.
 
     Returns
     -------
@@ -138,7 +138,7 @@ def build_processor() -> LlavaProcessor:
 
 
 def normalise_pixels(pixels: Any) -> torch.Tensor:
-    """What the image processor does to pictures that already have the right size.
+    """Do what the image processor does to pictures that already have the right size.
 
     Parameters
     ----------

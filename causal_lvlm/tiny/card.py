@@ -109,7 +109,7 @@ def _verdict(result: dict[str, Any]) -> str:
 
 
 def card_text(run: Path, result: dict[str, Any], *, parameters: int, megabytes: float) -> str:
-    """The card in Markdown.
+    """Return the card in Markdown.
 
     Parameters
     ----------

@@ -77,7 +77,7 @@ class Batch:
 
 
 def patch_targets(scenes: Sequence[Scene]) -> dict[str, torch.Tensor]:
-    """What each patch shows: targets of the dense losses.
+    """Return what each patch shows: targets of the dense losses.
 
     Returns
     -------
@@ -203,5 +203,5 @@ def pack(
 
 
 def draw_batch(rng: np.random.Generator, size: int, *, length: int = ROW_LENGTH) -> Batch:
-    """A training batch of new scenes; the generator is advanced."""
+    """Return a training batch of new scenes; the generator is advanced."""
     return pack([draw_scene(rng) for _ in range(size)], rng=rng, length=length)

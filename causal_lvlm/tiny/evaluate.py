@@ -223,7 +223,7 @@ def evaluate(folder: Path, *, seed: int, scenes: int, progress: bool = False) ->
 
 
 def format_tables(result: dict[str, Any]) -> str:
-    """The measurements as Markdown tables."""
+    """Return the measurements as Markdown tables."""
     lines = ["| question | right | of | share |", "|---|---|---|---|"]
     for row in result["accuracy"]:
         lines.append(f"| {row['kind']} | {row['right']} | {row['total']} | {row['share']:.1%} |")

@@ -83,7 +83,7 @@ def _image_start(processor: Any, prompt: str) -> int:
 
 
 def _without_pixels(scene: Scene, index: int) -> Image.Image:
-    """The picture with one object painted over by pixels drawn from the ground."""
+    """Paint one object over with pixels drawn from the ground."""
     pixels = scene.pixels.copy()
     covered = np.any([item.mask for item in scene.objects], axis=0)
     ground = pixels[~covered]

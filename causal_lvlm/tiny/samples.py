@@ -42,7 +42,7 @@ class _Wish:
 
 
 def _right(kind: str, objects: int, answer: str | None = None) -> Callable[..., bool]:
-    """A rightly answered question of this kind in a scene with at least ``objects`` objects."""
+    """Draw a rightly answered question of this kind in a scene of at least ``objects`` objects."""
 
     def fits(scene: Scene, question: Question, given: str) -> bool:
         return (

@@ -73,7 +73,7 @@ def encode_words(text: str) -> list[int]:
 
 
 def build_tokenizer() -> Any:
-    """The word-level fast tokenizer.
+    """Return the word-level fast tokenizer.
 
     Returns
     -------

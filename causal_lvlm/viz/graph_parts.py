@@ -33,6 +33,8 @@ CIRCLE, ARROW, TAIL = 1, 2, 3
 
 
 class NamedGraph(NamedTuple):
+    """Marks, uint8 (N, N) in pcalg coding, with a name for every node and the kind of graph."""
+
     marks: UInt8Array
     names: tuple[str, ...]
     kind: str
@@ -54,6 +56,7 @@ def named_graph(structure: Any, names: Sequence[str] | None) -> NamedGraph:
 
 
 def linked_pairs(marks: npt.NDArray[Any], shown: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the pairs of shown nodes that have an edge, each once."""
     return [(i, j) for at, i in enumerate(shown) for j in shown[at + 1 :] if marks[i, j]]
 
 
@@ -104,6 +107,7 @@ def _distances(linked: npt.NDArray[np.bool_], centre: int) -> FloatArray:
 
 
 def mark_legend(kind: str) -> list[LegendItem]:
+    """Return what the marks of this kind of graph mean, one line each."""
     if kind == "cpdag":
         return [
             LegendItem(Line(0, 1, TAIL, ARROW), "arrow: from cause to effect"),
@@ -130,6 +134,7 @@ def graph_page(
     notes: Sequence[str],
     legend: Sequence[LegendItem],
 ) -> Figure:
+    """Draw the shown nodes and lines with title, notes and legend."""
     names = {node: graph.names[node] for node in shown}
     sizes = {node: box_size(name) for node, name in names.items()}
     placed = place_graph(sizes, [_downward(li) for li in lines], engine=engine, program=program)
@@ -138,6 +143,7 @@ def graph_page(
 
 
 def finish(figure: Figure, path: str | os.PathLike[str] | None) -> Image.Image:
+    """Save the figure where a path is given, and return it as a picture."""
     if path is not None:
         save_figure(figure, path)
     return figure_image(figure)

@@ -181,7 +181,7 @@ def _span(values: Sequence[int]) -> str:
 
 
 def member_numbers(units: Iterable[Sequence[int]]) -> dict[int, int]:
-    """Number the units of a set from 1; every position of a unit has the unit's number."""
+    """Give the units of a set numbers from 1; every position of a unit has the unit's number."""
     return {p: number for number, members in enumerate(units, start=1) for p in members}
 
 
