@@ -26,7 +26,8 @@ from tests.models import tiny_llava
 
 PROMPT = "What is it?"
 SEVERAL = (
-    "llava paligemma paligemma2 llava_next llava_onevision qwen2_vl qwen2_5_vl qwen3_vl idefics3 smolvlm internvl gemma3 "
+    "llava paligemma paligemma2 llava_next llava_onevision qwen2_vl qwen2_5_vl qwen3_vl idefics3 "
+    "smolvlm internvl gemma3 "
     "pixtral mistral3 aya_vision fast_vlm gemma4 mllama"
 ).split()
 TEMPLATE = (
