@@ -30,6 +30,19 @@ def partial_correlation(correlation, x, y, given):
     return float(-precision[0, 1] / np.sqrt(precision[0, 0] * precision[1, 1]))
 
 
+TIE = 1e-12  # values no further apart are equal
+
+
+def best_set(strengths):
+    """Of (strength, members) the lowest members among those that tie with the smallest strength."""
+    smallest = min((strength for strength, _ in strengths), default=None)
+    if smallest is None:
+        return None
+    return min(
+        ((s, members) for s, members in strengths if s <= smallest + TIE), key=lambda one: one[1]
+    )
+
+
 def correlation_test(correlation) -> Test:
     """|partial correlation| as the strength of dependence."""
     return lambda i, j, given: abs(partial_correlation(correlation, i, j, given))
@@ -350,7 +363,7 @@ def learn(
     sepset: dict[tuple[int, int], tuple[int, ...]] = {}
     mark: Marks = {}
     for i, j in pairs:
-        if test(i, j, ()) <= thresholds(0):
+        if test(i, j, ()) <= thresholds(0) + TIE:
             sepset[i, j] = ()
         else:
             mark[i, j] = mark[j, i] = "o"
@@ -405,16 +418,15 @@ def learn(
             tree = mark if tier(i) == tier(j) or size == 1 else tier_graph
             sets = candidates(*((start, start) if stable else (tree, mark)), i, j, size)
             any_candidate = any_candidate or bool(sets)
-            best: tuple[float, tuple[int, ...]] | None = None
+            met: list[tuple[float, tuple[int, ...]]] = []
             for members in sets:
-                strength = test(i, j, members)
+                met.append((test(i, j, members), members))
                 tests[-1] += 1
-                if best is None or strength < best[0]:
-                    best = (strength, members)
-                if not stable and strength <= thresholds(size):
-                    best = (strength, members)
+                if not stable and met[-1][0] <= thresholds(size) + TIE:
+                    met = met[-1:]
                     break
-            if best is not None and best[0] <= thresholds(size):
+            best = best_set(met)
+            if best is not None and best[0] <= thresholds(size) + TIE:
                 sepset[i, j] = best[1]
                 if stable:
                     doomed.append((i, j))

@@ -112,8 +112,8 @@ def one_size(test, edges, size, pools, threshold, sepset):
         )
         tests += len(choices)
         strengths = [(test(i, j, members), members) for members in choices]
-        best = min(strengths, default=(float("inf"), ()))
-        if best[0] <= threshold:
+        best = naive.best_set(strengths)
+        if best is not None and min(strengths)[0] <= threshold + naive.TIE:
             sepset[i, j] = best[1]
         else:
             kept.append((i, j))
@@ -150,7 +150,7 @@ def sure_colliders(test, n, edges, sepset, thresholds):
             if (a, c) in mark or b in sepset[a, c]:
                 continue
             given = sepset[a, c]
-            if min(test(a, b, given), test(c, b, given)) > thresholds(len(given)):
+            if min(test(a, b, given), test(c, b, given)) > thresholds(len(given)) + naive.TIE:
                 mark[a, b] = mark[c, b] = ">"
     return mark
 

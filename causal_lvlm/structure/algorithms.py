@@ -142,7 +142,7 @@ def _icd_stable(
     def kernel(edges: Int32Array, found: Found, budget: int) -> tuple[int, int]:
         done, met = kernels.order_r(
             learner.correlation, learner.marks, learner.tiers, edges, distance, ancestor,
-            kernels.ICD_SEP, size, learner.tolerance, budget,
+            kernels.ICD_SEP, size, float(learner.squared[size]), learner.tolerance, budget,
             found.best, found.members, found.tests, found.blind,
         )  # fmt: skip
         return done, met
@@ -257,7 +257,7 @@ def _pool_kernel(learner: Learner, size: int, pools: Pools, *, beyond: bool) -> 
         edges = edges[:_POOLS] if beyond else edges
         done, met = kernels.order_r(
             learner.correlation, learner.marks, learner.tiers, edges, pools(edges), _NO_ANCESTORS,
-            kind, size, learner.tolerance, budget,
+            kind, size, float(learner.squared[size]), learner.tolerance, budget,
             found.best, found.members, found.tests, found.blind,
         )  # fmt: skip
         return done, met

@@ -25,6 +25,7 @@ __all__ = [
     "check_correlation",
     "check_order",
     "checked_integer",
+    "critical_values",
     "largest_testable_size",
     "squared_thresholds",
 ]
@@ -238,10 +239,10 @@ def largest_testable_size(n: int, n_samples: int | None, max_conditioning_size: 
     return min(limit, n_samples - 4)
 
 
-def squared_thresholds(
+def critical_values(
     limit: int, n_samples: int | None, alpha: float | None, threshold: float | None
 ) -> FloatArray:
-    """Return, for each size 0..limit, the largest squared partial correlation that is independent.
+    """Return, for each size 0..limit, the largest |partial correlation| that is independent.
 
     Either the same ``threshold`` for all sizes, or Fisher's z: a test says "dependent" if
     |atanh r| * sqrt(n_samples - |S| - 3) > z, with z the 1 - alpha/2 quantile of the normal
@@ -258,13 +259,22 @@ def squared_thresholds(
     if threshold is not None:
         if not (math.isfinite(threshold) and 0.0 < threshold < 1.0):
             raise StructureError(f"threshold must be between 0 and 1, not {threshold}")
-        return np.full(limit + 1, threshold**2)
+        return np.full(limit + 1, float(threshold))
     if alpha is None or n_samples is None:
         raise StructureError("give n_samples (with alpha), or threshold")
     if not (math.isfinite(alpha) and 0.0 < alpha < 1.0):
         raise StructureError(f"alpha must be between 0 and 1, not {alpha}")
     z = -float(special.ndtri(alpha / 2.0))
     sizes = np.arange(limit + 1)
-    squared = np.asarray(np.tanh(z / np.sqrt(n_samples - sizes - 3.0)) ** 2, dtype=np.float64)
-    # tanh rounds to 1 for a tiny alpha; |r| = 1 is dependent all the same
-    return np.minimum(squared, np.nextafter(1.0, 0.0))
+    return np.asarray(np.tanh(z / np.sqrt(n_samples - sizes - 3.0)), dtype=np.float64)
+
+
+def squared_thresholds(critical: FloatArray) -> FloatArray:
+    """Return the largest squared partial correlation that counts as independent, by size.
+
+    A value that ties with the critical one (`causal_kernels.partial`) is at it, so independent; one
+    that ties with 1 is dependent, also where tanh rounds to 1 for a tiny alpha.
+    """
+    from causal_kernels import TIE
+
+    return np.asarray(np.minimum(critical + TIE, 1.0 - TIE) ** 2, dtype=np.float64)

@@ -71,7 +71,7 @@ def collect(
         unfinished_size=learner.unfinished_size,
         edges_left=learner.edges_left,
         conflicts=int(np.count_nonzero(learner.claims == CONFLICT)),
-        thresholds=tuple(float(v) for v in np.sqrt(learner.squared[: len(learner.tests)])),
+        thresholds=tuple(float(v) for v in learner.critical[: len(learner.tests)]),
         parameters=parameters,
         evidence=evidence,
         names=names,

@@ -16,8 +16,14 @@ single tier is ICD, singleton tiers are ordered ICD as published.
 ``variant="stable"`` (default) gives a result that does not depend on how nodes are numbered: a size
 is worked on with the graph and marks as they were at its start, of the separating sets the one with
 the largest p-value is kept, edges go at the end of the size, each orientation rule acts on all its
-matches at once. (Where two separating sets tie to the last bit, as with repeated columns, only a
-number can decide: the smaller one wins.) ``"sequential"`` deletes and orients as it goes.
+matches at once. ``"sequential"`` deletes and orients as it goes.
+
+|Partial correlations| that differ by at most 1e-12 are equal: what is below that depends on the
+processor and the order in which it adds up. Of separating sets of one size whose values are within
+1e-12 of the smallest, as with repeated columns or the exact zeros of a model, only numbers can
+decide: the lexicographically first wins, nodes counted along the order (that of the rows if none is
+given). So there a renumbering may take another set, and with it marks. A value within 1e-12 of the
+threshold is at it, which is independent; one within 1e-12 of 1 is 1, with a p-value of 0.
 
 References: Rohekar, Nisimov, Gurwicz, Novik, NeurIPS 2021 (arXiv 2111.04095); ordered ICD: arXiv
 2412.07446 and CLEANN, arXiv 2310.20307; FCI and orientation: Zhang, Artificial Intelligence 172
@@ -44,8 +50,8 @@ from causal_lvlm.structure.checks import (
     check_correlation,
     check_order,
     checked_integer,
+    critical_values,
     largest_testable_size,
-    squared_thresholds,
 )
 from causal_lvlm.structure.chunks import Limits
 from causal_lvlm.structure.collect import collect
@@ -331,7 +337,7 @@ def _learn(
     learner = Learner(
         correlation=values,
         tiers=ranks,
-        squared=squared_thresholds(limit_size, tested_samples, alpha, threshold),
+        critical=critical_values(limit_size, tested_samples, alpha, threshold),
         tolerance=tolerance,
         stable=variant == "stable",
         selection_bias=selection_bias,

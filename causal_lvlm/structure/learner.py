@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from causal_lvlm.arrays import BoolArray, FloatArray, Int32Array, IntArray, UInt8Array
+from causal_lvlm.structure.checks import squared_thresholds
 from causal_lvlm.structure.chunks import Found, Kernel, Limits, run_chunks
 from causal_lvlm.structure.knowledge import Masks
 from causal_lvlm.structure.pag import CIRCLE
@@ -30,13 +31,15 @@ class Learner:
     """The state of one run.
 
     ``sepset_start`` and ``sepset_size`` locate the separating set of i < j in ``sepset_nodes``; the
-    size is -1 as long as there is none. ``weakest`` (smallest |partial correlation|), ``z``
-    (smallest Fisher z) and ``pair_tests`` hold the evidence for i < j, if it is kept.
+    size is -1 as long as there is none. ``critical`` holds the largest |partial correlation| that
+    is independent by size, ``squared`` what squared values are compared with. ``weakest``
+    (smallest |partial correlation|), ``z`` (smallest Fisher z) and ``pair_tests`` hold the evidence
+    for i < j, if it is kept.
     """
 
     correlation: FloatArray
     tiers: IntArray
-    squared: FloatArray
+    critical: FloatArray
     tolerance: float
     stable: bool
     selection_bias: bool
@@ -49,6 +52,7 @@ class Learner:
 
     def __post_init__(self) -> None:
         n = len(self.correlation)
+        self.squared = squared_thresholds(self.critical)
         self.marks: UInt8Array = np.zeros((n, n), dtype=np.uint8)
         self.sepset_start = np.zeros((n, n), dtype=np.int32)
         self.sepset_size = np.zeros((n, n), dtype=np.int16)

@@ -36,7 +36,7 @@ with own_cache():
     )
     from causal_kernels.meek import orient_cpdag
     from causal_kernels.orientation import CONFLICT, initial_marks, orient
-    from causal_kernels.partial import NOISE, OK, SINGULAR, partial_correlation
+    from causal_kernels.partial import NOISE, OK, SINGULAR, TIE, partial_correlation
     from causal_kernels.pds import (
         is_pds_set,
         pds_distance_matrix,
@@ -71,6 +71,7 @@ __all__ = [
     "OK",
     "SINGULAR",
     "TAIL",
+    "TIE",
     "collect_separators",
     "complete_selection",
     "complete_tails",
@@ -132,7 +133,9 @@ def warm_up() -> None:
     needed = needed_roots(tiers, edges, ancestor, 2)
     distance = pds_distance_matrix(marks, start, neighbour, tiers, 2, needed)
     found = (best, two, tests, blind)
-    order_r(correlation, marks, tiers, edges, distance, ancestor, ICD_SEP, 2, 1e-9, 10, *found)
+    order_r(
+        correlation, marks, tiers, edges, distance, ancestor, ICD_SEP, 2, 0.01, 1e-9, 10, *found
+    )
     order_r_pool_sequential(
         correlation, marks.copy(), tiers, edges, distance, False, 2, 0.01, 1e-9, 10, *found
     )
@@ -151,8 +154,8 @@ def warm_up() -> None:
     orient_colliders(marks.copy(), tiers, blocked, start, neighbour, arrow)
     pools = pds_pools(marks, start, neighbour, tiers, ancestor, marks, edges)
     order_r(
-        correlation, marks, tiers, edges, pools, np.zeros((0, 0), np.uint8), NEIGHBOURS, 2, 1e-9,
-        10, *found,
+        correlation, marks, tiers, edges, pools, np.zeros((0, 0), np.uint8), NEIGHBOURS, 2, 0.01,
+        1e-9, 10, *found,
     )  # fmt: skip
     orient_cpdag(marks.copy(), tiers, blocked, *sepsets, True)
     claims = orient(marks, tiers, blocked, *sepsets, True)

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 
 from causal_kernels.graph import NONE
+from causal_kernels.partial import TIE
 
 __all__ = [
     "collect_separators",
@@ -88,7 +89,7 @@ def note_unconditional(correlation, skip, scale, weakest, z, tests):
             weakest[a, b] = r
             tests[a, b] = 1
             if scale > 0.0:
-                z[a, b] = np.inf if r >= 1.0 else np.arctanh(r) * scale
+                z[a, b] = np.inf if r >= 1.0 - TIE else np.arctanh(r) * scale
 
 
 @njit(cache=True, nogil=True)
@@ -96,7 +97,8 @@ def note_tests(edges, best, count, scale, weakest, z, tests):
     """Keep the smallest |partial correlation| and Fisher z of each pair, and count its tests.
 
     ``best`` float64 (E,): smallest squared partial correlation of a size; ``count`` int64 (E,):
-    tests of that size. ``scale`` is sqrt(n_samples - size - 3), or 0 if there are no samples.
+    tests of that size. ``scale`` is sqrt(n_samples - size - 3), or 0 if there are no samples. z is
+    infinite where |r| cannot be told from 1 (`causal_kernels.partial`).
     """
     for e in range(edges.shape[0]):
         if count[e] == 0:
@@ -108,7 +110,7 @@ def note_tests(edges, best, count, scale, weakest, z, tests):
         if not weakest[a, b] <= r:  # also where it is NaN
             weakest[a, b] = r
         if scale > 0.0:
-            value = np.inf if r >= 1.0 else np.arctanh(r) * scale
+            value = np.inf if r >= 1.0 - TIE else np.arctanh(r) * scale
             if not z[a, b] <= value:
                 z[a, b] = value
 

@@ -14,6 +14,14 @@ value cannot be told from rounding and the status is ``SINGULAR``: the test then
 "dependent" nor "independent". Two near-copies in a row make s large although no pivot alone is
 small.
 
+Near-ties: what a value is off by depends on the order in which a processor adds up. Values that
+differ by at most ``TIE`` are one, in all that is decided: which separating set is taken (all sets
+within ``TIE`` of the smallest |partial correlation| are equal, the one of the lowest nodes wins,
+`tie_bound`), whether a value is at the threshold (the learner adds ``TIE`` to it), and whether two
+nodes are copies of each other (|r| >= 1 - ``TIE``). Each rule asks for the distance to one number
+that does not depend on what came before, not for the distance to the last best: so the order of
+the sets, chunks and threads do not matter.
+
 References: T. W. Anderson, An Introduction to Multivariate Statistical Analysis, section 2.5.3;
 N. J. Higham, Accuracy and Stability of Numerical Algorithms, chapter 10.
 """
@@ -22,11 +30,18 @@ from __future__ import annotations
 
 from numba import njit
 
-__all__ = ["NOISE", "OK", "SINGULAR", "partial_correlation"]
+__all__ = ["NOISE", "OK", "SINGULAR", "TIE", "partial_correlation", "tie_bound"]
 
 OK = 0
 SINGULAR = 1
 NOISE = 1e-9  # what an entry may be off, beyond which a remaining variance means something
+TIE = 1e-12  # |partial correlations| that differ by no more are equal
+
+
+@njit(cache=True, nogil=True)
+def tie_bound(lowest):
+    """Return the largest squared partial correlation that ties with the squared ``lowest``."""
+    return (lowest**0.5 + TIE) ** 2
 
 
 @njit(cache=True, nogil=True)

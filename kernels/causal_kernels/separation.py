@@ -2,7 +2,9 @@
 
 Everything is read from a graph that does not change while the size is being worked on; a kernel
 only reports, for each edge, the separating set with the smallest |partial correlation| (the
-largest p-value, since all sets have one size). The caller deletes edges afterwards.
+largest p-value, since all sets have one size). The caller deletes edges afterwards. Of sets that
+tie (`causal_kernels.partial`) the lexicographically first is reported, members in ascending order:
+two looks at the values, one for the smallest and one for what ties with it.
 
 Order 1. The partial correlation given one node c is (r_ab - r_ac r_bc) / sqrt((1 - r_ac^2)
 (1 - r_bc^2)); squared and compared with a squared threshold it needs no root and, with 1 / (1 -
@@ -43,7 +45,7 @@ import numpy as np
 from numba import njit
 
 from causal_kernels.graph import ARROW, NONE
-from causal_kernels.partial import NOISE, OK, partial_correlation
+from causal_kernels.partial import NOISE, OK, partial_correlation, tie_bound
 from causal_kernels.pds import is_pds_set
 
 __all__ = ["BEYOND", "ICD_SEP", "NEIGHBOURS", "needed_roots", "order_one", "order_r", "prepare_one"]
@@ -73,19 +75,24 @@ def _values_of_two(
 
 
 @njit(cache=True, nogil=True)
-def _first_smallest(bits, stop):
-    """Return where the smallest of ``bits[:stop]`` stands first.
+def _first_smallest(values, bits, stop):
+    """Return (smallest of ``values[:stop]``, place of the first that ties with it).
 
-    Of numbers >= 0 the bits sort as the numbers do. Two passes without a way out, over integers,
-    become vector instructions; a running minimum of floats, or a search that stops, does not.
+    ``bits`` is the same memory as int64, and there must be room for one value more. Of numbers >= 0
+    the bits sort as the numbers do. Two passes without a way out, over integers, become vector
+    instructions; a running minimum of floats, or a search that stops, does not.
     """
     low = np.int64(0x7FF0000000000000)  # infinity
     for c in range(stop):
         low = min(low, bits[c])
+    bits[stop] = low
+    lowest = values[stop]
+    values[stop] = tie_bound(lowest)
+    bound = bits[stop]
     at = np.int64(stop)
     for c in range(stop):
-        at = min(at, np.int64(c if bits[c] == low else stop))
-    return at
+        at = min(at, np.int64(c if bits[c] <= bound else stop))
+    return lowest, at
 
 
 @njit(cache=True, nogil=True)
@@ -167,13 +174,14 @@ def order_one(
 
     ``inverse`` comes from `inverse_rest`, ``prepared`` from `prepare_one`; ``edges`` int32 (E, 2).
     Filled: ``best`` float64 (E,) smallest squared partial correlation met (inf: no test),
-    ``member`` int32 (E,) the node that gave it, ``tests`` int64 (E,), ``undecided`` int32 (E,)
-    number of tests without an answer. Returns the number of candidates.
+    ``member`` int32 (E,) the lowest node that gave it or ties with it, ``tests`` int64 (E,),
+    ``undecided`` int32 (E,) number of tests without an answer. Returns the number of candidates.
     """
     n = correlation.shape[0]
     outside, copies_start, copies, reach, choices = prepared
-    values = np.empty(n, np.float64)
+    values = np.empty(n + 1, np.float64)
     bits = values.view(np.int64)
+    nodes = np.empty(n, np.int64)
     candidates = 0
     for e in range(edges.shape[0]):
         a = np.int64(edges[e, 0])
@@ -210,8 +218,7 @@ def order_one(
                         blind += 1
                         count -= 1
             if count > 0:
-                where = _first_smallest(bits, reach[b])
-                lowest = values[where]
+                lowest, where = _first_smallest(values, bits, reach[b])
         for side in range(0 if dense else 2):
             if side == 0:
                 x = b
@@ -232,12 +239,18 @@ def order_one(
                 if weight_a < 0.0 or weight_b < 0.0:
                     blind += 1
                     continue
-                count += 1
                 rest = r_ab - correlation[a, c] * correlation[b, c]
                 value = rest * rest * weight_a * weight_b
-                if value < lowest or (value == lowest and c < where):
-                    lowest = value
-                    where = c
+                values[count] = value
+                nodes[count] = c
+                count += 1
+                lowest = min(lowest, value)
+        if not dense and count > 0:
+            bound = tie_bound(lowest)
+            where = n
+            for k in range(count):
+                if values[k] <= bound and nodes[k] < where:
+                    where = nodes[k]
         candidates += count + blind
         best[e] = lowest
         member[e] = where
@@ -341,9 +354,32 @@ def keep_reached(marks, root, pool, size, near, seen, queue, reached):
 
 
 @njit(cache=True, nogil=True)
+def _note_set(current, r, ordered, row, always):
+    """Write the first r of ``current`` to ``row``, ascending, if they are lower or ``always``.
+
+    Lower: before what stands in ``row`` in lexicographic order. ``ordered`` is work.
+    """
+    for i in range(r):
+        z = current[i]
+        at = i
+        while at > 0 and ordered[at - 1] > z:
+            ordered[at] = ordered[at - 1]
+            at -= 1
+        ordered[at] = z
+    if not always:
+        at = 0
+        while at < r and ordered[at] == row[at]:
+            at += 1
+        if at == r or ordered[at] > row[at]:
+            return
+    for i in range(r):
+        row[i] = ordered[i]
+
+
+@njit(cache=True, nogil=True)
 def order_r(
-    correlation, marks, tiers, edges, distance, ancestor, kind, r, tolerance, budget,
-    best, members, tests, undecided,
+    correlation, marks, tiers, edges, distance, ancestor, kind, r, squared_threshold, tolerance,
+    budget, best, members, tests, undecided,
 ):  # fmt: skip
     """Find the best separating set of size r of each edge (a, b), a < b.
 
@@ -354,10 +390,11 @@ def order_r(
     `pds.pds_pools`; any subset of its nodes that has one of distance 2, which is not adjacent to
     the root, the others having been tried before. The last two have no ancestor condition
     (``ancestor`` of shape (0, 0)).
-    Filled as in `order_one`, but ``members`` int64 (E, r). Returns (number of edges done, number of
-    candidate sets; undecided ones that share a singular beginning count once). Fewer edges than
-    given are done when more than ``budget`` sets have been looked at; an edge is done as a whole or
-    not at all.
+    Filled as in `order_one`, but ``members`` int32 (E, r), and ties are looked for only where the
+    best is at or below ``squared_threshold``, so that the set matters. Returns (number of edges
+    done, number of candidate sets; undecided ones that share a singular beginning count once).
+    Fewer edges than given are done when more than ``budget`` sets have been looked at; an edge is
+    done as a whole or not at all.
     """
     n = correlation.shape[0]
     walks = kind == ICD_SEP
@@ -385,6 +422,7 @@ def order_r(
     pair_seen = np.empty((r + 1, r), np.uint8)
     queue = np.empty((r * (r + 1), 2), np.int64)
     reached = np.empty(r, np.uint8)
+    ordered = np.empty(r, np.int64)
     pool_seen = np.empty((n + 1 if walks else 0, n), np.uint8)
     pool_queue = np.empty((n * 4 if walks else 0, 2), np.int64)
     pool_reached = np.empty(n, np.uint8)
@@ -399,138 +437,156 @@ def order_r(
         count = 0
         blind = 0
         within = tiers[a] == tiers[b]
-        for side in range(2):
-            if side == 0:
-                root = b
-            else:
-                if tiers[a] != tiers[b]:
+        # a second walk, if sets tie, takes the lowest of those that do
+        bound = np.inf
+        tied = False
+        for walk in range(2):
+            if walk == 1:
+                if not tied or lowest > squared_threshold:
                     break
-                root = a
-            row = 2 * e + side if beyond else root
-            row_b = 2 * e if beyond else b
-            # 1. the pool: near nodes (adjacent to the root) first
-            size = 0
-            near = 0
-            for step in range(2):
-                for z in range(n):
-                    d = distance[row, z]
-                    if d == 0 or d > farthest or (d == 1) != (step == 0) or z == a or z == b:
-                        continue
-                    if walks and ancestor[a, z] == 0 and ancestor[b, z] == 0:
-                        continue
-                    pool[size] = z
-                    pool_near[size] = 1 if d == 1 else 0
-                    size += 1
-                if step == 0:
-                    near = size
-            if walks and size >= r and 0 < near < size:
-                # a member of a PDS-set is reached inside the set, so inside the pool
-                kept = keep_reached(
-                    marks, root, pool, size, near, pool_seen, pool_queue, pool_reached
-                )
-                size = kept
-            if size < r or (near == 0 and walks) or (near == size and beyond):
-                continue
-            for k in range(size):
-                z = pool[k]
-                with_a[0, k] = correlation[a, z]
-                with_b[0, k] = correlation[b, z]
-                variance[0, k] = correlation[z, z]
-            cov_ab[0] = correlation[a, b]
-            var_a[0] = correlation[a, a]
-            var_b[0] = correlation[b, b]
-            # 2. subsets, depth first; `level` members are fixed, index[level] is the next to try
-            level = 0
-            index[0] = 0
-            far[0] = 0
-            while level >= 0:
-                if level < r - 1:
-                    k = index[level]
-                    stop = near if level == 0 and walks else size - (r - 1 - level)
-                    if k >= stop or k > size - (r - level):
-                        level -= 1
-                        if level >= 0:
-                            index[level] += 1
-                        continue
-                    pivot = variance[level, k]
-                    if not pivot > tolerance:
-                        blind += 1  # this member is a combination of the ones before it
-                        candidates += 1
-                        index[level] += 1
-                        continue
-                    current[level] = pool[k]
-                    pivots[level] = pivot
-                    volume[level + 1] = volume[level] * pivot
-                    p = pool[k]
-                    for j in range(k + 1, size):
-                        value = correlation[p, pool[j]]
-                        for i in range(level):
-                            value -= column[i, k] / pivots[i] * column[i, j]
-                        column[level, j] = value
-                    share_a = with_a[level, k] / pivot
-                    share_b = with_b[level, k] / pivot
-                    for j in range(k + 1, size):
-                        value = column[level, j]
-                        with_a[level + 1, j] = with_a[level, j] - share_a * value
-                        with_b[level + 1, j] = with_b[level, j] - share_b * value
-                        variance[level + 1, j] = variance[level, j] - value * value / pivot
-                    cov_ab[level + 1] = cov_ab[level] - share_a * with_b[level, k]
-                    var_a[level + 1] = var_a[level] - share_a * with_a[level, k]
-                    var_b[level + 1] = var_b[level] - share_b * with_b[level, k]
-                    far[level + 1] = far[level] + (0 if pool_near[k] == 1 else 1)
-                    index[level + 1] = k + 1
-                    level += 1
+                met = (candidates, count, blind)
+            for side in range(2):
+                if side == 0:
+                    root = b
+                else:
+                    if tiers[a] != tiers[b]:
+                        break
+                    root = a
+                row = 2 * e + side if beyond else root
+                row_b = 2 * e if beyond else b
+                # 1. the pool: near nodes (adjacent to the root) first
+                size = 0
+                near = 0
+                for step in range(2):
+                    for z in range(n):
+                        d = distance[row, z]
+                        if d == 0 or d > farthest or (d == 1) != (step == 0) or z == a or z == b:
+                            continue
+                        if walks and ancestor[a, z] == 0 and ancestor[b, z] == 0:
+                            continue
+                        pool[size] = z
+                        pool_near[size] = 1 if d == 1 else 0
+                        size += 1
+                    if step == 0:
+                        near = size
+                if walks and size >= r and 0 < near < size:
+                    # a member of a PDS-set is reached inside the set, so inside the pool
+                    kept = keep_reached(
+                        marks, root, pool, size, near, pool_seen, pool_queue, pool_reached
+                    )
+                    size = kept
+                if size < r or (near == 0 and walks) or (near == size and beyond):
                     continue
-                # 3. the last member; near ones come first, so a set with a far one ends in it
-                first = max(index[level], near) if beyond else index[level]
-                work += 1 + size - first
-                if work > budget:
-                    return e, before
-                for k in range(first, size):
-                    current[level] = pool[k]
-                    if (
-                        walks
-                        and (far[level] > 0 or pool_near[k] == 0)
-                        and not is_pds_set(marks, root, current, r, pair_seen, queue, reached)
-                    ):
+                for k in range(size):
+                    z = pool[k]
+                    with_a[0, k] = correlation[a, z]
+                    with_b[0, k] = correlation[b, z]
+                    variance[0, k] = correlation[z, z]
+                cov_ab[0] = correlation[a, b]
+                var_a[0] = correlation[a, a]
+                var_b[0] = correlation[b, b]
+                # 2. subsets, depth first; `level` members are fixed, index[level] is next
+                level = 0
+                index[0] = 0
+                far[0] = 0
+                while level >= 0:
+                    if level < r - 1:
+                        k = index[level]
+                        stop = near if level == 0 and walks else size - (r - 1 - level)
+                        if k >= stop or k > size - (r - level):
+                            level -= 1
+                            if level >= 0:
+                                index[level] += 1
+                            continue
+                        pivot = variance[level, k]
+                        if not pivot > tolerance:
+                            blind += 1  # this member is a combination of the ones before it
+                            candidates += 1
+                            index[level] += 1
+                            continue
+                        current[level] = pool[k]
+                        pivots[level] = pivot
+                        volume[level + 1] = volume[level] * pivot
+                        p = pool[k]
+                        for j in range(k + 1, size):
+                            value = correlation[p, pool[j]]
+                            for i in range(level):
+                                value -= column[i, k] / pivots[i] * column[i, j]
+                            column[level, j] = value
+                        share_a = with_a[level, k] / pivot
+                        share_b = with_b[level, k] / pivot
+                        for j in range(k + 1, size):
+                            value = column[level, j]
+                            with_a[level + 1, j] = with_a[level, j] - share_a * value
+                            with_b[level + 1, j] = with_b[level, j] - share_b * value
+                            variance[level + 1, j] = variance[level, j] - value * value / pivot
+                        cov_ab[level + 1] = cov_ab[level] - share_a * with_b[level, k]
+                        var_a[level + 1] = var_a[level] - share_a * with_a[level, k]
+                        var_b[level + 1] = var_b[level] - share_b * with_b[level, k]
+                        far[level + 1] = far[level] + (0 if pool_near[k] == 1 else 1)
+                        index[level + 1] = k + 1
+                        level += 1
                         continue
-                    if beyond and within and all_adjacent(marks, a + b - root, current, r):
-                        continue  # a subset of the other end's neighbours: tried before
-                    if (
-                        side == 1
-                        and is_in_pool(distance, row_b, current, r, farthest)
-                        and (
-                            not walks or is_pds_set(marks, b, current, r, pair_seen, queue, reached)
-                        )
-                    ):
-                        continue  # tried from the other end
-                    candidates += 1
-                    pivot = variance[level, k]
-                    if not pivot > tolerance:
-                        blind += 1
-                        continue
-                    left_a = var_a[level] - with_a[level, k] * with_a[level, k] / pivot
-                    left_b = var_b[level] - with_b[level, k] * with_b[level, k] / pivot
-                    if not (left_a > tolerance and left_b > tolerance):
-                        blind += 1
-                        continue
-                    if volume[level] * pivot * min(left_a, left_b) <= doubtful:
-                        status, value = partial_correlation(
-                            correlation, a, b, current, r, tolerance, block
-                        )
-                        if status != OK:
+                    # 3. the last member; near ones come first, so a set with a far one ends in it
+                    first = max(index[level], near) if beyond else index[level]
+                    work += 1 + size - first if walk == 0 else 0
+                    if work > budget:
+                        return e, before
+                    for k in range(first, size):
+                        current[level] = pool[k]
+                        if (
+                            walks
+                            and (far[level] > 0 or pool_near[k] == 0)
+                            and not is_pds_set(marks, root, current, r, pair_seen, queue, reached)
+                        ):
+                            continue
+                        if beyond and within and all_adjacent(marks, a + b - root, current, r):
+                            continue  # a subset of the other end's neighbours: tried before
+                        if (
+                            side == 1
+                            and is_in_pool(distance, row_b, current, r, farthest)
+                            and (
+                                not walks
+                                or is_pds_set(marks, b, current, r, pair_seen, queue, reached)
+                            )
+                        ):
+                            continue  # tried from the other end
+                        candidates += 1
+                        pivot = variance[level, k]
+                        if not pivot > tolerance:
                             blind += 1
                             continue
-                    count += 1
-                    rest = cov_ab[level] - with_a[level, k] * with_b[level, k] / pivot
-                    value = rest * rest / (left_a * left_b)
-                    if value < lowest:
-                        lowest = value
-                        for i in range(r):
-                            members[e, i] = current[i]
-                level -= 1
-                if level >= 0:
-                    index[level] += 1
+                        left_a = var_a[level] - with_a[level, k] * with_a[level, k] / pivot
+                        left_b = var_b[level] - with_b[level, k] * with_b[level, k] / pivot
+                        if not (left_a > tolerance and left_b > tolerance):
+                            blind += 1
+                            continue
+                        if volume[level] * pivot * min(left_a, left_b) <= doubtful:
+                            status, value = partial_correlation(
+                                correlation, a, b, current, r, tolerance, block
+                            )
+                            if status != OK:
+                                blind += 1
+                                continue
+                        count += 1
+                        rest = cov_ab[level] - with_a[level, k] * with_b[level, k] / pivot
+                        value = rest * rest / (left_a * left_b)
+                        if value > bound:
+                            continue
+                        if walk == 1:
+                            _note_set(current, r, ordered, members[e], False)
+                        elif value < lowest:
+                            bound = tie_bound(value)
+                            tied = lowest <= bound
+                            lowest = value
+                            _note_set(current, r, ordered, members[e], True)
+                        else:
+                            tied = True
+                    level -= 1
+                    if level >= 0:
+                        index[level] += 1
+            if walk == 1:
+                candidates, count, blind = met
         best[e] = lowest
         tests[e] = count
         undecided[e] = blind

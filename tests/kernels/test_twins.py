@@ -70,6 +70,25 @@ def test_learning(variant, seed, n, threshold):
 
 @pytest.mark.parametrize("variant", ["stable", "sequential"])
 @settings(deadline=None, max_examples=EXAMPLES // 3, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(4, 7), spread=st.floats(1e-13, 3e-12))
+def test_chains_of_near_ties(variant, seed, n, spread):
+    """What is zero in the model differs by about what counts as a tie, up and down."""
+    rng = np.random.default_rng(seed)
+    total = n + int(rng.integers(0, 3))
+    weights = naive.random_dag(rng, total, 3)
+    correlation = naive.population_correlation(weights, np.sort(rng.permutation(total)[:n]))
+    noise = np.triu(rng.uniform(-spread, spread, (n, n)), 1)
+    correlation = correlation + noise + noise.T
+    twin = naive.learn(
+        naive.correlation_test(correlation), n, lambda size: 0.02, tier=lambda node: 0,
+        stable=variant == "stable",
+    )  # fmt: skip
+    structure = learn_structure(correlation, threshold=0.02, variant=variant, algorithm="icd")
+    assert_same(structure, twin, n)
+
+
+@pytest.mark.parametrize("variant", ["stable", "sequential"])
+@settings(deadline=None, max_examples=EXAMPLES // 3, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 7), n_samples=st.integers(30, 400))
 def test_icd_with_fishers_z(variant, seed, n, n_samples):
     """`icd` is the twin with one tier, and thresholds follow Fisher's z."""
