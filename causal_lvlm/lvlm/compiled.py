@@ -8,7 +8,7 @@ ends that uses the model.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,17 +22,17 @@ _taken: dict[int, list[Any]] = {}
 
 
 @contextmanager
-def uncompiled(model: torch.nn.Module) -> Iterator[None]:
+def uncompiled(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
     """Call the plain ``forward`` of compiled modules inside the block; nests, also over threads."""
     entered: list[int] = []
     try:
         with _lock:
-            for module in model.modules():
+            for module in modules:
                 call = vars(module).get("_compiled_call_impl")
                 if call is not None:
                     _taken[id(module)] = [module, call, 0]
                     module._compiled_call_impl = None
-                if id(module) in _taken:
+                if _taken and id(module) in _taken:
                     _taken[id(module)][2] += 1
                     entered.append(id(module))
         yield

@@ -28,6 +28,7 @@ from causal_lvlm.lvlm.images import ImageLike
 from causal_lvlm.lvlm.inputs import Processed, process, whole_inputs
 from causal_lvlm.lvlm.layout import token_text
 from causal_lvlm.lvlm.pace import Pace
+from causal_lvlm.lvlm.parts import Parts
 from causal_lvlm.lvlm.state import remembered_by
 from causal_lvlm.lvlm.threads import one_thread
 from causal_lvlm.lvlm.trace import Trace
@@ -92,12 +93,10 @@ class LVLM:
         self.model_id = model_id
         self.revision = revision
         self.max_memory: int | str | None = None  # of one call that evaluates masked rows
-        self.decoder: Any = self.model.get_decoder()
-        self.head: Any = self.family.head(self.model)
-        self.text_config: Any = self.decoder.config
+        self._parts = Parts(self.model, self.family)
         self.placeholder, self.image_token_id = self._image_token()
         self.is_tiny = int(self.text_config.hidden_size) < _TINY_WIDTH
-        self._attention_modules: tuple[torch.nn.Module, ...] | None = None
+        self._attention: tuple[Parts, tuple[torch.nn.Module, ...]] | None = None
         self._geometry_errors: dict[Any, float] = {}
         self.pace = Pace()
 
@@ -115,10 +114,38 @@ class LVLM:
             )
         return str(getattr(token, "content", token)), int(found)
 
+    # -- its parts, as they stood when the last session began ----------------------------------
+
+    @property
+    def decoder(self) -> Any:
+        """The language model's module."""
+        return self._parts.decoder
+
+    @property
+    def head(self) -> Any:
+        """The module that is called for logits."""
+        return self._parts.head
+
     @property
     def tower(self) -> Any:
         """The vision tower's module; None in a text model."""
-        return None if self.family.text_only else self.model.get_encoder("image")
+        return self._parts.tower
+
+    @property
+    def text_config(self) -> Any:
+        """Configuration of the language model."""
+        return self._parts.text_config
+
+    @property
+    def cross_attention(self) -> frozenset[int]:
+        """``id`` of the modules that look at the image rather than at the sequence."""
+        return self._parts.cross_attention
+
+    def _current_parts(self) -> Parts:
+        """Return the parts, found anew where a module is not what it was."""
+        if not self._parts.current:
+            self._parts = Parts(self.model, self.family)
+        return self._parts
 
     # -- what it is ---------------------------------------------------------------------------
 
@@ -145,26 +172,21 @@ class LVLM:
 
         Found by running two tokens: only modules that go through the attention interface count.
         """
-        if self._attention_modules is None:
+        parts = self._current_parts()
+        if self._attention is None or self._attention[0] is not parts:
             letter = self.tokenizer.encode("a", add_special_tokens=False) or [0]
             ids = torch.full((1, 2), int(letter[0]), device=self.device)
             recorder = Recorder(record=True)
             with self.session(), recording(recorder), torch.no_grad():
-                self.head(input_ids=ids, use_cache=False)
+                parts.head(input_ids=ids, use_cache=False)
             if not recorder.calls:
                 raise CaptureError(
                     f"the language model of {self.model_id!r} "
-                    f"({type(self.decoder).__name__}) does not use the attention interface of "
+                    f"({type(parts.decoder).__name__}) does not use the attention interface of "
                     "transformers, so its attention cannot be captured"
                 )
-            self._attention_modules = tuple(call.module for call in recorder.calls)
-        return self._attention_modules
-
-    @property
-    def cross_attention(self) -> frozenset[int]:
-        """``id`` of the modules that look at the image rather than at the sequence."""
-        modules = self.decoder.modules()
-        return frozenset(id(m) for m in modules if "CrossAttention" in type(m).__name__)
+            self._attention = parts, tuple(call.module for call in recorder.calls)
+        return self._attention[1]
 
     @property
     def drop_is_exact(self) -> bool:
@@ -278,17 +300,10 @@ class LVLM:
     @contextmanager
     def session(self, *, tower: bool = False) -> Iterator[None]:
         """Use our attention function (and one thread for a small model) until the block ends."""
-        configs = {id(m.config): m.config for m in self.decoder.modules() if hasattr(m, "config")}
-        # Some models keep a copy, and make masks from the one of the whole model.
-        text = self.model.config.get_text_config()
-        if text is not self.model.config or self.family.text_only:
-            configs[id(text)] = text
-        if tower and self.tower is not None:
-            found = (m.config for m in self.tower.modules() if hasattr(m, "config"))
-            configs.update({id(config): config for config in found})
+        parts = self._current_parts()
         alone = one_thread(self.is_tiny and self.device.type == "cpu")
-        aside = remembered_by(self.model).aside()
-        with alone, uncompiled(self.model), switched(configs.values()), aside:
+        aside = remembered_by(self.model).aside(parts.modules)
+        with alone, uncompiled(parts.modules), switched(parts.configs(tower=tower)), aside:
             yield
 
     def pixels(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:

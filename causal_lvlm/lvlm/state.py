@@ -10,7 +10,7 @@ this package are given theirs, so that several may run at once.)
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,26 +23,21 @@ _NAME = "rope_deltas"
 
 
 class Remembered:
-    """The positions that one model remembers; nothing happens for models that remember none.
+    """The positions that one model remembers; nothing happens for models that remember none."""
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-    """
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._holders = [vars(m) for m in model.modules() if _NAME in vars(m)]
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._before: list[Any] = []
+        self._before: list[tuple[dict[str, Any], Any]] = []
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Set aside what is remembered; the last block to end puts it back."""
+    def aside(self, modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+        """Set aside what the model's modules remember; the last block to end puts it back."""
         with self._lock:
             if not self._users:
-                self._before = [holder[_NAME] for holder in self._holders]
-                for holder in self._holders:
+                holders = [vars(module) for module in modules if _NAME in vars(module)]
+                self._before = [(holder, holder[_NAME]) for holder in holders]
+                for holder in holders:
                     holder[_NAME] = None
             self._users += 1
         try:
@@ -51,7 +46,7 @@ class Remembered:
             with self._lock:
                 self._users -= 1
                 if not self._users:
-                    for holder, value in zip(self._holders, self._before, strict=True):
+                    for holder, value in self._before:
                         holder[_NAME] = value
                     self._before = []
 
@@ -63,6 +58,4 @@ _lock = threading.Lock()
 def remembered_by(model: torch.nn.Module) -> Remembered:
     """Return what is remembered by a model; the same object every time."""
     with _lock:
-        if model not in _known:
-            _known[model] = Remembered(model)
-        return _known[model]
+        return _known.setdefault(model, Remembered())

@@ -36,10 +36,24 @@ def state(lvlm: LVLM) -> dict[str, Any]:
     }
 
 
+def walked(lvlm: LVLM) -> set[int]:
+    """Return the configurations of language model and tower by a walk through all modules."""
+    parts = [lvlm.model.get_decoder()]
+    configs = [lvlm.model.config.get_text_config()]
+    if lvlm.family.text_only or configs[0] is lvlm.model.config:
+        configs = [lvlm.model.config] * lvlm.family.text_only
+    if not lvlm.family.text_only:
+        parts.append(lvlm.model.get_encoder("image"))
+    configs += [m.config for part in parts for m in part.modules() if hasattr(m, "config")]
+    return {id(config) for config in configs}
+
+
 @pytest.mark.parametrize("name", ["text_gemma2", *IMAGE_TEXT])
 def test_nothing_stays_on_the_model(name):
     lvlm = LVLM(*BUILDERS[name]())
     before = state(lvlm)
+    configs = lvlm._current_parts().configs(tower=True)
+    assert {id(config) for config in configs} == walked(lvlm)
     image = None if name.startswith("text_") else noise_image((100, 60))
     trace = lvlm.run(image, PROMPT, max_new_tokens=3)
     trace.attention(-1)

@@ -1,0 +1,85 @@
+"""The modules of a model: walked once, and again as soon as any of them is another one.
+
+`torch.nn.Module.modules` goes through a tree by nested generators. In a small model that takes as
+long as a layer, and every call of this package needs several such walks. So what follows from the
+modules alone is kept, and `Parts.current` asks before each use whether every module still has the
+children it had: a module that was replaced, added or taken away (an adapter, another head, another
+language model) is noticed wherever it stands. Whatever may change without that (configurations,
+compiled calls, hooks, flags, weights, places) is read from the modules every time.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from causal_lvlm.lvlm.family import Family
+
+__all__ = ["Parts"]
+
+
+class Parts:
+    """Where the parts of a model are, for as long as its modules are these.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    family : Family
+
+    Attributes
+    ----------
+    modules : tuple of Module
+        All of them, as ``model.modules()`` yields them.
+    decoder, head, tower : Module
+        Language model; what is called for logits; vision tower (None in a text model).
+    """
+
+    def __init__(self, model: Any, family: Family) -> None:
+        self.modules: tuple[torch.nn.Module, ...] = tuple(model.modules())
+        self._children = [list(module._modules.values()) for module in self.modules]
+        self.decoder: Any = model.get_decoder()
+        self.head: Any = family.head(model)
+        self._model, self._family = model, family
+
+    @property
+    def current(self) -> bool:
+        """Whether these are the model's modules still."""
+        pairs = zip(self.modules, self._children, strict=True)
+        return all([*module._modules.values()] == children for module, children in pairs)
+
+    @cached_property
+    def tower(self) -> Any:
+        """The vision tower's module; None in a text model."""
+        return None if self._family.text_only else self._model.get_encoder("image")
+
+    @property
+    def text_config(self) -> Any:
+        """Configuration of the language model."""
+        return self.decoder.config
+
+    @cached_property
+    def cross_attention(self) -> frozenset[int]:
+        """``id`` of the decoder's modules that look at the image rather than at the sequence."""
+        modules = self._of_decoder
+        return frozenset(id(m) for m in modules if "CrossAttention" in type(m).__name__)
+
+    @cached_property
+    def _of_decoder(self) -> tuple[torch.nn.Module, ...]:
+        return tuple(self.decoder.modules())
+
+    @cached_property
+    def _of_tower(self) -> tuple[torch.nn.Module, ...]:
+        return () if self.tower is None else tuple(self.tower.modules())
+
+    def configs(self, *, tower: bool = False) -> list[Any]:
+        """Return the different configurations that the decoder (and the tower) reads now."""
+        modules = (*self._of_decoder, *self._of_tower) if tower else self._of_decoder
+        found = [vars(module)["config"] for module in modules if "config" in vars(module)]
+        # Some models keep a copy, and make masks from the one of the whole model.
+        whole = self._model.config
+        text = whole.get_text_config()
+        if text is not whole or self._family.text_only:
+            found.append(text)
+        return list({id(config): config for config in found}.values())
