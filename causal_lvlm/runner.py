@@ -90,7 +90,7 @@ def run_items(
     setup : callable, optional
         Called without arguments, once per process.
     restart : bool
-        Throw an existing file away.
+        Throw existing results away; a file that is no result of this function is refused as ever.
     retry_errors : bool
         Do failed items again.
     progress : callable, optional
@@ -202,7 +202,7 @@ def _opened(path: Path, config: dict[str, Any], restart: bool) -> Iterator[_File
         ) from error
     with stream:
         _lock(stream, path)
-        content = _Content(None, {}, 0, []) if restart else _read(path)
+        content = _read(path, first_only=restart)
         if content.config is not None and content.config != config:
             raise OutputError(
                 f"{str(path)!r} was made with other settings: {_difference(content.config, config)}"
@@ -216,12 +216,16 @@ def _opened(path: Path, config: dict[str, Any], restart: bool) -> Iterator[_File
         yield file
 
 
-def _read(path: Path) -> _Content:
+def _read(path: Path, *, first_only: bool = False) -> _Content:
+    """Read a file of results; of one that is to be thrown away, the first line."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            data = stream.readline() if first_only else stream.read()
     except OSError as error:
         raise OutputError(f"cannot read results from {str(path)!r}: {error}") from error
     size = data.rfind(b"\n") + 1
+    if size == 0 and not _may_be_cut_off(data):
+        raise OutputError(_FOREIGN.format(path=str(path)))
     remarks = []
     if size < len(data):
         remarks.append(
@@ -233,19 +237,46 @@ def _read(path: Path) -> _Content:
         try:
             value = json.loads(raw)
             if number == 1:
-                if value["kind"] != KIND:
-                    raise ValueError(f"kind is {value['kind']!r}")
-                config = dict(value["config"])
-            elif "result" not in value and "error" not in value:
-                raise ValueError("neither result nor error")
+                config = _config_of(value)
             else:
-                lines[value["key"]] = value
-        except (ValueError, KeyError, TypeError) as error:
+                lines[_key_of(value)] = value
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if number == 1:
+                raise OutputError(_FOREIGN.format(path=str(path))) from error
             raise OutputError(
                 f"line {number} of {str(path)!r} is no line of results ({error!r}); choose "
                 "another file, or restart to overwrite this one"
             ) from error
+    if first_only:
+        return _Content(None, {}, 0, [])
     return _Content(config, lines, size, remarks)
+
+
+_FOREIGN = "the file {path!r} holds no results of this kind and is left as it is; choose another"
+
+
+def _may_be_cut_off(data: bytes) -> bool:
+    """Whether this is the beginning of what we write first: the process was killed meanwhile."""
+    first = json.dumps({"kind": KIND, "config": 0}).partition("0")[0].encode()
+    return data.startswith(first) or first.startswith(data)
+
+
+def _config_of(value: Any) -> dict[str, Any]:
+    if value["kind"] != KIND or not isinstance(value["config"], dict):
+        raise ValueError("another kind")
+    return dict(value["config"])
+
+
+def _key_of(value: Any) -> Key:
+    """Return the key of a line; everybody who reads lines relies on what is checked here."""
+    key, error = value["key"], value.get("error")
+    if isinstance(key, bool) or not isinstance(key, (str, int)):
+        raise ValueError(f"the key is a {type(key).__name__}")
+    if not (isinstance(value.get("result"), dict) if error is None else isinstance(error, dict)):
+        raise ValueError("neither result nor error")
+    if error is not None and not all(isinstance(error.get(n), str) for n in ("type", "message")):
+        raise ValueError("an error without type and message")
+    return key
 
 
 def _lock(stream: BinaryIO, path: Path) -> None:

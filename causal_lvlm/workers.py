@@ -3,16 +3,20 @@
 1. An item that raises becomes an outcome with its error.
 2. Several processes are spawned; each calls `setup` once and is then given one item after another
    over a pipe. A process that dies takes only its item along: another one is started.
-3. Ctrl-C belongs to the parent: it stops the others. A parent that is killed closes the pipes,
-   which ends the others after the item that they are in.
+3. Signals to end belong to the parent, which stops the others: a signal to all of them (a closed
+   terminal, Ctrl-C) must not look as if an item had killed its process.
+4. A parent that is killed takes the others along, also in the middle of an item.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import multiprocessing
+import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -24,7 +28,9 @@ from typing import Any, TypeAlias
 from causal_lvlm.errors import CausalLVLMError
 from causal_lvlm.storage import to_jsonable
 
-__all__ = ["Key", "Setup", "Work", "outcomes_of"]
+__all__ = ["Key", "Setup", "Work", "end_with_parent", "outcomes_of"]
+
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 Key: TypeAlias = "str | int"
 Work: TypeAlias = Callable[[Any, Any], Mapping[str, Any]]
@@ -56,7 +62,7 @@ def outcomes_of(items: Mapping[Any, Any], work: Work, setup: Setup | None, jobs:
     CausalLVLMError
         If processes die before they are given anything.
     KeyboardInterrupt
-        On Ctrl-C, also where the work caught it.
+        On Ctrl-C, and where the caller makes other signals raise it, also where the work caught it.
     """
     jobs = min(jobs, len(items))
     return _serial(items, work, setup) if jobs < 2 else _parallel(items, work, setup, jobs)
@@ -82,35 +88,63 @@ def _serial(items: Mapping[Any, Any], work: Work, setup: Setup | None) -> Outcom
     if not items:
         return
     state = None if setup is None else setup()
-    with _noted_interrupt() as interrupted:
+    with _noted_end() as ended:
         for key, item in items.items():
             outcome = _attempt(item, work, state)
-            if interrupted.is_set():  # the work caught Ctrl-C: what it returned is not whole
+            if ended.is_set():  # the work caught Ctrl-C: what it returned is not whole
                 raise KeyboardInterrupt
             yield key, outcome
 
 
 @contextlib.contextmanager
-def _noted_interrupt() -> Iterator[threading.Event]:
-    """Note Ctrl-C besides raising KeyboardInterrupt, which the work may catch."""
+def _noted_end() -> Iterator[threading.Event]:
+    """Note Ctrl-C, and what ends like it, besides raising what the work may catch."""
     noted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-    before = signal.getsignal(signal.SIGINT)
-    if not callable(before):
-        yield noted
-        return
+    before: dict[int, Any] = {}
 
     def note(number: int, frame: Any) -> None:
         noted.set()
-        before(number, frame)
+        before[number](number, frame)
 
-    signal.signal(signal.SIGINT, note)
+    if threading.current_thread() is threading.main_thread():
+        for number in _signals_to_end():
+            handler = signal.getsignal(number)
+            if callable(handler):
+                before[number] = handler
+                signal.signal(number, note)
     try:
         yield noted
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _signals_to_end() -> list[int]:
+    """Return the signals by which people and systems ask a process to end, as far as known here."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it ends, however that ends.
+
+    For processes that were spawned. A thread watches the parent. Where the kernel can (Linux), it
+    does so as well: then the process ends even while native code holds Python's lock. The kernel
+    means the thread that started this process, so that one must not end before.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+    # A parent that ended before the call does not count for the kernel: the thread has seen it.
+    if sys.platform == "linux" and os.getppid() == parent.pid:
+        with contextlib.suppress(OSError, AttributeError):  # a libc without it
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class _Worker:
@@ -131,17 +165,16 @@ class _Worker:
         self.pipe.send((key, item))
 
     def stop(self) -> None:
-        self.process.terminate()
-        self.process.join(5)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        self.process.kill()  # all that it has is an answer that nobody wants any more
+        self.process.join()
         self.pipe.close()
 
 
 def _serve(pipe: Connection, work: Work, setup: Setup | None) -> None:
     """Run in a worker process: say ready, then answer each item, until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    end_with_parent()
+    for number in _signals_to_end():
+        signal.signal(number, signal.SIG_IGN)  # the parent's to handle
     try:
         state = None if setup is None else setup()
     except Exception as error:

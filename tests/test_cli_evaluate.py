@@ -294,3 +294,21 @@ def test_intervals_are_over_images_and_questions_without_one_stand_alone(tmp_pat
         done[name] = json.loads(result.stdout)[0]["metrics"]["comprehensiveness[remove]"]
     assert done["one picture"]["n_clusters"] == 1 and done["one picture"]["low"] is None
     assert done["no picture"]["n_clusters"] == 2 and done["no picture"]["low"] is not None
+
+
+@pytest.mark.parametrize("change", [
+    {"methods": None}, {"methods": {}}, {"methods": {"random": 1}},
+    {"methods": {"random": {"error": "x"}}}, {"methods": {"random": {"metrics": {}}}},
+    {"methods": {"random": {"model_runs": "1", "backward_passes": 0, "seconds": 1, "metrics": {}}}},
+    {"methods": {"random": {"model_runs": 1, "backward_passes": 0, "seconds": 1, "metrics": []}}},
+    {"methods": {"random": {"model_runs": 1, "backward_passes": 0, "seconds": 1,
+                            "metrics": {"size": {"value": "x"}}}}},
+])  # fmt: skip
+def test_a_damaged_result_is_named(three, tmp_path, change):
+    out = tmp_path / "r.jsonl"
+    arguments = [three, "--methods", "random", "--metrics", "size", "--limit", 1, "--out", out]
+    assert invoke(*arguments).exit_code == 0
+    first, line = out.read_text(encoding="utf-8").splitlines()
+    out.write_text(f"{first}\n{json.dumps({**json.loads(line), 'result': change})}\n")
+    done = invoke(*arguments)
+    assert done.exit_code == 2 and "are damaged" in done.stderr and "Traceback" not in done.stderr

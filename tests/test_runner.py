@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import signal
-import subprocess
 import sys
-import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from causal_lvlm.errors import CausalLVLMError, OutputError
 from causal_lvlm.runner import read_config, read_lines, run_items
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.processes import ENDINGS, alive, ctrl_c_raises, started, wait_for
 
 # Spawned processes import the functions they run, so these are written to a module.
 WORK = """
 import os, signal, sys, time
 from pathlib import Path
+from causal_lvlm.cli.ending import told_to_end
 from causal_lvlm.errors import CausalLVLMError, TargetError
 from causal_lvlm.runner import run_items
 
@@ -43,21 +41,28 @@ def work(item, state):
         return {"value": float("nan"), "numbers": (1, 2)}
     if item == "object":
         return {"value": object()}
-    if isinstance(item, list):  # [seconds, value]
-        time.sleep(item[0])
+    if isinstance(item, list):  # [first value that waits, value]
+        while item[1] >= item[0] and not os.path.exists(os.environ["LOADED"] + ".go"):
+            if os.environ.get("BUSY"):
+                sum(range(10**12))  # native code that keeps Python's lock
+            time.sleep(0.02)
         return {"value": item[1] * state}
     return {"value": item * state, "pid": os.getpid()}
 
 def swallow(item, state):
     try:
+        signal.raise_signal(item)
         time.sleep(30)
     except KeyboardInterrupt:
         return {"value": "not whole"}
 
 if __name__ == "__main__":
-    jobs = int(sys.argv[2])
-    items = {k: [0.15, k] for k in range(12)}
-    run_items(items, work, sys.argv[1], jobs=jobs, setup=setup, config={"a": 1})
+    items = {k: [4, k] for k in range(12)}
+    with told_to_end() as ending:
+        try:
+            run_items(items, work, sys.argv[1], jobs=int(sys.argv[2]), setup=setup, config={"a": 1})
+        except KeyboardInterrupt:
+            sys.exit(ending.code(1))
 """
 
 
@@ -80,18 +85,22 @@ def plain(path):
     return lines
 
 
-def start(tmp_path, out, jobs):
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-    return subprocess.Popen(
-        [sys.executable, str(tmp_path / "runner_work.py"), str(out), str(jobs)], env=environment
-    )
+@contextlib.contextmanager
+def stuck(tmp_path, out, jobs, **options):
+    """Yield a run that has done the items 0 to 3 of 12 and is in the middle of the next ones."""
+    options["env"] = {"PYTHONPATH": str(tmp_path), **options.get("env", {})}
+    process = started([tmp_path / "runner_work.py", out, jobs], **options)
+    try:
+        wait_for(lambda: whole_lines(out) >= 5 or process.poll() is not None)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
-def wait_for(condition, seconds=20.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it took too long"
-        time.sleep(0.01)
+def pids_of(tmp_path):
+    """Return the processes that were set up."""
+    return [int(pid) for pid in (tmp_path / "loaded").read_text(encoding="utf-8").split()]
 
 
 def whole_lines(path):
@@ -153,23 +162,46 @@ def test_a_truncated_last_line_is_cut_off_and_done_again(module, tmp_path, cut):
     assert plain(out) == plain(whole)
 
 
-def test_a_file_cut_within_its_first_line_starts_anew(module, tmp_path):
+@pytest.mark.parametrize("text", ["", '{"kind": "it', '{"kind": "items", "config": {"a"'])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_file_cut_within_its_first_line_starts_anew(module, tmp_path, text, restart):
     out = tmp_path / "results.jsonl"
-    out.write_bytes(b'{"kind": "it')
-    run_items({1: 1}, module.work, out, setup=module.setup, config={"a": 1})
+    out.write_text(text, encoding="utf-8")
+    run_items({1: 1}, module.work, out, setup=module.setup, config={"a": 1}, restart=restart)
     assert read_config(out) == {"a": 1} and len(read_lines(out)) == 1
 
 
-@pytest.mark.parametrize("text", ["hello\n", '{"kind": "attribution"}\n', "[1]\n",
-                                  '{"kind": "items", "config": {}}\n{"key": 1}\n'])  # fmt: skip
-def test_a_foreign_file_is_refused_and_left_alone(module, tmp_path, text):
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("text", [
+    "hello\n", "hello, and no end of line", "\n", '{"kind": "attribution"}\n', "[1]\n",
+    '{"image": "a.png", "prompt": "what?"}\n{"image": "b.png", "prompt": "who?"}\n',
+    '{"kind": "items", "config": 1}\n', "[" * 100_000 + "\n",
+    "1" * 5000 + "\n", "\0\n"])  # fmt: skip
+def test_a_foreign_file_is_refused_and_left_alone(module, tmp_path, text, restart):
     out = tmp_path / "results.jsonl"
     out.write_text(text, encoding="utf-8")
-    with pytest.raises(OutputError, match="no line of results"):
-        run_items({1: 1}, module.work, out)
+    with pytest.raises(OutputError, match="no results of this kind"):
+        run_items({1: 1}, module.work, out, restart=restart)
     assert out.read_text(encoding="utf-8") == text
     with pytest.raises(OutputError):
         read_lines(out)
+
+
+@pytest.mark.parametrize("line", [
+    '{"key": 1}', '{"key": null, "result": {}}', '{"key": [1], "result": {}}', "7", "[" * 100_000,
+    '{"key": 1, "result": []}', '{"key": 1, "error": "x"}', '{"key": 1, "error": {"type": 1}}',
+    '{"key": true, "result": {}}', '{"result": {}}', "{"])  # fmt: skip
+def test_a_damaged_line_is_named_and_may_be_thrown_away(module, tmp_path, line):
+    out = tmp_path / "results.jsonl"
+    run_items({}, module.work, out)
+    text = out.read_text(encoding="utf-8") + line + "\n"
+    out.write_text(text, encoding="utf-8")
+    for read in (read_lines, read_config, lambda path: run_items({1: 1}, module.work, path)):
+        with pytest.raises(OutputError, match="is no line of results"):
+            read(out)
+    assert out.read_text(encoding="utf-8") == text
+    run_items({1: 1}, module.work, out, setup=module.setup, restart=True)
+    assert len(read_lines(out)) == 1
 
 
 def test_a_second_writer_is_refused(module, tmp_path):
@@ -231,40 +263,99 @@ def test_an_error_of_setup_is_raised(module, tmp_path, jobs):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_killed_run_loses_at_most_the_items_in_work(module, tmp_path, jobs):
     out, whole = tmp_path / "results.jsonl", tmp_path / "whole.jsonl"
-    items = {k: [0.15, k] for k in range(12)}
-    process = start(tmp_path, out, jobs)
-    wait_for(lambda: whole_lines(out) >= 4)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    items = {k: [4, k] for k in range(12)}
+    with stuck(tmp_path, out, jobs) as process:
+        process.kill()
+        process.wait()
     kept = out.read_bytes()
-    assert 3 <= len(read_lines(out)) < 12
-    before = len(read_lines(out))
+    assert [line["key"] for line in read_lines(out)] == [0, 1, 2, 3]
+    (tmp_path / "loaded.go").touch()
     summary = run_items(items, module.work, out, setup=module.setup, config={"a": 1})
-    assert len(summary.skipped) == before and len(summary.done) == 12 - before
+    assert summary.skipped == (0, 1, 2, 3) and summary.done == tuple(range(4, 12))
     assert out.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
-    fast = {k: [0.0, k] for k in range(12)}
-    run_items(fast, module.work, whole, setup=module.setup, config={"a": 1})
+    run_items(items, module.work, whole, setup=module.setup, config={"a": 1})
     assert [x["result"] for x in read_lines(out)] == [x["result"] for x in read_lines(whole)]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+@pytest.mark.parametrize("number", ENDINGS)
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_ctrl_c_keeps_everything_finished(module, tmp_path, jobs):
+def test_every_signal_to_end_keeps_what_is_finished_and_leaves_nobody(
+    module, tmp_path, jobs, number
+):
     out = tmp_path / "results.jsonl"
-    process = start(tmp_path, out, jobs)
-    wait_for(lambda: whole_lines(out) >= 3)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=10) != 0
-    assert 2 <= len(read_lines(out)) < 12 and out.read_bytes().endswith(b"\n")
+    with stuck(tmp_path, out, jobs) as process:
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 128 + number
+        assert [line["key"] for line in read_lines(out)] == [0, 1, 2, 3]
+        assert out.read_bytes().endswith(b"\n")
+    assert len(pids_of(tmp_path)) == jobs
+    wait_for(lambda: not any(map(alive, pids_of(tmp_path))))
 
 
-def test_work_that_swallows_ctrl_c_is_not_taken_for_finished(module, tmp_path):
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+@pytest.mark.parametrize("number", ENDINGS)
+def test_a_signal_to_all_processes_is_not_taken_for_items_that_fail(module, tmp_path, number):
     out = tmp_path / "results.jsonl"
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        run_items({1: 1}, module.swallow, out)
-    assert read_lines(out) == []
+    with stuck(tmp_path, out, 2, start_new_session=True) as process:
+        for pid in pids_of(tmp_path):  # before their parent hears of it
+            os.kill(pid, number)
+        time.sleep(0.3)
+        os.killpg(process.pid, number)
+        assert process.wait(timeout=60) == 128 + number
+    assert [line["key"] for line in read_lines(out) if "result" in line] == [0, 1, 2, 3]
+    assert len(read_lines(out)) == 4
+    wait_for(lambda: not any(map(alive, pids_of(tmp_path))))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills")
+@pytest.mark.parametrize("busy", ["", pytest.param("1", marks=pytest.mark.skipif(
+    sys.platform != "linux", reason="only this kernel ends who holds Python's lock"))])  # fmt: skip
+def test_processes_end_with_a_parent_that_is_killed_in_the_middle_of_their_items(
+    module, tmp_path, busy
+):
+    with stuck(tmp_path, tmp_path / "r.jsonl", 2, env={"BUSY": busy}) as process:
+        workers = pids_of(tmp_path)
+        assert len(workers) == 2 and all(map(alive, workers))
+        process.kill()
+        killed = time.monotonic()
+        wait_for(lambda: not any(map(alive, workers)))
+        assert time.monotonic() - killed < 30  # at once; 5 seconds are promised on an idle machine
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal here")
+def test_who_asked_for_nohup_is_not_ended_by_a_closed_terminal(module, tmp_path):
+    out = tmp_path / "results.jsonl"
+    ignored = (signal.SIGHUP, signal.SIGINT)  # as in the background of a script
+    with stuck(tmp_path, out, 2, ignored=ignored) as process:
+        for number in ignored:
+            process.send_signal(number)
+        (tmp_path / "loaded.go").touch()
+        assert process.wait(timeout=60) == 0
+    assert len(read_lines(out)) == 12
+
+
+def test_who_ignores_signals_is_still_ended_by_one_that_it_does_not_ignore(module, tmp_path):
+    with stuck(tmp_path, tmp_path / "r.jsonl", 2, ignored=ENDINGS[:1]) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    wait_for(lambda: not any(map(alive, pids_of(tmp_path))))
+
+
+@pytest.mark.parametrize("number", ENDINGS)
+def test_work_that_swallows_ctrl_c_is_not_taken_for_finished(module, tmp_path, number):
+    from causal_lvlm.cli.ending import told_to_end
+
+    out = tmp_path / "results.jsonl"
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with (
+            ctrl_c_raises(), told_to_end() as ending, pytest.raises(KeyboardInterrupt),
+        ):  # fmt: skip
+            run_items({1: number}, module.swallow, out)
+    finally:
+        signal.signal(number, before)
+    assert read_lines(out) == [] and ending.code(1) == 128 + number
 
 
 def test_a_line_is_on_disk_before_the_next_item_starts(module, tmp_path):

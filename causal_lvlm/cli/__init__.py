@@ -3,7 +3,8 @@
 1. Bad input ends with one line on stderr and exit code 2; ``--debug`` shows where it came from.
 2. Results go to stdout, progress and remarks to stderr, so that ``--json`` can be piped.
 3. The output folder is proven to be writable before any work starts.
-4. Ctrl-C keeps what was found: it is written (or printed), and the exit code is 130.
+4. Ctrl-C keeps what was found: it is written (or printed), and the exit code is 130. SIGTERM (143)
+   and SIGHUP (129) do the same, see `causal_lvlm.cli.ending`.
 
 Torch and transformers are imported inside the commands that need them: ``--help`` is instant.
 Each command has a module of its own; `support` holds what they share.
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 import typer
 
 from causal_lvlm.cli import demo, evaluate, explain, learn, methods, models, report, serve
+from causal_lvlm.cli.ending import told_to_end
 from causal_lvlm.cli.targets import default_target, find_target
 
 __all__ = ["app", "default_target", "find_target", "main"]
@@ -40,4 +42,8 @@ app.command("app")(serve.serve)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line (entry point of the package)."""
-    app(args=None if arguments is None else list(arguments))
+    with told_to_end() as ending:
+        try:
+            app(args=None if arguments is None else list(arguments))
+        except SystemExit as end:
+            raise SystemExit(ending.code(end.code)) from None

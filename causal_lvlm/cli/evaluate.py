@@ -249,10 +249,12 @@ def _load(model: str | None, options: dict[str, Any]) -> Any:
 def _summary(
     out: Path, items: dict[str, dict[str, Any]], config: dict[str, Any], as_json: bool
 ) -> None:
-    from causal_lvlm.cli.evaluate_summary import summarise, table
+    from causal_lvlm.cli.evaluate_summary import check_line, summarise, table
     from causal_lvlm.runner import read_lines
 
     lines = [line for line in read_lines(out) if line["key"] in items and "result" in line]
+    for line in lines:
+        check_line(line, config, out)
     for name in config["methods"]:
         failed = [(li["key"], e) for li in lines if "error" in (e := li["result"]["methods"][name])]
         if failed:

@@ -4,13 +4,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["summarise", "table"]
+from causal_lvlm.cli.evaluate_item import KEPT
+from causal_lvlm.errors import OutputError
+
+__all__ = ["check_line", "summarise", "table"]
 
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+
+
+def check_line(line: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a line that was damaged since `evaluate_item` made it; the summary relies on the rest.
+
+    Raises
+    ------
+    OutputError
+        Names the item and what is not as it was written.
+    """
+
+    def wrong(what: str) -> OutputError:
+        return OutputError(
+            f"the results of {line['key']!r} in {str(path)!r} are damaged ({what}); take the line "
+            "out and start again: the item is done again"
+        )
+
+    methods = line["result"].get("methods")
+    for name in config["methods"]:
+        entry = methods.get(name) if isinstance(methods, dict) else None
+        if not isinstance(entry, dict):
+            raise wrong(f"nothing about {name}")
+        if "error" in entry:
+            if not (isinstance(entry["error"], dict) and "message" in entry["error"]):
+                raise wrong(f"the error of {name}")
+            continue
+        numbers = {key: entry.get(key) for key in KEPT if key != "notes"}
+        metrics = entry.get("metrics")
+        for metric, found in metrics.items() if isinstance(metrics, dict) else [("metrics", None)]:
+            numbers[metric] = found.get("value", ()) if isinstance(found, dict) else ()
+        for key, value in numbers.items():
+            missing = value is None and key in ("model_runs", "backward_passes", "seconds")
+            if (
+                missing
+                or isinstance(value, bool)
+                or not isinstance(value, (int, float, type(None)))
+            ):
+                raise wrong(f"{key} of {name}")
 
 
 def summarise(

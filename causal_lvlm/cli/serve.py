@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from causal_lvlm.cli.support import Debug, clear_errors, one_thread, say
+from causal_lvlm.cli.support import INTERRUPTED, Debug, clear_errors, one_thread, say
 
 __all__ = ["serve"]
 
@@ -45,7 +44,8 @@ def serve(
     """Serve the app: ask about pictures, choose a word, see what it depends on.
 
     Answers on 127.0.0.1 only, unless --host or --share say otherwise. A password is taken from the
-    environment variable CAUSAL_LVLM_PASSWORD. Ctrl-C ends it and removes its temporary folder.
+    environment variable CAUSAL_LVLM_PASSWORD. Ctrl-C, SIGTERM and SIGHUP end it and remove its
+    temporary folder.
     """
     if not model:
         one_thread()
@@ -56,7 +56,6 @@ def serve(
         if password is None and (share or host not in ("127.0.0.1", "localhost", "::1")):
             say(f"causal-lvlm: anybody who can reach {host} may use it; set {PASSWORD} to ask for "
                 "a password")  # fmt: skip
-        _end_tidily()
         with serving(
             host=host, port=port, share=share, password=password, results=results,
             models=model or (), any_model=any_model or None,
@@ -67,16 +66,4 @@ def serve(
                     time.sleep(3600)
             except KeyboardInterrupt:
                 say("causal-lvlm: the app has ended")
-
-
-def _end_tidily() -> None:
-    """Let being told to end, or a closed terminal, remove the temporary folder like Ctrl-C."""
-
-    def end(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # once is enough: the folder is being removed
-        raise SystemExit(128 + number)
-
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
-            signal.signal(number, end)
+                raise typer.Exit(INTERRUPTED) from None

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,8 +28,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 
 
 def say(text: str) -> None:
-    """Print a remark on stderr."""
-    typer.echo(text, err=True)
+    """Print a remark on stderr; one that nobody can read any more ends no work."""
+    with suppress(OSError):  # the terminal was closed, or the reader of a pipe has ended
+        typer.echo(text, err=True)
 
 
 @contextmanager

@@ -291,8 +291,12 @@ def main() -> None:
     else:
         import multiprocessing
 
+        from causal_lvlm.workers import end_with_parent
+
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(given.jobs, mp_context=context) as pool:
+        with ProcessPoolExecutor(
+            given.jobs, mp_context=context, initializer=end_with_parent
+        ) as pool:
             parts = list(pool.map(work, range(given.jobs), [given] * given.jobs))
     rows = sorted((r for part in parts for r in part[0]), key=lambda r: r["pair"])
     wrong, model_id = parts[0][1], parts[0][2]

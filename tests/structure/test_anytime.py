@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ import pytest
 from causal_lvlm import structure
 from causal_lvlm.structure import BackgroundKnowledge, checks, learn
 from tests import naive
+from tests.processes import started
 
 # What is given and asked for here is not always what the annotations promise.
 learn_structure: Any = structure.learn_structure
@@ -292,11 +291,9 @@ SCRIPT = """
     [(0, 1, "stable"), (0, 1, "sequential"), (0, 2, "stable"), (1, 2, "stable")],
 )
 def test_real_ctrl_c(many, n_jobs, variant):
-    root = Path(__file__).resolve().parents[2]
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(many), str(n_jobs), variant],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")])},
+    process = started(
+        ["-c", textwrap.dedent(SCRIPT), many, n_jobs, variant],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         assert process.stdout is not None
