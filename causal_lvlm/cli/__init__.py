@@ -31,6 +31,8 @@ app = typer.Typer(
     help="Why did a vision-language model say that word? Finds the smallest set of image patches "
     "and words that the word depends on, and verifies it by running the model again with the set "
     "masked. Start with: causal-lvlm demo",
+    epilog="Exit codes: 0; 1 an item of evaluate failed; 2 bad input; 130, 143 and 129 ended by "
+    "Ctrl-C, SIGTERM and SIGHUP, with what was found kept.",
 )
 for command in (
     demo.demo, explain.explain, evaluate.evaluate, report.report, learn.learn, methods.methods,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -98,32 +97,6 @@ def test_the_command_warns_where_anybody_could_come_in(monkeypatch, host, said):
     done = CliRunner().invoke(command, ["app", "--host", host])
     assert done.exit_code == 2 and "not today" in done.stderr
     assert ("anybody who can reach" in done.stderr) is said
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_told_to_end_the_command_leaves_no_folder_behind(monkeypatch, tmp_path, name):
-    number = getattr(signal, name, None)
-    if number is None:
-        pytest.skip("no such signal here")
-    before = signal.getsignal(number)
-    folder = tmp_path / "temporary"
-
-    @contextmanager
-    def serving(**options):
-        folder.mkdir()
-        try:
-            signal.raise_signal(number)
-            yield
-        finally:
-            folder.rmdir()
-
-    monkeypatch.setattr(server, "serving", serving)
-    signal.signal(number, signal.SIG_DFL)
-    try:
-        done = CliRunner().invoke(command, ["app"])
-    finally:
-        signal.signal(number, before)
-    assert done.exit_code == 128 + number and not folder.exists()
 
 
 def test_errors_become_one_line_and_nothing_is_html():
