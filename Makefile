@@ -1,6 +1,7 @@
-# Two commands do everything on a machine with Python >= 3.10 and make:
-#   make demo    explain words of the embedded model; results in demo-output/
-#   make test    lint, type check, tests
+# Three commands do everything on a machine with Python >= 3.10 and make:
+#   make demo      explain words of the embedded model; results in demo-output/
+#   make test      lint, type check, tests: some minutes on two cores
+#   make test-all  the slow tests too, kernels as plain Python, the oldest transformers
 # PYTHON chooses the interpreter: make demo PYTHON=python3.12
 
 PYTHON ?= python3
@@ -9,12 +10,15 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # Many threads make the tiny model slower, not faster.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+# Two processes; the tests of a file stay together, since they share models and servers.
+TWO        := -n 2 --dist loadfile
+TESTS      := $(ONE_THREAD) $(BIN)/python -m pytest $(TWO)
 
 # The oldest transformers that pyproject.toml allows; the model tests run against it too.
 OLDEST     := $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 OLDEST_BIN := .venv-oldest/bin
 
-.PHONY: help demo test test-oldest clean
+.PHONY: help demo test test-all test-oldest checks clean
 .DELETE_ON_ERROR:
 
 help:
@@ -23,20 +27,24 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/causal-lvlm demo --out demo-output
 
-# Model tests with the oldest transformers; what is skipped is listed with version and reason.
-test-oldest: .venv-oldest/.installed
-	$(ONE_THREAD) $(OLDEST_BIN)/python -m pytest -q tests/lvlm
-
-# The full run comes last, so that its closing lines are the last thing to be read.
-test: $(VENV)/.installed-test test-oldest
+checks: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	@if ls tests/kernels/test_*.py > /dev/null 2>&1; then \
-	  echo 'kernels with the compiler off:'; \
-	  $(ONE_THREAD) NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -q -m 'not slow' tests/kernels; \
-	fi
-	$(ONE_THREAD) $(BIN)/python -m pytest
+
+# The tests come last, so that their closing lines are the last thing to be read.
+test: checks
+	$(TESTS) -m 'not slow'
+
+test-all: checks test-oldest
+	@echo 'kernels with the compiler off:'
+	NUMBA_DISABLE_JIT=1 $(TESTS) -q tests/kernels
+	@echo 'everything:'
+	$(TESTS)
+
+# Model tests with the oldest transformers; what is skipped is listed with version and reason.
+test-oldest: .venv-oldest/.installed
+	$(ONE_THREAD) $(OLDEST_BIN)/python -m pytest $(TWO) -q tests/lvlm
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -7,9 +7,12 @@ neither torch nor transformers nor numba.
 Examples
 --------
 >>> import causal_lvlm as cl
->>> model = cl.load_model()  # doctest: +SKIP
->>> trace = model.run("scene.png", "what color is the circle ?")  # doctest: +SKIP
->>> cl.explain(trace, target="red").sentence()  # doctest: +SKIP
+>>> from causal_lvlm.tiny import sample_inputs
+>>> sample = sample_inputs()[0]
+>>> trace = cl.load_model().run(sample.image_path, sample.prompt)  # the embedded model
+>>> explanation = cl.explain(trace, target=trace.answer)
+>>> trace.answer, explanation.verified, explanation.minimality
+('yellow', True, 'minimum')
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def test_every_file_and_picture_the_readme_names_is_there():
     assert [m for m in missing if not m.startswith(("demo-output", "llava-hf"))] == []
 
 
-@pytest.mark.parametrize("line", ["make demo", "make test"])
+@pytest.mark.parametrize("line", ["make demo", "make test", "make test-all"])
 def test_the_two_commands_exist(line):
     target = line.split()[1]
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)

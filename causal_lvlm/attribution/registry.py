@@ -146,7 +146,13 @@ def attribute(
 
     Examples
     --------
-    >>> attribute(trace, "red", "attention", head="max").ranking(units)  # doctest: +SKIP
+    >>> from causal_lvlm.lvlm import load_model
+    >>> from causal_lvlm.tiny import sample_inputs
+    >>> sample = sample_inputs()[0]
+    >>> trace = load_model().run(sample.image_path, sample.prompt)
+    >>> found = attribute(trace, trace.answer, "attention", head="max")
+    >>> found.scores.shape == (len(trace.layout),)
+    True
     """
     name = _canonical(method)
     function = METHODS[name]

@@ -108,7 +108,13 @@ def evaluate(
 
     Examples
     --------
-    >>> evaluate(trace, "red", [map_a, map_b], ("deletion", "insertion")).table()  # doctest: +SKIP
+    >>> import causal_lvlm as cl
+    >>> from causal_lvlm.tiny import sample_inputs
+    >>> sample = sample_inputs()[0]
+    >>> trace = cl.load_model().run(sample.image_path, sample.prompt)
+    >>> maps = [cl.attribute(trace, trace.answer, name) for name in ("attention", "rollout")]
+    >>> [value.method for value in evaluate(trace, trace.answer, maps, ("deletion",)).values]
+    ['attention', 'rollout']
     """
     started = time.perf_counter()
     own = case or Case(

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from causal_lvlm.correlation import DEFAULT_ROWS, DEFAULT_THRESHOLDS
 from causal_lvlm.errors import BudgetError, OutputError, SelfCheckError, TargetError
 from causal_lvlm.explanation import PUBLISHED, Explanation, exhaustive_explanation, explain
 from causal_lvlm.explanation.candidates import unit_tree
+from tests.examples import examples
 from tests.explanation.fakes import FakeTrace, layout
 
 N_UNITS = 6  # positions 1..6: four image tokens and two words
@@ -36,7 +37,7 @@ modes = st.sampled_from(["necessary", "sufficient"])
 searches = st.sampled_from(["guided", "graph"])
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(answers=tables, seed=st.integers(0, 5), mode=modes, search=searches)
 def test_a_minimum_is_as_small_as_the_smallest_set_found_by_trying_every_subset(
     answers, seed, mode, search
@@ -60,7 +61,7 @@ def test_a_minimum_is_as_small_as_the_smallest_set_found_by_trying_every_subset(
             assert one.positions in truth.sets
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(answers=tables, max_runs=st.integers(2, 60), mode=modes, search=searches)
 def test_no_budget_is_exceeded_every_run_is_counted_and_every_claim_was_run(
     answers, max_runs, mode, search
@@ -144,7 +145,7 @@ def test_random_controls_have_the_same_composition_and_their_rate_is_right():
     assert image.n_random == 15 and image.random_flip_rate == pytest.approx(1 / 15)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(answers=tables)
 def test_fallback_means_that_no_tree_holds_a_passing_legal_set_of_that_size(answers):
     trace = FakeTrace(table_model(answers))
@@ -161,7 +162,7 @@ def test_fallback_means_that_no_tree_holds_a_passing_legal_set_of_that_size(answ
                 assert table_model(answers)(everything - legal)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(answers=tables, max_runs=st.integers(2, 80), mode=modes, search=searches)
 def test_a_scope_says_that_runs_ended_only_if_all_were_spent(answers, max_runs, mode, search):
     trace = FakeTrace(table_model(answers))

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import causal_lvlm as cl
@@ -17,6 +17,7 @@ from causal_lvlm.explanation.search import prove, shrink
 from causal_lvlm.explanation.testers import Tester
 from causal_lvlm.tiny import sample_inputs
 from causal_lvlm.tokens import TokenLayout, candidate_units, resolve_target
+from tests.examples import examples
 from tests.explanation.fakes import SAID, FakeTrace, layout
 
 N = 12
@@ -46,7 +47,7 @@ monotone = st.lists(clause, min_size=1, max_size=5)
 table = st.lists(st.booleans(), min_size=256, max_size=256)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(clauses=monotone, order=st.permutations(range(N)))
 def test_growing_fast_ends_where_growing_one_by_one_would_on_monotone_models(clauses, order):
     asked = asking(clauses)
@@ -56,7 +57,7 @@ def test_growing_fast_ends_where_growing_one_by_one_would_on_monotone_models(cla
     assert asked.evaluator.budget.used <= 11  # lengths 1 to 8, 10, 12; then 9 or 11
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(answers=table, order=st.permutations(range(8)), longest=st.integers(1, 8))
 def test_growing_fast_returns_a_passing_prefix_whose_shorter_neighbour_failed(
     answers, order, longest
@@ -73,7 +74,7 @@ def test_growing_fast_returns_a_passing_prefix_whose_shorter_neighbour_failed(
     assert k == 1 or asked.known(order[: k - 1]) is False
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(clauses=monotone, order=st.permutations(range(N)))
 def test_exchanging_never_ends_larger_and_ends_irreducible(clauses, order):
     asked = asking(clauses)
@@ -127,7 +128,7 @@ def test_what_was_asked_before_counts_towards_a_proof():
     assert asked.evaluator.budget.used == N
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(clauses=monotone, budget=st.integers(8, 40))
 def test_controls_never_cost_more_than_what_the_search_left(clauses, budget):
     trace = FakeTrace(
@@ -188,7 +189,7 @@ def test_in_sufficient_mode_single_units_are_asked_before_anything_is_grown():
     assert [len(v) for v in asked] == [16, 0, 1]
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(clauses=monotone)
 def test_sufficient_sets_are_irreducible_and_a_claimed_minimum_is_one(clauses):
     enough = lambda v: any(all(u + 1 in v for u in c) for c in clauses)  # noqa: E731

@@ -6,7 +6,7 @@ from itertools import combinations
 from types import SimpleNamespace
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from causal_lvlm.explanation.candidates import merged_candidates, unit_tree
@@ -15,6 +15,7 @@ from causal_lvlm.explanation.evaluator import Budget, Question, SubsetEvaluator
 from causal_lvlm.explanation.search import grow, shrink
 from causal_lvlm.explanation.testers import Tester
 from causal_lvlm.tokens import candidate_units, resolve_target
+from tests.examples import examples
 from tests.explanation.fakes import SAID, FakeTrace, layout
 
 
@@ -31,7 +32,7 @@ clause = st.frozensets(st.integers(0, 11), min_size=1, max_size=4)
 monotone = st.lists(clause, min_size=1, max_size=5)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(clauses=monotone, order=st.permutations(range(12)))
 def test_shrinking_any_explaining_set_gives_an_irreducible_one(clauses, order):
     # The model stays with its answer while every clause has a visible member.
@@ -42,7 +43,7 @@ def test_shrinking_any_explaining_set_gives_an_irreducible_one(clauses, order):
     assert irreducible and flips[0] and not any(flips[1:])
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(clauses=monotone, order=st.permutations(range(12)))
 def test_grow_returns_the_first_prefix_that_passes(clauses, order):
     shape = layout(3, 3, 3)
@@ -71,7 +72,7 @@ def trees(draw):
     return SimpleNamespace(node=np.array(node), parent=np.array(parent), depth=np.array(depth))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(tree=trees(), scope=st.frozensets(st.integers(1, 7)))
 def test_legal_sets_are_those_whose_members_reach_the_target_within_the_set(tree, scope):
     units = unit_tree(0, tree, [None, *range(1, 8)], scope)

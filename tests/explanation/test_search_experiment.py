@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from causal_lvlm.explanation import exhaustive_explanation
@@ -15,6 +15,7 @@ from experiments.first_light.orders import Job
 from experiments.search import orders, page, summary
 from experiments.search.truth import smallest
 from experiments.search.watch import Watched
+from tests.examples import examples
 from tests.explanation.fakes import FakeTrace
 
 HERE = Path(page.__file__).parent
@@ -36,7 +37,7 @@ def job_of(answers) -> Job:
 tables = st.lists(st.booleans(), min_size=64, max_size=64)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(answers=tables, mode=st.sampled_from(["necessary", "sufficient"]))
 def test_its_brute_force_agrees_with_the_exhaustive_search(answers, mode):
     job = job_of(answers)

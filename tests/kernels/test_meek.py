@@ -14,9 +14,10 @@ import pytest
 from causal_kernels import meek
 from causal_kernels.graph import neighbour_lists
 from causal_kernels.orientation import CONFLICT
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.naive_rules import Meek, maximally_directed, read_graph, separator_arrays, write_graph
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
@@ -163,7 +164,7 @@ def test_knowledge_stays(simultaneous):
     assert orient(path, {"AC": "B"}, simultaneous, ["BA"], [0, 1, 1])[1] == 2
 
 
-@settings(deadline=None, max_examples=EXAMPLES, derandomize=True)
+@examples(EXAMPLES)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 9), simultaneous=st.booleans())
 def test_twin(seed, n, simultaneous):
     """Random skeletons, separating sets, tiers, blocked marks and forbidden pairs."""
@@ -210,7 +211,7 @@ def random_dag(rng, n, degree):
     return dag
 
 
-@settings(deadline=None, max_examples=EXAMPLES // 2, derandomize=True)
+@examples(EXAMPLES // 2)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 6))
 def test_all_equivalent_dags(seed, n):
     """With true separating sets and true knowledge: what all DAGs of the class have in common."""

@@ -7,10 +7,11 @@ from fractions import Fraction
 import causal_kernels as kernels
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import naive
+from tests.examples import examples
 
 TOLERANCE = 1e-9
 
@@ -23,7 +24,7 @@ def partial(correlation, x, y, members):
     )
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 9))
 def test_equals_inverse(seed, n):
     rng = np.random.default_rng(seed)

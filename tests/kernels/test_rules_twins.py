@@ -7,9 +7,10 @@ import os
 import numpy as np
 from causal_kernels import complete_selection, complete_tails, orient
 from causal_kernels.orientation import CONFLICT
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.naive_rules import Orientation, from_array, separator_arrays, to_array
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
@@ -53,7 +54,7 @@ def compare(rng, marks, claims, sepset=None, twin=None):
     np.testing.assert_array_equal(marks, to_array(twin.mark, n))
 
 
-@settings(deadline=None, max_examples=2 * EXAMPLES, derandomize=True)
+@examples(2 * EXAMPLES)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 8))
 def test_any_marks(seed, n):
     rng = np.random.default_rng(seed)
@@ -61,7 +62,7 @@ def test_any_marks(seed, n):
     compare(rng, marks, random_claims(rng, marks))
 
 
-@settings(deadline=None, max_examples=EXAMPLES // 2, derandomize=True)
+@examples(EXAMPLES // 2)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(7, 10))
 def test_circles_only(seed, n):
     """R5 where paths must be searched: larger graphs, all of circles."""
@@ -70,7 +71,7 @@ def test_circles_only(seed, n):
     compare(rng, marks, random_claims(rng, marks))
 
 
-@settings(deadline=None, max_examples=2 * EXAMPLES, derandomize=True)
+@examples(2 * EXAMPLES)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 9), simultaneous=st.booleans())
 def test_knowledge(seed, n, simultaneous):
     """Random skeletons, separating sets, tiers, blocked marks and forbidden pairs."""
@@ -100,7 +101,7 @@ def test_knowledge(seed, n, simultaneous):
     assert all(marks[pair] == 2 for pair in pinned)
 
 
-@settings(deadline=None, max_examples=EXAMPLES // 2, derandomize=True)
+@examples(EXAMPLES // 2)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 12))
 def test_numbering_does_not_matter(seed, n):
     """The last rules on a renumbered graph give the renumbered result."""

@@ -7,11 +7,12 @@ import os
 import causal_kernels as kernels
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from causal_lvlm.structure import learn_structure
 from tests import naive
+from tests.examples import examples
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 EXAMPLES = 150 if JIT else 60
@@ -50,7 +51,7 @@ def assert_same(structure, twin, n):
 
 
 @pytest.mark.parametrize("variant", ["stable", "sequential"])
-@settings(deadline=None, max_examples=EXAMPLES, derandomize=True)
+@examples(EXAMPLES)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(2, 7 if JIT else 6),
@@ -69,7 +70,7 @@ def test_learning(variant, seed, n, threshold):
 
 
 @pytest.mark.parametrize("variant", ["stable", "sequential"])
-@settings(deadline=None, max_examples=EXAMPLES // 3, derandomize=True)
+@examples(EXAMPLES // 3)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(4, 7), spread=st.floats(1e-13, 3e-12))
 def test_chains_of_near_ties(variant, seed, n, spread):
     """What is zero in the model differs by about what counts as a tie, up and down."""
@@ -88,7 +89,7 @@ def test_chains_of_near_ties(variant, seed, n, spread):
 
 
 @pytest.mark.parametrize("variant", ["stable", "sequential"])
-@settings(deadline=None, max_examples=EXAMPLES // 3, derandomize=True)
+@examples(EXAMPLES // 3)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 7), n_samples=st.integers(30, 400))
 def test_icd_with_fishers_z(variant, seed, n, n_samples):
     """`icd` is the twin with one tier, and thresholds follow Fisher's z."""
@@ -109,7 +110,7 @@ def test_icd_with_fishers_z(variant, seed, n, n_samples):
         assert_same(structure, twin, n)
 
 
-@settings(deadline=None, max_examples=EXAMPLES // 2, derandomize=True)
+@examples(EXAMPLES // 2)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 6), tiered=st.booleans())
 def test_separation_oracle(seed, n, tiered):
     """Population correlations give what d-separation in the DAG gives, and it is all true."""
@@ -141,7 +142,7 @@ def test_separation_oracle(seed, n, tiered):
             assert twin.marks[i, j] == 2
 
 
-@settings(deadline=None, max_examples=EXAMPLES, derandomize=True)
+@examples(EXAMPLES)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 9), depth=st.integers(0, 5))
 def test_pds_and_possible_ancestors(seed, n, depth):
     """Trees, distances, the set condition and possible ancestors on arbitrary mixed graphs."""
@@ -180,7 +181,7 @@ def test_pds_and_possible_ancestors(seed, n, depth):
     assert legal == naive.is_pds_set(graph, root, [int(z) for z in members])
 
 
-@settings(deadline=None, max_examples=6 * EXAMPLES, derandomize=True)
+@examples(6 * EXAMPLES)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 10), simultaneous=st.booleans())
 def test_orientation(seed, n, simultaneous):
     """All rules on random skeletons with random separating sets (most of them contradictory)."""

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from causal_lvlm.errors import StructureError
 from causal_lvlm.structure.aggregate import aggregate_graphs
 from causal_lvlm.structure.pag import PAG
+from tests.examples import examples
 
 
 def random_pag(rng, n, density=0.5):
@@ -47,7 +48,7 @@ def slow(graphs, ids, weights):
     }
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(0, 10**6), st.integers(1, 6))
 def test_against_counting(seed, count):
     rng = np.random.default_rng(seed)

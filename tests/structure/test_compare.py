@@ -8,13 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from causal_lvlm.errors import StructureError
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.structure.compare import compare_graphs
 from causal_lvlm.structure.pag import PAG
+from tests.examples import examples
 
 #         0 --> 1, 1 <-> 2, 2 o-o 3
 TRUTH = PAG(np.array([[0, 2, 0, 0], [3, 0, 2, 0], [0, 2, 0, 1], [0, 0, 1, 0]]))
@@ -88,7 +89,7 @@ def test_what_is_undefined_is_nan():
     assert alone.same and alone.n_nodes == 1
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(graphs(5, 2))
 def test_against_counting(pair):
     found, counted = compare_graphs(*pair), slow(*pair)
@@ -101,7 +102,7 @@ def test_against_counting(pair):
         assert found.mark_accuracy == counted["right"] / (2 * counted["tp"])
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(graphs(4, 3))
 def test_distances_are_metrics(three):
     a, b, c = three
@@ -117,7 +118,7 @@ def test_distances_are_metrics(three):
         assert distance[0, 2] <= distance[0, 1] + distance[1, 2], (a, b, c)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(graphs(5, 2))
 def test_swapping_swaps_precision_and_recall(pair):
     there, back = compare_graphs(*pair), compare_graphs(*pair[::-1])
@@ -127,7 +128,7 @@ def test_swapping_swaps_precision_and_recall(pair):
         assert getattr(there, one) == pytest.approx(getattr(back, other), nan_ok=True)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(graphs(5, 2), st.permutations(range(5)))
 def test_numbering_does_not_matter(pair, order):
     turned = [PAG(graph.marks[np.ix_(order, order)]) for graph in pair]

@@ -10,7 +10,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from causal_lvlm.errors import OutputError, StructureError
@@ -33,6 +33,7 @@ from causal_lvlm.structure.texts import (
     to_pcalg,
     to_tetrad,
 )
+from tests.examples import examples
 
 # 0 --> 1, 1 o-> 2, 3 <-> 2, 0 o-o 3, 1 --- 3
 MARKS: Any = np.array([[0, 2, 0, 1], [3, 0, 2, 3], [0, 1, 0, 2], [1, 3, 2, 0]])
@@ -119,7 +120,7 @@ def test_kind():
 # --- networkx -----------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@examples(40)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 8))
 def test_networkx_round_trip(seed, n):
     pag = PAG(random_marks(seed, n))
@@ -183,7 +184,7 @@ def test_pcalg_cpdag_entry_by_entry():
     assert text.startswith("# pcalg amat.cpdag: ")
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@examples(40)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, len(ODD)))
 def test_pcalg_round_trip(seed, n):
     names = tuple(ODD[:n])
@@ -241,7 +242,7 @@ def test_tetrad_circle_and_tail():
         assert "--o" in text and from_tetrad(text).pag.marks.tolist() == marks
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@examples(40)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 8))
 def test_tetrad_round_trip(seed, n):
     pag = PAG(random_marks(seed, n))

@@ -10,12 +10,13 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from causal_lvlm.errors import StructureError
 from causal_lvlm.structure import PAG, PDSTree, check_validity, export, pds_tree
 from causal_lvlm.structure import pag as functions
+from tests.examples import examples
 
 # 0 --> 1, 1 o-> 2, 3 <-> 2, 0 o-o 3
 MARKS: Any = np.array([[0, 2, 0, 1], [3, 0, 2, 0], [0, 1, 0, 2], [1, 0, 2, 0]])
@@ -143,7 +144,7 @@ def test_violations(marks, expected):
     assert [str(violation) for violation in check_validity(PAG(marks))] == expected
 
 
-@settings(deadline=None, max_examples=150, derandomize=True)
+@examples(150)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 6))
 def test_maximality_by_paths(seed, n):
     """Against all simple paths of graphs with many arrowheads and tails."""
@@ -203,7 +204,7 @@ def marks_of(graph, n):
     return marks
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@examples(40)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 8))
 def test_round_trips(seed, n):
     pag = PAG(random_marks(seed, n))

@@ -8,7 +8,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from causal_lvlm.errors import (
@@ -26,6 +26,7 @@ from causal_lvlm.structure.inputs import (
     correlation_from_covariance,
     correlation_from_data,
 )
+from tests.examples import examples
 
 
 class Frame:
@@ -83,7 +84,7 @@ def test_correlation_is_exact_for_any_mean_and_scale(shift, scale):
     assert source.kind == "data" and not source.correlation.flags.writeable
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@examples(30)
 @given(
     seed=st.integers(0, 2**32 - 1), p=st.integers(1, 5), exponent=st.integers(-200, 200),
     shift=st.floats(-1e6, 1e6),

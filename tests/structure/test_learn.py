@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from causal_lvlm.errors import (
@@ -23,6 +23,7 @@ from causal_lvlm.errors import (
 )
 from causal_lvlm.structure import LearnedStructure, learn_structure
 from tests import naive
+from tests.examples import examples
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 HEADS = dict(np.load(DATA / "attention_correlations_n50.npz"))
@@ -180,7 +181,7 @@ def test_reads_a_correlation_object():
     assert learn_structure(source, algorithm="icd") == plain
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@examples(40)
 @given(
     seed=st.integers(0, 2**32 - 1), n=st.integers(2, 9), threshold=st.sampled_from([0.1, 0.2, 0.3])
 )
