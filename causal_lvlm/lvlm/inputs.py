@@ -59,11 +59,15 @@ class _Overhearing:
         return self._tokenizer(text, *args, **options)
 
 
-def process(lvlm: LVLM, images: Sequence[Image.Image], text: str) -> Processed:
+def process(
+    lvlm: LVLM, images: Sequence[Image.Image], text: str, *, rendered: bool = False
+) -> Processed:
     """Run the processor of a model; arguments and errors as in `LVLM.process`."""
     bos = lvlm.tokenizer.bos_token
-    # A template may write the first token out; the tokenizer must then not add a second.
-    options = {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+    # A template may write the first token out; the tokenizer must then not add a second. The
+    # template of a text model writes all of them (the same rules as `apply_chat_template` has).
+    complete = bool(bos and text.startswith(bos)) or (rendered and lvlm.family.text_only)
+    options = {"add_special_tokens": False} if complete else {}
     overhearing = _Overhearing(lvlm.tokenizer)
     try:
         if lvlm.family.text_only:

@@ -315,15 +315,25 @@ class LVLM:
             if isinstance(value, torch.Tensor)
         }
 
-    def process(self, images: Sequence[Image.Image], text: str) -> Processed:
-        """Send images and a rendered prompt through the model's own processor.
+    def process(
+        self, images: Sequence[Image.Image], text: str, *, rendered: bool = False
+    ) -> Processed:
+        """Send images and a prompt's text through the model's own processor.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+        text : str
+        rendered : bool
+            Whether a chat template made the text; a text model's tokenizer then adds no special
+            tokens of its own.
 
         Raises
         ------
         PromptError
             If the processor refuses them.
         """
-        return process(self, images, text)
+        return process(self, images, text, rendered=rendered)
 
     def embed(
         self, inputs: Mapping[str, torch.Tensor], token_ids: torch.Tensor

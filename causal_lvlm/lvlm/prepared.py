@@ -77,13 +77,14 @@ class Prepared:
         self._lock = threading.RLock()
 
     def _process(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        inputs = self.lvlm.process(images, self.prompt).inputs
-        if not torch.equal(inputs["input_ids"], self.token_ids[:, : self.layout.n_prompt]):
-            raise UnsupportedModelError(
-                f"the processor of {self.lvlm.model_id!r} turns the prompt into other tokens than "
-                "those recorded"
-            )
-        return inputs
+        for rendered in (False, True):  # the tokens recorded tell which it was
+            inputs = self.lvlm.process(images, self.prompt, rendered=rendered).inputs
+            if torch.equal(inputs["input_ids"], self.token_ids[:, : self.layout.n_prompt]):
+                return inputs
+        raise UnsupportedModelError(
+            f"the processor of {self.lvlm.model_id!r} turns the prompt into other tokens than "
+            "those recorded"
+        )
 
     @cached_property
     def _embedded(self) -> tuple[torch.Tensor, Context]:

@@ -78,7 +78,7 @@ def run(
         around=lvlm.family.around,
     )
     with lvlm.session(), torch.no_grad():
-        processed = lvlm.process(pictures, rendered.text)
+        processed = lvlm.process(pictures, rendered.text, rendered=rendered.rendered)
         sequence, log_probs, stop_ids = _generate(lvlm, processed.inputs, max_new_tokens, on_token)
     n_prompt = int(processed.inputs["input_ids"].shape[1])
     token_ids = [int(i) for i in sequence]
