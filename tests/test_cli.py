@@ -377,7 +377,7 @@ def test_ctrl_c_before_the_numbers_does_not_point_to_an_older_file(calls, monkey
     def stop(*_):
         raise KeyboardInterrupt
 
-    (tmp_path / "explanation.json").write_text("an earlier run")
+    (tmp_path / "explanation.json").write_text('{"kind": "explanation"}')  # an earlier run
     monkeypatch.setattr(module, "_write_numbers", stop)
     result = invoke("explain", "x.png", "what ?", "-t", "red", "--out", tmp_path)
     assert result.exit_code == 130 and "before the numbers were written" in result.stderr

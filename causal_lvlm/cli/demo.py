@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from causal_lvlm.cli.overwriting import EXPLAINED, results_folder
 from causal_lvlm.cli.results import describe, finish, was_interrupted
 from causal_lvlm.cli.support import Debug, Progress, clear_errors, one_thread, writing
 from causal_lvlm.cli.targets import default_target
-from causal_lvlm.storage import output_folder
 
 __all__ = ["demo"]
 
@@ -33,7 +33,7 @@ def demo(
     """
     one_thread()
     with clear_errors(debug):
-        folder = output_folder(out)
+        folder = results_folder(out, EXPLAINED)
         from causal_lvlm.tiny import sample_inputs
         from causal_lvlm.viz.bundle import write_cases
 

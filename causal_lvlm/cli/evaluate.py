@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from causal_lvlm.cli.items import read_items
+from causal_lvlm.cli.overwriting import spare
 from causal_lvlm.cli.support import (
     INTERRUPTED,
     Debug,
@@ -96,6 +97,7 @@ def evaluate(
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     with clear_errors(debug):
         items = read_items(data, prompt)
+        spare([out], [data, *(Path(image) for item in items.values() for image in item["images"])])
         chosen = dict(list(items.items())[:limit])
         config = _config(
             methods, metrics, option,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from causal_lvlm.cli.looks import Looked, Looks
+from causal_lvlm.cli.overwriting import EXPLAINED, results_folder
 from causal_lvlm.cli.results import describe, finish, result_json, was_interrupted
 from causal_lvlm.cli.support import (
     INTERRUPTED,
@@ -24,7 +25,6 @@ from causal_lvlm.cli.support import (
 )
 from causal_lvlm.cli.targets import default_target, find_target
 from causal_lvlm.errors import ImageError
-from causal_lvlm.storage import output_folder
 
 if TYPE_CHECKING:
     from causal_lvlm.tokens import Target
@@ -165,7 +165,7 @@ def explain(
         one_thread()
     with clear_errors(debug):
         images, prompt = _inputs(inputs)
-        folder = None if out is None else output_folder(out)
+        folder = None if out is None else results_folder(out, EXPLAINED, _listed(images))
         options = given(
             mode=mode, tester=tester, against=against, candidates=candidates, masking=masking,
             layer=_layer(layer), source=source, row=row, sink=sink, pool=pool,
@@ -254,6 +254,10 @@ def _inputs(given_words: list[str]) -> tuple[Path | list[Path] | None, str]:
     if missing:  # said before a model is loaded, which may take minutes
         raise ImageError(f"no such picture file: {', '.join(missing)}; the question comes last")
     return (paths[0] if len(paths) == 1 else paths), prompt
+
+
+def _listed(images: Path | list[Path] | None) -> list[Path]:
+    return images if isinstance(images, list) else [] if images is None else [images]
 
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")

@@ -114,6 +114,8 @@ def _parsed(text: str) -> dict[str, Any]:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"no JSON ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # numbers of 5,000 digits, 100,000 brackets
+        raise DataError(f"no JSON that can be read ({error})") from None
     if not isinstance(value, dict):
         raise DataError(f"not an object with image and prompt but {type(value).__name__}")
     return value

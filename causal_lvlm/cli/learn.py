@@ -14,9 +14,9 @@ import typer
 from causal_lvlm.cli import learn_trust
 from causal_lvlm.cli.learn_options import as_option, chosen_columns, node_pairs, tiers_of
 from causal_lvlm.cli.matrix import Loaded, read_input
+from causal_lvlm.cli.overwriting import LEARNED, results_folder, spare
 from causal_lvlm.cli.support import INTERRUPTED, Debug, Json, clear_errors, given, say
 from causal_lvlm.errors import CausalLVLMError
-from causal_lvlm.storage import output_folder
 
 if TYPE_CHECKING:
     from causal_lvlm.structure.sources import CorrelationSource
@@ -137,7 +137,8 @@ def learn(
     Example: causal-lvlm learn attention.npy --attention --head 3 --n-samples 128 --out graph
     """
     with clear_errors(debug), _options_named(debug):
-        folder = None if out is None else output_folder(out)
+        folder = None if out is None else results_folder(out, LEARNED, (file, compare))
+        spare((picture, difference), (file, compare))
         if attention and input not in ("auto", "attention"):
             raise ValueError(f"--attention and --input {input} contradict each other")
         if alpha is not None and threshold is not None:

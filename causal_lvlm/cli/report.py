@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from causal_lvlm.cli.overwriting import spare
 from causal_lvlm.cli.support import Debug, clear_errors, one_thread, say
 from causal_lvlm.errors import OutputError
 
@@ -42,6 +43,7 @@ def report(
     """
     one_thread()
     with clear_errors(debug):
+        spare([out], _expanded(files))
         cases, remarks = read_results(files)
         for remark in remarks:
             say(f"causal-lvlm: {remark}")
