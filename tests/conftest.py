@@ -10,6 +10,8 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
+
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -29,3 +31,11 @@ os.environ.setdefault(
     "NUMBA_CACHE_DIR",
     str(Path(tempfile.gettempdir()) / f"causal-lvlm-numba-{os.getuid()}" / _kernel_hash()),
 )
+
+
+@pytest.fixture(scope="session")
+def embedded_model():
+    """The embedded model, loaded once; a test that changes a model loads its own."""
+    import causal_lvlm
+
+    return causal_lvlm.load_model()

@@ -82,13 +82,13 @@ def test_items_are_explained_measured_and_summarised(three, tmp_path):
     assert read_config(out)["units"] == "patch+word"
 
 
-def test_a_value_is_what_the_library_measures(three, tmp_path):
+def test_a_value_is_what_the_library_measures(three, tmp_path, embedded_model):
     import causal_lvlm as cl
     from causal_lvlm.metrics import evaluate
 
     out = tmp_path / "r.jsonl"
     assert invoke(three, *CHEAP, "--out", out, "--limit", 1, "--units", "block:2").exit_code == 0
-    trace = cl.load_model().run(SAMPLES / "colour.png", "what color is the star?")
+    trace = embedded_model.run(SAMPLES / "colour.png", "what color is the star?")
     found = cl.attribute(trace, "yellow", "attention")
     table = evaluate(trace, "yellow", found, "comprehensiveness", units="block:2")
     saved = read_lines(out)[0]["result"]["methods"]["attention"]["metrics"]

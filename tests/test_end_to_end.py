@@ -15,8 +15,8 @@ from causal_lvlm.tokens import candidate_units, resolve_target
 
 
 @pytest.fixture(scope="module")
-def model():
-    return cl.load_model()
+def model(embedded_model):
+    return embedded_model
 
 
 @pytest.fixture(scope="module")

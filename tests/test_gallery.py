@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import causal_lvlm as cl
 from causal_lvlm.storage import to_jsonable, write_json
 from causal_lvlm.tiny import sample_inputs
 from experiments.common.tables import filled, rounded
@@ -195,9 +194,11 @@ def test_the_page_is_written_without_a_model():
 
 
 @pytest.mark.slow
-def test_the_hallucination_is_explained_again_with_the_same_set_and_numbers(saved, monkeypatch):
+def test_the_hallucination_is_explained_again_with_the_same_set_and_numbers(
+    saved, monkeypatch, embedded_model
+):
     monkeypatch.setattr(entries, "METHODS", ("attention", "relevancy"))  # others cost 600 runs
-    found, pictures = entries.hallucination(entries.Kit(cl.load_model(), saved["seed"]))
+    found, pictures = entries.hallucination(entries.Kit(embedded_model, saved["seed"]))
     shown = dict(saved["entries"]["hallucination"])
     shown["methods"] = [r for r in shown["methods"] if r["method"] in entries.METHODS]
     assert pictures.keys() == {"hallucination", "hallucination-maps"}

@@ -24,8 +24,8 @@ RESULTS = ROOT / "experiments" / "leaderboard" / "results"
 
 
 @pytest.fixture(scope="module")
-def model():
-    return cl.load_model()
+def model(embedded_model):
+    return embedded_model
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,9 @@ from causal_lvlm.app.models import ModelShelf
 
 
 @pytest.fixture(scope="session")
-def lvlm():
-    import causal_lvlm
+def lvlm(embedded_model):
 
-    return causal_lvlm.load_model()
+    return embedded_model
 
 
 @pytest.fixture(scope="session")

@@ -130,9 +130,8 @@ def test_equals_feature_ablation_of_captum_on_the_tiny_model(tiny_trace):
 
 
 @pytest.fixture(scope="module")
-def tiny_trace():
-    import causal_lvlm as cl
+def tiny_trace(embedded_model):
     from causal_lvlm.tiny import sample_inputs
 
     sample = next(s for s in sample_inputs() if s.kind == "colour")
-    return cl.load_model().run(sample.image_path, sample.prompt)
+    return embedded_model.run(sample.image_path, sample.prompt)

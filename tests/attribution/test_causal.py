@@ -149,12 +149,11 @@ def test_options_of_explain_pass_through_and_wrong_ones_are_named():
         attribute(FakeTrace(needs(3)), "red", "causal", weights={"size": 1.0})
 
 
-def test_a_file_gives_the_same_scores_without_a_model(tmp_path):
-    import causal_lvlm as cl
+def test_a_file_gives_the_same_scores_without_a_model(tmp_path, embedded_model):
     from causal_lvlm.tiny import sample_inputs
 
     sample = sample_inputs()[0]
-    trace = cl.load_model().run(sample.image_path, sample.prompt)
+    trace = embedded_model.run(sample.image_path, sample.prompt)
     made = explain(trace, 0, max_runs=120, n_random=0)
     loaded = Explanation.load(made.save(tmp_path / "explanation.json"))
     for units in ("patch+word", "block:2", None):

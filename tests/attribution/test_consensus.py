@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, rankdata
 
-import causal_lvlm as cl
 from causal_lvlm.attribution import Attribution, attribute
 from causal_lvlm.tokens import candidate_units, resolve_target
 from tests.metrics.fakes import additive
@@ -140,11 +139,11 @@ def test_wrong_arguments_are_named():
         attribute(trace, "red", "consensus", methods=[foreign, foreign])
 
 
-def test_named_methods_run_on_the_embedded_model_and_the_result_is_saved(tmp_path):
+def test_named_methods_run_on_the_embedded_model_and_the_result_is_saved(tmp_path, embedded_model):
     from causal_lvlm.tiny import sample_inputs
 
     sample = sample_inputs()[0]
-    trace = cl.load_model().run(sample.image_path, sample.prompt)
+    trace = embedded_model.run(sample.image_path, sample.prompt)
     steps = []
     found = attribute(
         trace, 0, "consensus", units="patch+word", n_random=2,
@@ -156,12 +155,12 @@ def test_named_methods_run_on_the_embedded_model_and_the_result_is_saved(tmp_pat
     assert Attribution.load(found.save(tmp_path / "c.json")).parameters == found.parameters
 
 
-def test_a_consensus_made_again_asks_its_members_with_their_options(tmp_path):
+def test_a_consensus_made_again_asks_its_members_with_their_options(tmp_path, embedded_model):
     from causal_lvlm.metrics.rerun import Rerunner
     from causal_lvlm.tiny import sample_inputs
 
     sample = sample_inputs()[0]
-    trace = cl.load_model().run(sample.image_path, sample.prompt)
+    trace = embedded_model.run(sample.image_path, sample.prompt)
     given = attribute(trace, 0, "rollout", head="max")
     methods = ["attention", ("attention", {"head": "max", "layer": 0}), given]
     found = attribute(trace, 0, "consensus", methods=methods, n_random=2, sharpness=1.0, seed=3)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-import causal_lvlm as cl
 from causal_lvlm.attribution import attribute
 from causal_lvlm.attribution.head_choice import fingerprint
 from causal_lvlm.attribution.heads import HeadChoice, attn_attrib, select_heads
@@ -18,10 +17,10 @@ from tests.attribution.conftest import make_layout
 
 
 @pytest.fixture(scope="module")
-def traces():
+def traces(embedded_model):
     from causal_lvlm.tiny import sample_inputs
 
-    model = cl.load_model()
+    model = embedded_model
     return [model.run(s.image_path, s.prompt) for s in sample_inputs()[:3]]
 
 

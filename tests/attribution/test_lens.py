@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-import causal_lvlm as cl
 from causal_lvlm.attribution import attribute
 from causal_lvlm.attribution.lens import rank_gaussian
 from causal_lvlm.errors import AttentionError
@@ -168,11 +167,11 @@ def test_text_alone_is_scored_with_a_note():
     assert result.notes and result.scores.max() == 1
 
 
-def test_the_embedded_models_lens_at_the_predicting_row_is_its_own_logit():
+def test_the_embedded_models_lens_at_the_predicting_row_is_its_own_logit(embedded_model):
     from causal_lvlm.tiny import sample_inputs
 
     sample = sample_inputs()[0]
-    trace = cl.load_model().run(sample.image_path, sample.prompt)
+    trace = embedded_model.run(sample.image_path, sample.prompt)
     target = trace.target(0)
     lens = attribute(trace, 0, "logit_lens")
     assert lens.scores[target.predictor] == pytest.approx(trace.backward(target).score, abs=1e-3)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-import causal_lvlm as cl
 from causal_lvlm.attribution import attribute, list_methods
 from causal_lvlm.lvlm import LVLM
 from causal_lvlm.lvlm.lrp import RULES, Rules, propagate, propagation
@@ -193,11 +192,11 @@ def test_conservative_rules_conserve_in_every_kind_of_decoder(name):
 
 
 @pytest.fixture(scope="module")
-def trace():
+def trace(embedded_model):
     from causal_lvlm.tiny import sample_inputs
 
     sample = sample_inputs()[0]
-    return cl.load_model().run(sample.image_path, sample.prompt)
+    return embedded_model.run(sample.image_path, sample.prompt)
 
 
 def test_relevance_of_the_embedded_model_is_conserved(trace):

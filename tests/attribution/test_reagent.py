@@ -220,11 +220,10 @@ def test_impossible_options_are_refused(options):
         reagent(trace, trace.target(), units=trace.units(), **{"vocabulary": [1], **options})
 
 
-def test_on_the_tiny_model_the_seed_decides_and_special_tokens_are_never_drawn():
-    import causal_lvlm as cl
+def test_on_the_tiny_model_the_seed_decides_and_special_tokens_are_never_drawn(embedded_model):
     from causal_lvlm.tiny import sample_inputs
 
-    model = cl.load_model()
+    model = embedded_model
     sample = next(s for s in sample_inputs() if s.kind == "colour")
     trace = model.run(sample.image_path, sample.prompt)
     target = trace.target(0)

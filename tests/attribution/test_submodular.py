@@ -343,12 +343,11 @@ def test_impossible_options_are_refused(method, options, message):
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    import causal_lvlm as cl
+def tiny(embedded_model):
     from causal_lvlm.tiny import sample_inputs
 
     sample = next(s for s in sample_inputs() if s.kind == "colour")
-    trace = cl.load_model().run(sample.image_path, sample.prompt)
+    trace = embedded_model.run(sample.image_path, sample.prompt)
     target = trace.target(0)
     return trace, target, candidate_units(trace.layout, target, pool=2)
 

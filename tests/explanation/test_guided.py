@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import causal_lvlm as cl
 from causal_lvlm.explanation import PUBLISHED, exhaustive_explanation, explain
 from causal_lvlm.explanation.evaluator import Budget, Question, SubsetEvaluator
 from causal_lvlm.explanation.guided import best_start, exchange, grow_fast
@@ -211,8 +210,8 @@ def scope_of(name):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return cl.load_model()
+def model(embedded_model):
+    return embedded_model
 
 
 def test_on_the_embedded_model_100_runs_give_the_minimum_of_brute_force(model):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from causal_lvlm.lvlm import load_model
 from causal_lvlm.tiny import sample_inputs, weights_path
 from tests.lvlm.helpers import random_masks
 
@@ -17,9 +16,9 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def traces():
+def traces(embedded_model):
     """Return a trace of every bundled sample."""
-    lvlm = load_model()
+    lvlm = embedded_model
     return [lvlm.run(sample.image_path, sample.prompt) for sample in sample_inputs()]
 
 

@@ -12,10 +12,9 @@ from tests.lvlm.helpers import noise_image
 
 
 @pytest.fixture(scope="module")
-def lvlm():
-    import causal_lvlm
+def lvlm(embedded_model):
 
-    return causal_lvlm.load_model()
+    return embedded_model
 
 
 @pytest.fixture(scope="module")

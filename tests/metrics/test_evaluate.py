@@ -181,8 +181,8 @@ def test_every_listed_metric_has_a_direction_a_summary_and_a_reference():
 
 
 @pytest.fixture(scope="module")
-def traced():
-    model = cl.load_model()
+def traced(embedded_model):
+    model = embedded_model
     sample = next(s for s in sample_inputs() if s.kind == "colour")
     return model.run(sample.image_path, sample.prompt)
 

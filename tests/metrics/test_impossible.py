@@ -111,9 +111,9 @@ def test_bad_arguments_are_refused():
 
 
 @pytest.fixture(scope="module")
-def trace():
+def trace(embedded_model):
     sample = sample_inputs()[0]
-    return cl.load_model().run(sample.image_path, sample.prompt)
+    return embedded_model.run(sample.image_path, sample.prompt)
 
 
 @pytest.mark.parametrize("method", ["attention", "relevancy", "grad_attention", "leave_one_out"])

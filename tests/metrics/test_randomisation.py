@@ -155,9 +155,9 @@ def test_no_edges_no_value():
 
 
 @pytest.fixture(scope="module")
-def trace():
+def trace(embedded_model):
     sample = sample_inputs()[0]
-    return cl.load_model().run(sample.image_path, sample.prompt)
+    return embedded_model.run(sample.image_path, sample.prompt)
 
 
 def test_maps_of_the_embedded_model_depend_on_its_weights(trace):

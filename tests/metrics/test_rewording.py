@@ -168,9 +168,9 @@ def test_sets_are_compared_with_members_without_partner_as_different():
 
 
 @pytest.fixture(scope="module")
-def asked():
+def asked(embedded_model):
     sample = sample_inputs()[0]
-    return cl.load_model().run(sample.image_path, sample.prompt), sample.prompt
+    return embedded_model.run(sample.image_path, sample.prompt), sample.prompt
 
 
 def test_the_same_wording_gives_the_same_map(asked):

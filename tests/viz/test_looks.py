@@ -20,9 +20,9 @@ from causal_lvlm.viz.payload_graph import extra_graphs
 
 
 @pytest.fixture(scope="module")
-def trace():
+def trace(embedded_model):
     sample = next(s for s in sample_inputs() if s.kind == "colour")
-    return cl.load_model().run(sample.image_path, sample.prompt)
+    return embedded_model.run(sample.image_path, sample.prompt)
 
 
 @pytest.fixture(scope="module")
