@@ -217,6 +217,15 @@ class Question:
                 hits.append(mask if self.mode == "necessary" else inside - mask)
         return hits
 
+    def n_asked(self) -> int:
+        """Return how many sets of this scope the model was asked about.
+
+        The empty set is no set, and keeping the whole scope masks nothing.
+        """
+        inside = frozenset(self.scope)
+        trivial = {frozenset()} | ({inside} if self.mode == "sufficient" else set())
+        return sum(mask <= inside and mask not in trivial for mask in self.evaluator.masked)
+
 
 def _backend_of(result: Any) -> str:
     """Return the backend of an `Evaluation`, and which way its spot check ruled out."""

@@ -1,7 +1,10 @@
 """Explain one generated token: from graphs to a set that the model itself confirmed.
 
 1. Resolve the target, its candidate units and the tester; run the model unmasked, and with every
-   candidate of a scope masked. If that does not change the prediction: ``not_maskable``.
+   candidate of a scope masked. If that does not change the prediction, parts of the scope still
+   may, as effects of masking need not add up: they are looked for with the runs that the other
+   scopes leave (`causal_lvlm.explanation.parts`). Without a set it is then ``not_found``, and
+   ``not_maskable`` only where every subset was tried.
 2. Learn a PAG from the influence matrix (or one per head from attention) and build the target's
    PDS-trees.
 

@@ -9,6 +9,8 @@
 2. Scopes whose share of the runs ended, or of which a smaller set was met since, go again.
 3. Proofs: every smaller subset, size by size, where the runs that are left can finish the size.
 4. Random controls, for which runs were set aside; then what is left goes to 2 and 3 again.
+5. With what is left then: parts of the scopes that change nothing as a whole
+   (`causal_lvlm.explanation.parts`); the others are not to pay for them.
 
 A scope that is asked again costs nothing for what is known: every outcome is in the cache.
 
@@ -32,9 +34,11 @@ from causal_lvlm.explanation.candidates import UnitTree
 from causal_lvlm.explanation.controls import random_rate
 from causal_lvlm.explanation.evaluator import BudgetEnded, Question, Subset
 from causal_lvlm.explanation.guided import best_start, exchange
+from causal_lvlm.explanation.parts import every_part_fails, part_of
 from causal_lvlm.explanation.result import ExplainingSet
-from causal_lvlm.explanation.scope_search import ScopeSearch, SearchState, distances
+from causal_lvlm.explanation.scope_search import ScopeSearch
 from causal_lvlm.explanation.search import prove, shrink
+from causal_lvlm.explanation.state import SearchState, distances
 
 __all__ = ["GuidedSearch"]
 
@@ -51,7 +55,8 @@ class _Case:
     trees: list[UnitTree]
     state: SearchState = field(default_factory=SearchState)
     spent: int = 0
-    trivial: bool = False
+    trivial: bool = False  # the whole changes nothing (necessary), or nothing is needed
+    hopeless: bool = False  # every subset was asked and failed
     orders: list[list[int]] = field(default_factory=list)
     sought: bool = False
     controls_of: Subset | None = None
@@ -60,6 +65,8 @@ class _Case:
 
 class GuidedSearch(ScopeSearch):
     """Searches all scopes with a shared evaluator; see the module's text for the order."""
+
+    _late = False  # whether parts of scopes that change nothing as a whole are looked for now
 
     def all_scopes(
         self,
@@ -111,17 +118,37 @@ class GuidedSearch(ScopeSearch):
             for case in cases:
                 self._stage(case, self._seek, budget.max_runs)
                 self._stage(case, self._control, budget.max_runs)
+        self._parts(cases, tell)
         results = {
             name: ExplainingSet(scope=name, outcome="no_candidates") for name, _, _ in scopes
         }
         for case in cases:
             if case.controls_of != case.state.best:  # a smaller set came too late for controls
                 case.state.random = (None, 0)
-            outcome = "not_maskable" if case.trivial and case.state.best is None else None
+            found = case.state.best is not None
+            outcome = None if found else self._without_set(case.trivial, case.hopeless)
             results[case.name] = self._result(
                 case.name, case.question, case.state, case.trees, case.spent, outcome
             )
         return results
+
+    def _parts(self, cases: Sequence[_Case], tell: Callable[[str], None]) -> None:
+        """Look for parts of the scopes that change nothing as a whole, with the runs left over."""
+        whole_fails = [c for c in cases if c.trivial and c.state.best is None]
+        if self.mode == "sufficient" or not whole_fails:
+            return
+        budget, self._late = self.evaluator.budget, True
+        for case in whole_fails:
+            self._announce(case, tell)
+            left = budget.max_runs - budget.used
+            self._stage(case, self._seek, budget.used + int(left * case.share))
+        for case in cases:  # with all of them; a part may be smaller than the set of a larger scope
+            if self._unfinished(case):
+                self._stage(case, self._seek, budget.max_runs)
+        for case in whole_fails:
+            self._stage(case, self._prove, budget.max_runs)
+        for case in cases:
+            self._stage(case, self._control, budget.max_runs)
 
     def _announce(self, case: _Case, tell: Callable[[str], None]) -> None:
         """Name the stage that begins; Ctrl-C at that moment loses nothing either."""
@@ -170,9 +197,11 @@ class GuidedSearch(ScopeSearch):
 
     def _start(self, case: _Case) -> None:
         question, state = case.question, case.state
-        case.sought = True
         case.trivial = self._trivial(question)
+        case.sought = self._late or not case.trivial or self.mode == "sufficient"
         if case.trivial:
+            if self._late:
+                self._start_part(case)
             state.ended = None
             return
         known = [s for s in self._met(question) if len(s) < len(question.scope)]
@@ -191,6 +220,15 @@ class GuidedSearch(ScopeSearch):
                 best, _ = shrink(question, frozenset(question.scope), case.orders[0])
         self._settle(question, state, best)
 
+    def _start_part(self, case: _Case) -> None:
+        case.orders = case.orders or self._orders(case.question, case.trees)
+        best, grown = part_of(case.question, case.orders)
+        if best is None:
+            best, case.hopeless = every_part_fails(case.question)
+        if best is not None:
+            case.state.grown = grown
+            self._settle(case.question, case.state, best)
+
     def _likely(self, case: _Case) -> Iterator[Subset]:
         """Yield what is often enough by itself: single units, and the sets of the parts."""
         for pair in zip(*(order[:SINGLES] for order in case.orders[:2]), strict=True):
@@ -202,7 +240,7 @@ class GuidedSearch(ScopeSearch):
 
     def _exchange(self, case: _Case) -> None:
         best = case.state.best
-        if case.trivial or best is None or not case.orders:
+        if best is None or not case.orders:
             return
         better, _ = exchange(case.question, best, case.orders[0])
         self._settle(case.question, case.state, better)

@@ -36,9 +36,13 @@ class ExplainingSet:
     scope : {"joint", "image", "text", "custom"}
         Which units could be masked; all others stayed visible.
     outcome : str
-        ``explained``; ``not_maskable`` (necessary mode: masking the whole scope does not change
-        the prediction; sufficient mode: masking it all keeps the prediction); ``no_candidates``;
-        ``max_runs``, ``time_limit`` or ``interrupted`` (ended before a verified set was found).
+        ``explained``; ``not_found`` (masking the whole scope does not change the prediction, and
+        neither does any of the `n_tried` sets that were masked; another may); ``not_maskable``
+        (necessary mode: masking any set of the scope leaves the prediction, all of them were
+        tried; sufficient mode: masking the whole scope keeps it, so nothing in it is needed);
+        ``no_candidates``; ``max_size``; ``max_runs``, ``time_limit`` or ``interrupted`` (ended
+        before a verified set was found). Older files say ``not_maskable`` where the whole scope
+        was masked and nothing smaller was looked for: there `n_tried` is 0.
     positions : tuple of int
         Sequence positions of the set; empty unless explained.
     units : tuple of tuple of int
@@ -71,6 +75,8 @@ class ExplainingSet:
         Units in the set before it was shrunk.
     ended : str or None
         Which budget ended the search (also of a verified set), if any.
+    n_tried : int
+        Different sets of this scope of which the model's answer is known; 0 in older files.
     """
 
     scope: str
@@ -93,6 +99,7 @@ class ExplainingSet:
     model_runs: int = 0
     grown_size: int | None = None
     ended: str | None = None
+    n_tried: int = 0
 
     @property
     def size(self) -> int:

@@ -24,10 +24,12 @@ from causal_lvlm.explanation.evaluator import (
     unit_effects,
 )
 from causal_lvlm.explanation.graphs import HeadGraph
+from causal_lvlm.explanation.parts import every_part_fails, part_of
 from causal_lvlm.explanation.result import ExplainingSet
 from causal_lvlm.explanation.search import grow, prove, shrink
+from causal_lvlm.explanation.state import SearchState, distances
 
-__all__ = ["ScopeSearch", "SearchState", "distances"]
+__all__ = ["ScopeSearch"]
 
 
 @dataclass
@@ -81,19 +83,32 @@ class ScopeSearch:
         for name, scope, share in scopes:
             tell(f"explaining set: {name}")
             sets[name] = self.scope(name, scope, share)
+
+        def again(name: str, scope: tuple[int, ...], share: float, *, parts: bool = False) -> None:
+            tell(f"explaining set: {name}")
+            before, found = sets[name], self.scope(name, scope, share, parts=parts)
+            sets[name] = replace(
+                found,
+                model_runs=before.model_runs + found.model_runs,
+                grown_size=before.grown_size or found.grown_size,
+            )
+
         for name, scope, _ in scopes:
             # A later scope may have met a smaller set, and may have left runs this one lacked.
             if self.worth_another_look(scope, sets[name]):
-                tell(f"explaining set: {name}")
-                again = self.scope(name, scope, 1.0)
-                sets[name] = replace(
-                    again,
-                    model_runs=sets[name].model_runs + again.model_runs,
-                    grown_size=sets[name].grown_size or again.grown_size,
-                )
+                again(name, scope, 1.0)
+        # Scopes that change nothing as a whole come last: the others are not to pay for them.
+        late = [s for s in scopes if sets[s[0]].outcome == "not_found"]
+        for name, scope, share in late:
+            again(name, scope, share, parts=True)
+        for name, scope, _ in scopes if late else ():
+            if self.worth_another_look(scope, sets[name]):
+                again(name, scope, 1.0, parts=sets[name].outcome == "not_found")
         return sets
 
-    def scope(self, name: str, scope: tuple[int, ...], share: float) -> ExplainingSet:
+    def scope(
+        self, name: str, scope: tuple[int, ...], share: float, *, parts: bool = False
+    ) -> ExplainingSet:
         """Return the explaining set of one scope; never raises for a budget or Ctrl-C.
 
         Parameters
@@ -103,6 +118,8 @@ class ScopeSearch:
             Units that may be masked.
         share : float
             Part of the runs that are left which this scope may use.
+        parts : bool
+            Whether parts are looked for where the scope changes nothing as a whole.
         """
         if not scope:
             return ExplainingSet(scope=name, outcome="no_candidates")
@@ -113,14 +130,16 @@ class ScopeSearch:
         reserve = min(self.n_random, runs // 4)
         trees = self._trees(scope)
         state = SearchState()
+        trivial = hopeless = False
         try:
             budget.limit = used + runs - reserve
             if self.interrupted:  # Ctrl-C meant all of it: only report what is known
                 raise KeyboardInterrupt
-            if self._trivial(question):
-                spent = budget.used - used
-                return self._result(name, question, state, trees, spent, outcome="not_maskable")
-            self._find(question, trees, state)
+            trivial = self._trivial(question)
+            if trivial and parts and self.mode == "necessary":
+                hopeless = self._find_part(question, trees, state)
+            elif not trivial:
+                self._find(question, trees, state)
         except BudgetEnded as ended:
             state.ended = ended.reason
         except KeyboardInterrupt:
@@ -137,7 +156,18 @@ class ScopeSearch:
         finally:
             budget.limit = None
         self.interrupted = state.ended == "interrupted"
-        return self._result(name, question, state, trees, budget.used - used)
+        outcome = None if state.best is not None else self._without_set(trivial, hopeless)
+        return self._result(name, question, state, trees, budget.used - used, outcome)
+
+    def _without_set(self, trivial: bool, hopeless: bool) -> str | None:
+        """Return the outcome of a scope without a set, None where a budget says why.
+
+        That nothing in it can change the prediction may be said where all of its subsets were
+        asked, or, in sufficient mode, where none of it is needed.
+        """
+        if not trivial:
+            return None
+        return "not_maskable" if hopeless or self.mode == "sufficient" else "not_found"
 
     def worth_another_look(self, scope: tuple[int, ...], found: ExplainingSet) -> bool:
         """Whether a smaller set of this scope is known now, or runs are left that it lacked."""
@@ -200,6 +230,28 @@ class ScopeSearch:
                 state.offer(*shrink(question, state.best, order))
             state.best, state.minimality = prove(question, state.best, state.irreducible)
             self._prefer_graph(question, trees, state)
+
+    def _find_part(self, question: Question, trees: list[UnitTree], state: SearchState) -> bool:
+        """Look for a part of a scope that as a whole changes nothing; return whether none can be.
+
+        In CLEANN's order first: single units of the trees, then the units of a radius together.
+        """
+        by_gradient = self._by_gradient(question)
+        found = question.first(merged_candidates(trees, 1))
+        found = found or question.first(self._radius_sets(trees))
+        if found is not None:
+            found, _ = shrink(question, found, by_gradient)
+        else:
+            orders = (by_gradient, self._by_attention(question))
+            found, state.grown = part_of(question, orders)
+        hopeless = False
+        if found is None:
+            found, hopeless = every_part_fails(question)
+        if found is not None:
+            state.offer(*shrink(question, found, by_gradient))
+            state.best, state.minimality = prove(question, state.best or found, state.irreducible)
+            self._prefer_graph(question, trees, state)
+        return hopeless
 
     def _radius_sets(self, trees: list[UnitTree]) -> Iterator[frozenset[int]]:
         """Yield whole trees, smallest radius first, then all heads together."""
@@ -331,7 +383,7 @@ class ScopeSearch:
             reason = outcome or state.ended or "max_runs"
             return ExplainingSet(
                 scope=name, outcome=reason, model_runs=spent, ended=state.ended,
-                probability_before=before,
+                probability_before=before, n_tried=question.n_asked(),
             )  # fmt: skip
         after = self.evaluator.masked[question.mask_of(best)]
         holders = [(t.radius_of(best), i) for i, t in enumerate(trees)]
@@ -361,37 +413,5 @@ class ScopeSearch:
             model_runs=spent,
             grown_size=state.grown,
             ended=state.ended,
+            n_tried=question.n_asked(),
         )
-
-
-@dataclass
-class SearchState:
-    """What is known about one scope so far."""
-
-    best: Subset | None = None
-    irreducible: bool = False
-    minimality: str = "none"
-    ended: str | None = None
-    grown: int | None = None
-    random: tuple[float | None, int] = (None, 0)
-
-    def offer(self, subset: Subset, irreducible: bool) -> None:
-        """Take over a set that is smaller than, or as small as and better known than, the best."""
-        if self.best is None or len(subset) < len(self.best):
-            self.best, self.irreducible = subset, irreducible or len(subset) == 1
-        elif subset == self.best:
-            self.irreducible = self.irreducible or irreducible
-        self.grown = len(subset) if self.grown is None else self.grown
-        # An irreducible set with a single member is a minimum: the empty set was asked.
-        self.minimality = (
-            "minimum" if len(self.best) == 1 else "irreducible" if self.irreducible else "none"
-        )
-
-
-def distances(trees: Sequence[UnitTree]) -> dict[int, int]:
-    """Return for each unit the smallest depth at which a tree holds it."""
-    distance: dict[int, int] = {}
-    for tree in trees:
-        for unit, depth in tree.depth.items():
-            distance[unit] = min(depth, distance.get(unit, depth))
-    return distance
