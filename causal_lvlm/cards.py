@@ -59,8 +59,9 @@ def explanation_card(explanation: Any) -> str:
     verdict = "verified" if main.verified else "not verified"
     badges = f'<span style="{_BADGE};{good}">{verdict}</span>'
     if main.verified:
-        size = "no claim of minimality" if main.minimality == "none" else main.minimality
-        badges += f'<span style="{_BADGE};color:#55606b">{escape(size)}</span>'
+        size = "no claim of minimality" if main.minimality == "none" else main.claim
+        if size:
+            badges += f'<span style="{_BADGE};color:#55606b">{escape(size)}</span>'
     count = int(explanation.model_runs)
     runs = f"{count} model run{'' if count == 1 else 's'}"
     badges += f'<span style="{_BADGE};color:#55606b">{runs}</span>'

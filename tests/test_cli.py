@@ -173,7 +173,7 @@ def test_explain_writes_a_folder_and_says_so(calls, tmp_path):
     for name in ("report.html", "explanation.json", "pag.dot", "pag.png", "heat-relevancy.png"):
         assert (out / name).is_file()
     assert "answer: red circle" in result.stdout
-    assert "1 of 1 explained word has a verified set; 137 masked model runs" in result.stdout
+    assert "1 of 1 explained target has a verified set; 137 masked model runs" in result.stdout
     assert f"Wrote {len(list(out.iterdir()))} files" in result.stdout
     assert causal_lvlm.Explanation.load(out / "explanation.json").target.text == "red"
     assert calls.attributed == [("red", "relevancy")]
@@ -463,7 +463,7 @@ def test_demo_explains_every_sample(calls, looks, monkeypatch, tmp_path):
     result = invoke("demo", "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.output
     assert [image for image, _, _ in calls.run] == ["colour.png", "count.png"]
-    assert "2 of 2 explained words have a verified set; 274 masked model runs" in result.stdout
+    assert "2 of 2 explained targets have a verified set; 274 masked model runs" in result.stdout
     names = {p.name for p in (tmp_path / "demo").iterdir()}
     assert {"report.html", "explanation.json", "1-circle-pag.png", "2-circle-pag.dot"} <= names
     for run in json.loads((tmp_path / "demo" / "explanation.json").read_text("utf-8"))["runs"]:

@@ -171,6 +171,7 @@ def side_html(image: Image.Image | None) -> str:
 
 def compare_html(sides: Sequence[tuple[Asked, Any]], difference: Any = None, text: str = "") -> str:
     """Return two runs side by side: answers, sentences, sets on the picture, graphs' difference."""
+    from causal_lvlm.explanation.wording import question, target_name
     from causal_lvlm.viz import draw_patches, view_of
 
     figures = []
@@ -178,7 +179,8 @@ def compare_html(sides: Sequence[tuple[Asked, Any]], difference: Any = None, tex
         view = view_of(asked.trace)
         units = found.image.units if found.image is not None else found.main.units
         picture = draw_patches(view, units)
-        alt = f"{name}: smallest verified set of patches"
+        holds = f"smallest verified set of patches; {question(found)}" if units else "no set"
+        alt = f"{name}: {holds}"
         figures.append(
             f'<figure><img src="{picture_uri(picture)}" alt="{escape(alt)}">'
             f"<figcaption><b>{name}: {escape(asked.question)}</b>{_answer(asked)}"
@@ -186,9 +188,9 @@ def compare_html(sides: Sequence[tuple[Asked, Any]], difference: Any = None, tex
         )
     html = f'<div class="maps pair">{"".join(figures)}</div>'
     if len(sides) == 2:
-        words = [escape(shown(found.target.text)) for _, found in sides]
+        words = [escape(target_name(found)) for _, found in sides]
         html = (
-            f'<p class="compared">Compared: “{words[0]}” of answer A with “{words[1]}” of answer '
+            f'<p class="compared">Compared: {words[0]} of answer A with {words[1]} of answer '
             f"B.</p>{html}"
         )
     if text:

@@ -246,11 +246,14 @@ def stages_html(asked: Asked, stages: Sequence[Verified]) -> str:
 
 
 def _members(asked: Asked, found: Verified) -> str:
-    layout = asked.trace.layout
-    words = [layout.label(p) for p in found.positions if layout.patch_cell(p) is None]
-    patches = sum(layout.patch_cell(p) is not None for p in found.positions)
+    from causal_lvlm.explanation.names import TokenNames
+
+    layout, names = asked.trace.layout, TokenNames.of(asked.trace.layout)
+    image = set(layout.positions("image").tolist())
+    words = [names.quoted((p,)) for p in found.positions if p not in image]
+    patches = sum(p in image for p in found.positions)
     parts = [f"{patches} patch{'es' * (patches != 1)}"] if patches else []
-    parts += [f"“{escape(word)}”" for word in words[:12]]
+    parts += [escape(word) for word in words[:12]]
     return ", ".join(parts) + (" …" if len(words) > 12 else "")
 
 

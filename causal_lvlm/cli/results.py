@@ -25,7 +25,7 @@ def was_interrupted(explanation: Any) -> bool:
 
 def describe(explanation: Any) -> str:
     """Return an explanation as a few lines of text: its sentence, then a line per set."""
-    from causal_lvlm.explanation.wording import amount, members, random_controls
+    from causal_lvlm.explanation.wording import amount, members, outcome, random_controls
     from causal_lvlm.viz import wording
 
     summary = explanation.summary
@@ -34,12 +34,11 @@ def describe(explanation: Any) -> str:
     for name, item in explanation.sets.items():
         if item is None:
             continue
-        parts = [wording.outcome(item.outcome)]
+        parts = [outcome(item, explanation.mode)]
         if item.units:
             parts = [members(explanation, item), "not verified"]
         if item.verified:
-            size = "" if item.minimality == "none" else f", {item.minimality}"
-            parts[-1] = f"verified{size}"
+            parts[-1] = ", ".join(p for p in ("verified", item.claim) if p)
             parts.append(random_controls(item, explanation.mode))
         if item.found_by is not None:
             parts.append(f"found by {wording.found_by(item)}")
@@ -77,7 +76,7 @@ def finish(folder: Path, written: list[Path], explanations: list[Any], stopped: 
     pictures = sum(path.suffix == ".png" for path in written)
     have = "has" if verified == 1 or len(explanations) == 1 else "have"
     typer.echo(
-        f"\n{verified} of {amount(len(explanations), 'explained word')} {have} a verified set; "
+        f"\n{verified} of {amount(len(explanations), 'explained target')} {have} a verified set; "
         f"{amount(runs, 'masked model run')}.\n"
         f"Wrote {amount(len(written), 'file')} ({amount(pictures, 'picture')}) to {folder}: open "
         f"{folder / 'report.html'}; the numbers are in {folder / 'explanation.json'}."

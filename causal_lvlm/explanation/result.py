@@ -106,6 +106,14 @@ class ExplainingSet:
         """Number of units in the set."""
         return len(self.units)
 
+    @property
+    def claim(self) -> str:
+        """What is proven about the size; empty where nothing is, or where it goes without saying.
+
+        A set of one member is as small as a set can be.
+        """
+        return "" if self.size == 1 or self.minimality == "none" else self.minimality
+
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ExplainingSet:
         """Rebuild from JSON, where tuples have become lists."""

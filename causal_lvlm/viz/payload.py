@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 
-from causal_lvlm.explanation.wording import random_controls, said
+from causal_lvlm.explanation.wording import how, outcome, random_controls, said
 from causal_lvlm.metrics.masked_top import KINDS, ranked
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
@@ -116,14 +116,15 @@ def case_payload(
     }
 
 
-def badges_of(item: Any) -> list[tuple[str, str]]:
+def badges_of(item: Any, mode: str = "necessary") -> list[tuple[str, str]]:
     """Return tone and text of each badge of a set: verified, minimality, where it came from."""
     verdict = wording.verdict(item.verified) if item.verified or item.units else "no set was found"
     badges = [("good" if item.verified else "warn", verdict)]
     if item.verified:
-        badges.append(("plain", wording.minimality(item.minimality)))
+        size = wording.minimality(item)
+        badges += [("plain", size)] if size else []
     elif item.outcome != "explained":
-        badges.append(("plain", wording.outcome(item.outcome)))
+        badges.append(("plain", outcome(item, mode)))
     if item.found_by is not None:
         badges.append(("plain", f"found by: {wording.found_by(item)}"))
     if getattr(item, "ended", None):
@@ -161,7 +162,7 @@ def _explanation(
         "text": target.text,
         "sentence": explanation.sentence(),
         "mode": explanation.mode,
-        "how": _how(explanation),
+        "how": how(explanation),
         "masking": explanation.masking,
         "runs": explanation.model_runs,
         "sets": [_set(view, n, explanation) for n in names],
@@ -200,15 +201,6 @@ def _first_graph(explanation: Any, united: bool) -> int:
     return 0
 
 
-def _how(explanation: Any) -> str:
-    """Return mode and, unless it is the usual one, tester: explanations of one word differ so."""
-    tester = str(explanation.tester)
-    if tester == "flip":
-        return str(explanation.mode)
-    other = explanation.against if tester == "contrast" else None
-    return f"{explanation.mode}, {tester}" + ("" if other is None else f" with “{other}”")
-
-
 def _other_words(explanation: Any, words: Sequence[str]) -> bool:
     """Whether the model's first choice is not what it had said, token by token.
 
@@ -228,8 +220,8 @@ def _set(view: TraceView, name: str, explanation: Any) -> dict[str, Any]:
         "units": [list(unit) for unit in item.units],
         "labels": [view.label(unit) for unit in item.units],
         "verified": bool(item.verified),
-        "outcome": wording.outcome(item.outcome),
-        "badges": badges_of(item),
+        "outcome": outcome(item, explanation.mode),
+        "badges": badges_of(item, explanation.mode),
         "before": short(item.probability_before),
         "after": short(item.probability_after),
         "said": said(item.predicted_after) if item.predicted_after else "",

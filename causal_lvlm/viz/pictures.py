@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from causal_lvlm.explanation.union import TokenUnion, union_graph
+from causal_lvlm.explanation.wording import amount, question
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.graph import draw_graph
 from causal_lvlm.viz.overlay import draw_heat, draw_patches
@@ -112,7 +113,7 @@ def pictures_of(view: TraceView, explanation: Any) -> list[Picture]:
         if units in seen:
             continue
         seen.add(units)
-        pictures.append(_patches(view, name, item, target))
+        pictures.append(_patches(view, name, explanation))
     if not pictures and view.images:
         pictures.append(
             Picture(
@@ -133,29 +134,30 @@ def pictures_of(view: TraceView, explanation: Any) -> list[Picture]:
     return pictures
 
 
-def _patches(view: TraceView, name: str, item: Any, target: str) -> Picture:
+def _patches(view: TraceView, name: str, explanation: Any) -> Picture:
+    item, target = explanation.sets[name], explanation.target.text
     inside = [view.label(unit) for unit in item.units if view.box(unit)]
-    words = [view.label(unit) for unit in item.units if not view.box(unit)]
+    words = view.names.listed([unit for unit in item.units if not view.box(unit)])
     kind = "verified" if item.verified else "candidate, not verified"
     heading = wording.set_title(name, len(view.images))
-    note = f"Also in the set: {', '.join(words)}." if words else ""
+    note = f"Also in the set: {' and '.join(words)}." if words else ""
     return Picture(
         f"patches-{name}",
         draw_patches(view, item.units, title=f"{heading} ({kind}) — “{target}”", note=note),
         f"{view.image_words.capitalize()} with the patches {', '.join(inside)} outlined, as row "
         "and column.",
-        f"{heading}: the outlined patches belong to the set ({kind}).",
+        f"{heading}: the outlined patches belong to the set ({kind}); {question(explanation)}.",
         "half" if len(view.images) == 1 else "wide",
     )
 
 
 def _prompt(view: TraceView, explanation: Any, numbers: Mapping[int, int]) -> Picture:
-    words = [view.label((p,)) for p in numbers if not view.box((p,))]
+    words = view.names.listed([(p,) for p in numbers if not view.box((p,))])
     return Picture(
         "prompt",
         draw_prompt(view, explanation.target, numbers, title="Prompt and answer"),
-        f"Prompt and answer; marked words: {', '.join(words) or 'none'}.",
-        "Prompt and answer as the model saw them; words of the set and the target are marked.",
+        f"Prompt and answer; marked of the set: {' and '.join(words) or 'nothing'}.",
+        "Prompt and answer as the model saw them; the set's tokens and the target are marked.",
         drawing=True,
     )
 
@@ -170,7 +172,7 @@ def _graph_pictures(
         Picture(
             "pag",
             draw_graph(view, graph, numbers, title=f"PAG{where} — “{target}”"),
-            f"The learned graph; the target “{target}” has {neighbours} neighbours.",
+            f"The learned graph; the target “{target}” has {amount(neighbours, 'neighbour')}.",
             "Partial ancestral graph around the target, learned from attention.",
             "wide",
             drawing=True,
@@ -206,8 +208,8 @@ def _union_picture(
             confidence=union.confidence,
             confidence_label=meaning,
         ),
-        f"The graphs of {heads} heads as one; the target “{target}” has {neighbours} neighbours "
-        "in it.",
+        f"The graphs of {heads} heads as one; the target “{target}” has "
+        f"{amount(neighbours, 'neighbour')} in it.",
         f"The graphs of {heads} heads as one: the thicker a line, the more heads have this edge. "
         "It is a summary; no single head has learned it as a whole.",
         "wide",
@@ -219,12 +221,19 @@ def attribution_picture(view: TraceView, attribution: Any) -> Picture:
     """Draw the heat map of one method."""
     target = attribution.target.text
     where = f"over {view.image_words}" if view.has_patches else "by word"
+    rival = attribution.parameters.get("against")
+    asked = "" if rival is None else f", against {_rival(rival)}"
     what = "Heat map" if view.has_patches else "Scores"
     return Picture(
         f"heat-{attribution.method}",
         draw_heat(view, attribution.scores, method=attribution.method, target=target),
-        f"{what} of {attribution.method} for the target “{target}” {where}.",
-        f"{attribution.method}: {attribution.model_runs} forward and "
+        f"{what} of {attribution.method} for the target “{target}”{asked} {where}.",
+        f"{attribution.method}{asked}: {attribution.model_runs} forward and "
         f"{attribution.backward_passes} backward passes.",
         width="third" if len(view.images) == 1 else "half",
     )
+
+
+def _rival(against: Any) -> str:
+    """Return the token that a contrast was made with, which may be known by its number alone."""
+    return f"“{against.strip()}”" if isinstance(against, str) else f"the token {against}"

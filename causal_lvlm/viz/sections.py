@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from causal_lvlm.explanation.wording import amount, random_controls, said
+from causal_lvlm.explanation.wording import amount, outcome, random_controls, said
 from causal_lvlm.metrics.masked_top import MASKED_TOP
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
@@ -57,7 +57,7 @@ def explanation_html(
     parts = [
         f"<h2>“{escape(target.text)}”</h2>",
         f'<p class="sentence">{escape(explanation.sentence())}</p>',
-        _badges(explanation.main),
+        _badges(explanation.main, explanation.mode),
         prompt_html(view, target, numbers),
         _sets_table(view, explanation),
         _settings(explanation),
@@ -68,9 +68,9 @@ def explanation_html(
     return f'<section class="card"{name}>{"".join(parts)}</section>'
 
 
-def _badges(item: Any) -> str:
+def _badges(item: Any, mode: str) -> str:
     return "".join(
-        f'<span class="badge {tone}">{escape(text)}</span>' for tone, text in badges_of(item)
+        f'<span class="badge {tone}">{escape(text)}</span>' for tone, text in badges_of(item, mode)
     )
 
 
@@ -105,9 +105,9 @@ def _sets_table(view: TraceView, explanation: Any) -> str:
             members += f" … and {item.size - _LISTED} more"
         cells = (
             wording.set_title(name, len(view.images)),
-            members or wording.outcome(item.outcome),
+            members or outcome(item, explanation.mode),
             "yes" if item.verified else "no",
-            item.minimality if item.verified else "–",
+            (item.claim or "–") if item.verified else "–",
             wording.number(item.probability_before),
             wording.number(item.probability_after),
             said(item.predicted_after) if item.predicted_after else "–",
@@ -256,7 +256,7 @@ def masked_lines(metrics: Sequence[Any], attribution: Any) -> list[str]:
 
 
 def _word_scores(view: TraceView, attribution: Any, count: int = 5) -> str:
-    """Return the words with the highest scores, which the heat map cannot show."""
+    """Return the text tokens with the highest scores, which the heat map cannot show."""
     words = [
         int(p)
         for p in view.layout.positions("prompt", "generated")
@@ -264,9 +264,9 @@ def _word_scores(view: TraceView, attribution: Any, count: int = 5) -> str:
     ]
     words.sort(key=lambda p: (-abs(attribution.scores[p]), p))
     if not words:
-        return "No word has a score."
-    named = (f"{view.word(p).strip()} {attribution.scores[p]:.2g}" for p in words[:count])
-    return "Words: " + ", ".join(named)
+        return "No token of the text has a score."
+    named = (f"{view.label((p,))} {attribution.scores[p]:.2g}" for p in words[:count])
+    return "Of the text: " + ", ".join(named)
 
 
 def photographs_html(view: TraceView, key: str) -> str:

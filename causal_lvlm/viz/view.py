@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from causal_lvlm.errors import OutputError
+from causal_lvlm.explanation.names import TokenNames, visible
 from causal_lvlm.storage import decode_image
 from causal_lvlm.tokens import ImageGrid, TokenLayout
 
@@ -49,12 +50,9 @@ class TraceView:
             object.__setattr__(self, "images", (self.image,))
 
     @cached_property
-    def _places(self) -> dict[str, list[int]]:
-        """Positions of every text that a token of the prompt or the answer has."""
-        places: dict[str, list[int]] = {}
-        for position in self.layout.positions("prompt", "generated"):
-            places.setdefault(self.layout.tokens[position].strip(), []).append(int(position))
-        return places
+    def names(self) -> TokenNames:
+        """What tokens are called in sentences."""
+        return TokenNames.of(self.layout)
 
     @property
     def has_patches(self) -> bool:
@@ -131,13 +129,9 @@ class TraceView:
         """
         cells = [c for c in (self.layout.patch_cell(p) for p in members) if c is not None]
         if not cells:
-            text = "".join(self.layout.tokens[p] for p in members).strip()
-            if not text:
-                return repr(self.layout.tokens[members[0]])
-            places = self._places.get(text, ())
-            if len(members) > 1 or len(places) < 2 or members[0] not in places:
-                return f"“{text}”"
-            return f"“{text}” #{places.index(members[0]) + 1}"
+            places = self.names.places(members)
+            number = f" #{places.index(members[0]) + 1}" if len(places) > 1 else ""
+            return f"“{self.names.text(members)}”{number}"
         if len(self.images) > 1:
             tile = self.layout.label(next(p for p in members if self.layout.patch_cell(p)))
             tile = tile[: tile.index("[")]  # as in the labels: image1.2
@@ -149,7 +143,7 @@ class TraceView:
     def word(self, position: int) -> str:
         """Return the text of a token, with what cannot be seen spelled out."""
         text = self.layout.tokens[position]
-        return text if text.strip() else repr(text).strip("'")
+        return text if text.strip() else visible(text)
 
 
 def _inside(

@@ -47,7 +47,7 @@ def draw_word_scores(view: TraceView, scores: FloatArray, *, title: str) -> Imag
     axes.spines[["top", "right"]].set_visible(False)
     if not shown:
         axes.set_xticks([])
-    note = "No word has a score." if not shown else ""
+    note = "No token of the text has a score." if not shown else ""
     if left_out:
         note = f"The {len(shown)} words with the largest scores; {left_out} more have smaller ones."
     axes.set_xlabel(note, fontsize=10)

@@ -10,19 +10,10 @@ __all__ = [
     "graph_outcome",
     "minimality",
     "number",
-    "outcome",
     "set_title",
     "verdict",
 ]
 
-_OUTCOMES = {
-    "explained": "explained",
-    "not_maskable": "masking everything here does not change the prediction",
-    "max_runs": "nothing verified before the budget of model runs ended",
-    "time_limit": "nothing verified before the time limit",
-    "interrupted": "interrupted before anything was verified",
-    "no_candidates": "nothing here can be masked",
-}
 _GRAPHS = {
     "candidates": "",
     "isolated": "the target has no neighbour in any graph",
@@ -48,11 +39,6 @@ _MINIMALITY = {
 }
 
 
-def outcome(name: str) -> str:
-    """Return a named outcome as a clause; unknown names are shown without underscores."""
-    return _OUTCOMES.get(name, name.replace("_", " "))
-
-
 def ended(name: str | None) -> str:
     """Return which budget ended a search, as a clause; empty if none did."""
     return "" if name is None else _ENDED.get(name, name.replace("_", " "))
@@ -70,9 +56,9 @@ def set_title(name: str, n_images: int = 1) -> str:
     return _SETS.get(name, f"Within the {name}")
 
 
-def minimality(name: str) -> str:
-    """Return what is claimed about the size of a set."""
-    return _MINIMALITY.get(name, name)
+def minimality(item: Any) -> str:
+    """Return what is claimed about the size of a set; of one member nothing has to be said."""
+    return "" if len(item.units) == 1 else _MINIMALITY.get(item.minimality, item.minimality)
 
 
 def verdict(verified: bool) -> str:

@@ -152,7 +152,7 @@ def set_figures(trace: LoggedTrace, pair: Pair, explanation: Any) -> dict[str, A
     images = units.count("image")
     in_scope = {"joint": len(units), "image": images, "text": len(units) - images}
     for name, found in explanation.sets.items():
-        if found.outcome in ("not_maskable", "no_candidates"):
+        if found.outcome in ("not_maskable", "not_found", "no_candidates"):
             continue
         if not found.verified:
             values["missed"] += 1

@@ -190,7 +190,7 @@ def explain_table(rows: list[dict[str, Any]]) -> str:
 
 def _explain_row(name: str, found: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
     joint = [e["sets"]["joint"] for _, e in found]
-    maskable = [s for s in joint if s["outcome"] != "not_maskable"]
+    maskable = [s for s in joint if s["outcome"] not in ("not_maskable", "not_found")]
     done = [s for s in maskable if s["verified"]]
     sizes = []
     for scope in ("joint", "image", "text"):

@@ -87,8 +87,8 @@ def scopes(entry: dict[str, Any]) -> str:
         before = found["before"]
         if not found["verified"]:
             why = (
-                "none: masking all of it does not change the answer"
-                if found["outcome"] == "not_maskable"
+                "none found: masking all of it does not change the answer"
+                if found["outcome"] in ("not_maskable", "not_found")
                 else f"none found ({found['outcome']})"
             )
             rows.append([SCOPES[scope], why, "", "", "", "", str(found["runs"])])
@@ -373,9 +373,9 @@ def loses(entry: dict[str, Any]) -> str:
     image = entry["sets"].get("image", {})
     whole = entry["whole_image"]
     none = (
-        "In the image alone there is **no** set: with all of it masked the model still says "
+        "In the image alone **no** set was found: with all of it masked the model still says "
         f"“{whole['says']}” (p {percent(whole['p'])}).\n\n"
-        if image.get("outcome") == "not_maskable"
+        if image.get("outcome") in ("not_maskable", "not_found")
         else ""
     )
     return "\n\n".join([

@@ -148,7 +148,7 @@ def _row(found: list[dict[str, Any]], placed: list[dict[str, Any]]) -> dict[str,
         "targets": len(found),
         "with_objects": len(with_objects),
         "verified": len(placed),
-        "not_maskable": sum(t["outcome"] == "not_maskable" for t in with_objects),
+        "not_maskable": sum(t["outcome"] in ("not_maskable", "not_found") for t in with_objects),
         "object_flips": _plain([float(t["object_flips"]) for t in with_objects]),
         "runs": _plain([t["runs"] for t in found]),
     }

@@ -18,6 +18,7 @@ from PIL import Image
 from causal_lvlm.attribution import Attribution
 from causal_lvlm.errors import OutputError
 from causal_lvlm.explanation.result import Explanation
+from causal_lvlm.explanation.wording import outcome
 from causal_lvlm.tokens import resolve_target
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.bundle import file_stem, write_bundle, write_cases
@@ -28,6 +29,7 @@ from tests.viz.fakes import (
     explaining_set,
     fake_attribution,
     fake_explanation,
+    fake_sets,
     fake_trace,
     fake_view,
     random_graph,
@@ -132,7 +134,7 @@ def test_page_says_the_numbers(parsed):
     assert "Whole input" in text and "Within the image" in text and "Within the text" in text
     assert "search outside the graph" in text
     assert "irreducible" in text and "minimum" in text
-    assert wording.outcome("max_runs") in text
+    assert outcome(fake_sets(VIEW.layout)["text"]) in text
 
 
 def test_page_is_readable_in_dark_and_on_paper(page):
@@ -164,7 +166,7 @@ def test_explanations_without_sets_or_graphs_still_make_a_page(tmp_path):
     sets = {"joint": explaining_set("joint", verified=False, outcome="not_maskable", found_by=None)}
     bare = fake_explanation(VIEW, sets=sets, graphs=(), graph_outcome="target_dropped")
     text = report(summary_of(VIEW), [bare], tmp_path / "bare.html").read_text(encoding="utf-8")
-    assert wording.outcome("not_maskable") in text
+    assert outcome(sets["joint"]) in text
     assert wording.graph_outcome("target_dropped").replace("'", "&#x27;") in text
 
 
