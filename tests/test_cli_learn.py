@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import causal_lvlm
 from causal_lvlm import cli
-from causal_lvlm.cli.tables import read_csv
+from causal_lvlm.cli.tables import read_text
 from causal_lvlm.structure import LearnedStructure
 from causal_lvlm.structure.files import read_graph
 from causal_lvlm.structure.null import null_edges
@@ -222,7 +222,8 @@ def test_other_lines_of_numbers_are_samples(tmp_path, capsys, text):
     """A symmetric matrix may begin with 1, 2, 3 as well."""
     path = tmp_path / "data.csv"
     path.write_text(text, encoding="utf-8")
-    values, names = read_csv(path)
+    loaded = read_text(path)
+    values, names = loaded.values, loaded.names
     assert names is None and len(values) == text.count("\n") and capsys.readouterr().err == ""
 
 

@@ -13,9 +13,10 @@ import typer
 
 from causal_lvlm.cli import learn_trust
 from causal_lvlm.cli.learn_options import as_option, chosen_columns, node_pairs, tiers_of
-from causal_lvlm.cli.matrix import Loaded, read_input
+from causal_lvlm.cli.matrix import read_input
 from causal_lvlm.cli.overwriting import LEARNED, results_folder, spare
 from causal_lvlm.cli.support import INTERRUPTED, Debug, Json, clear_errors, given, say
+from causal_lvlm.cli.tables import Loaded
 from causal_lvlm.errors import CausalLVLMError
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def learn(
     algorithm: Annotated[
         str | None,
         typer.Option(
-            help="ordered_icd, icd, fci (PAG) or pc (CPDAG). Default: icd for data and "
-            "covariances, else ordered_icd (rows in causal order)."
+            help="ordered_icd, icd, fci (PAG) or pc (CPDAG). Default: icd for data, covariances "
+            "and named correlations, else ordered_icd (rows in causal order)."
         ),
     ] = None,
     variant: Annotated[
@@ -178,7 +179,7 @@ def learn(
             tiers=None if ordered is None else ordered[1],
         )  # fmt: skip
         truth = None if compare is None else graph_report.read_truth(compare, names, algorithm)
-        _compile(source.kind, algorithm, variant, ordered is not None)
+        _compile(source, algorithm, variant, ordered is not None)
         start = time.perf_counter()
         with _bar(progress) as shown:
             structure = cl.learn_structure(source, n_jobs=jobs, progress=shown, **options)
@@ -187,6 +188,7 @@ def learn(
         stopped = structure.stopped == "interrupted"
         trust = learn_trust.Trust()
         if again is not None and not stopped:
+            options["algorithm"] = structure.parameters["algorithm"]
             trust = learn_trust.learn_again(again, options, jobs, progress)
         written = (
             [] if folder is None
@@ -196,7 +198,8 @@ def learn(
             structure, names, trust, truth, picture, difference, file.name
         )
         for note in structure.notes:
-            say(as_option(note))
+            if note not in loaded.notes:  # those were said when the file was read
+                say(as_option(note))
         if as_json:
             typer.echo(graph_report.as_json(structure, names, seconds, comparison, trust))
         else:
@@ -245,12 +248,14 @@ def _source(
         option = "--sink" if head is None else "--head"
         raise ValueError(f"{option} is an option of attention; give --attention as well")
     return as_source(
-        loaded.values, input=kind, n_samples=n_samples, names=loaded.names, head=head, sink=sink,
-        drop=drop,
+        loaded.values, input=kind, n_samples=n_samples, names=loaded.names, rows=loaded.rows,
+        head=head, sink=sink, drop=drop, notes=loaded.notes,
     )  # fmt: skip
 
 
-def _compile(kind: str, algorithm: str | None, variant: str | None, ordered: bool) -> None:
+def _compile(
+    source: CorrelationSource, algorithm: str | None, variant: str | None, ordered: bool
+) -> None:
     """Compile or load what learning calls, so that its time, and time limit, are without that."""
     import numpy as np
 
@@ -259,7 +264,7 @@ def _compile(kind: str, algorithm: str | None, variant: str | None, ordered: boo
 
     equal = np.full((5, 5), 0.5) + 0.5 * np.eye(5)  # no partial correlation of it is zero
     learned = cl.learn_structure(
-        CorrelationSource(equal, kind=kind),
+        CorrelationSource(equal, kind=source.kind, names=source.names and tuple("abcde")),
         threshold=1e-6,
         **given(algorithm=algorithm, variant=variant, order=list(range(5)) if ordered else None),
     )

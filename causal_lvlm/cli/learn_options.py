@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from causal_lvlm.cli.matrix import Loaded
+from causal_lvlm.cli.tables import Loaded
 from causal_lvlm.errors import DataError, StructureError
 
 __all__ = ["as_option", "chosen_columns", "node_pairs", "tiers_of"]
@@ -42,12 +43,15 @@ def chosen_columns(loaded: Loaded, only: str | None, skip: str | None) -> Loaded
         raise ValueError(f"there is no column {unknown[0]!r}; there are {_listed(names)}")
     kept = wanted if only is not None else [name for name in names if name not in wanted]
     if table:
-        return Loaded({name: values[name] for name in kept}, None, loaded.kind)
-    index = [names.index(name) for name in kept]
+        return replace(loaded, values={name: values[name] for name in kept})
+    index, rows = [names.index(name) for name in kept], loaded.rows
     square = values.shape[0] == values.shape[1] and loaded.kind != "data"
-    if square and np.allclose(values, values.T, atol=1e-5, equal_nan=True):
-        values = values[index]
-    return Loaded(values[:, index], tuple(kept), loaded.kind)
+    if square and rows is not None and set(rows) == set(names):
+        chosen = [rows.index(name) for name in kept]
+        values, rows = values[chosen], tuple(kept)
+    elif square and np.allclose(values, values.T, atol=1e-5, equal_nan=True):
+        values, rows = values[index], None
+    return replace(loaded, values=values[:, index], names=tuple(kept), rows=rows)
 
 
 def tiers_of(text: str | None, names: Sequence[str]) -> tuple[list[int], list[int]] | None:
@@ -132,5 +136,6 @@ def as_option(text: str) -> str:
     """Return the message of an error of the library with its arguments written as options."""
     text = re.sub(r"input='(\w+)'( \(\w+\))?", r"--input \1", text)
     text = text.replace("leave them out", "leave them out (--skip)")
+    text = re.sub(r"algorithm='(\w+)'", r"--algorithm \1", text)
     text = re.sub(r"head=(\d)", r"--head \1", text).replace("leave head out", "leave --head out")
     return text.replace("drop=True", "--drop").replace("head and sink are", "--head and --sink are")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from causal_lvlm.cli.matrix import Loaded
+from causal_lvlm.cli.tables import Loaded
 from causal_lvlm.errors import DataError
 
 if TYPE_CHECKING:

@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from causal_lvlm.cli.tables import read_csv, read_parquet
+from causal_lvlm.cli.tables import Loaded, read_parquet, read_text
 
-__all__ = ["Loaded", "read_input"]
+__all__ = ["read_input"]
 
 KINDS = ("correlation", "attention", "data", "covariance")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a file holds.
-
-    Parameters
-    ----------
-    values : ndarray, or dict of str to ndarray
-        A matrix, or columns with names.
-    names : tuple of str or None
-        Names of columns that stand beside the array in a .npz file.
-    kind : str
-        ``"correlation"``, ``"attention"``, ``"data"`` or ``"covariance"`` if the array in a .npz
-        file is called so, else ``"auto"``.
-    """
-
-    values: Any
-    names: tuple[str, ...] | None = None
-    kind: str = "auto"
 
 
 def read_input(path: Path, key: str | None, header: bool | None = None) -> Loaded:
@@ -66,9 +44,8 @@ def read_input(path: Path, key: str | None, header: bool | None = None) -> Loade
             raise ValueError("--header and --no-header are for text files")
         return _arrays(path, key)
     if suffix in (".parquet", ".pq"):
-        return Loaded(read_parquet(path))
-    values, names = read_csv(path, header)
-    return Loaded(values, names)
+        return read_parquet(path)
+    return read_text(path, header)
 
 
 def _arrays(path: Path, key: str | None) -> Loaded:

@@ -110,7 +110,8 @@ def learn_structure(
     input : {"auto", "correlation", "covariance", "data", "attention"}
         What a plain array is: ``"data"`` is a table (samples, variables), ``"attention"`` one head
         (T, T) whose rows are queries. ``"auto"`` takes a symmetric matrix with unit diagonal as a
-        correlation and a table as data; anything else must be named.
+        correlation, a symmetric table whose rows are named like its columns as a covariance, and
+        any other table as data; anything else must be named.
     n_samples : int, optional
         Sample size of Fisher's z-test. Needed unless `threshold` is given or the source is data.
     alpha : float, default 1e-5
@@ -120,8 +121,9 @@ def learn_structure(
         dependence, the same for all sizes.
     algorithm : {"ordered_icd", "icd", "fci", "pc"}, optional
         ``pc`` assumes that there are no latent variables and returns a CPDAG, the others a PAG.
-        Default is ``ordered_icd``, but ``icd`` for data tables and covariances without `order` and
-        `tiers`: their columns are in no causal order.
+        Default is ``ordered_icd``, but ``icd`` for data tables, covariances and correlations with
+        names, without `order` and `tiers`: their columns are in no causal order. Where an order was
+        used, a note of the result says so.
     order : array_like of int, shape (N,), optional
         The nodes from the earliest to the latest; for ``ordered_icd`` by default row order. A
         later node is no ancestor of an earlier one.
@@ -295,9 +297,10 @@ def _learn(
     elif input != "auto":
         raise StructureError(f"input={input!r} describes a plain array, not a {type(source)!r}")
     if algorithm is None:
-        unordered = getattr(source, "kind", None) in ("data", "covariance")
+        kind = getattr(source, "kind", "correlation")
+        named = kind == "correlation" and getattr(source, "names", None) is not None
         tiered = tiers is not None or getattr(source, "tiers", None) is not None
-        unordered = unordered and order is None and not tiered
+        unordered = (kind in ("data", "covariance") or named) and order is None and not tiered
         algorithm = "icd" if unordered else "ordered_icd"
     _check_choices(algorithm, variant, selection_bias, knowledge, progress)
     if threshold is None and alpha is None and n_samples is None:
@@ -306,8 +309,10 @@ def _learn(
         n_samples = getattr(source, "n_samples", None)
     if n_samples is not None:
         n_samples = checked_integer("n_samples", n_samples, SampleSizeError)
+    origin = "as given" if order is not None or tiers is not None else "as the rows stand"
     if tiers is None and order is None and algorithm == "ordered_icd":
         tiers = getattr(source, "tiers", None)
+        origin = origin if tiers is None else "by the tiers of the source"
     _check_order_allowed(algorithm, order, tiers, selection_bias)
     if threshold is None and n_samples is None:
         raise StructureError("give n_samples (with alpha), or threshold")
@@ -322,7 +327,7 @@ def _learn(
     else:
         permutation, ranks = check_order(n, order, tiers)
     names, kind = _names(source, n), str(getattr(source, "kind", "correlation"))
-    notes = tuple(getattr(source, "notes", ()))
+    notes = (*getattr(source, "notes", ()), *_order_note(permutation, ranks, names, origin))
     # what the caller holds anyway is kept by reference, and no copy of it longer than needed
     plain = isinstance(given, np.ndarray) and kind == "correlation"
     kept = given if plain else source.correlation
@@ -457,6 +462,23 @@ def _names(source: Any, n: int) -> tuple[str, ...] | None:
     if len(names) != n:
         raise StructureError(f"{len(names)} names were given for {n} nodes")
     return tuple(str(name) for name in names)
+
+
+def _order_note(
+    permutation: IntArray, ranks: IntArray, names: tuple[str, ...] | None, origin: str
+) -> tuple[str, ...]:
+    """Say that an order was used, since arrowheads follow from it alone."""
+    if not len(ranks) or ranks[-1] == 0:
+        return ()
+    first = min(5, len(ranks))
+    texts = [str(k) if names is None else names[k] for k in permutation[:first].tolist()]
+    signs = [" < " if up else ", " for up in np.diff(ranks[: first + 1])]
+    shown = "".join(part for pair in zip(texts, [*signs, ""], strict=False) for part in pair)
+    return (
+        f"causal order used, {origin}: {shown}{'...' if len(ranks) > first else ''} (a later node "
+        "is no cause of an earlier one, so arrowheads follow from the order alone; without one: "
+        "algorithm='icd')",
+    )
 
 
 def _masks(

@@ -16,13 +16,22 @@ import numpy as np
 from causal_lvlm.arrays import FloatArray, IntArray, frozen
 from causal_lvlm.covariance import correlation_of_rows, find_sinks, partial_out
 from causal_lvlm.errors import AttentionError, CorrelationError, DataError, StructureError
-from causal_lvlm.structure.tables import Table, checked_names, read_table, shown
+from causal_lvlm.structure.tables import (
+    Table,
+    checked_names,
+    is_table,
+    plain_array,
+    read_table,
+    shown,
+)
 
 __all__ = [
     "SYMMETRY",
     "CorrelationSource",
+    "aligned",
     "correlation_from_attention",
     "correlation_from_covariance",
+    "named_alike",
     "square_table",
 ]
 
@@ -122,11 +131,16 @@ def correlation_from_covariance(
         )
     correlation = np.clip((correlation + correlation.T) / 2.0, -1.0, 1.0)
     np.fill_diagonal(correlation, 1.0)
-    return CorrelationSource(correlation, n_samples, names=table.names, kind="covariance")
+    return CorrelationSource(
+        correlation, n_samples, names=table.names, notes=table.notes, kind="covariance"
+    )
 
 
 def square_table(values: Any, names: Sequence[str] | None, what: str) -> Table:
-    """Return a square matrix with the names of its columns, or raise CorrelationError."""
+    """Return a square matrix with the names of its columns, or raise CorrelationError.
+
+    Rows that carry the names of columns are put into the order of the columns.
+    """
     shape = np.shape(values) if isinstance(values, np.ndarray) else None
     if shape is not None and (len(shape) != 2 or shape[0] != shape[1] or not shape[0]):
         raise CorrelationError(
@@ -139,7 +153,44 @@ def square_table(values: Any, names: Sequence[str] | None, what: str) -> Table:
     rows, columns = table.values.shape
     if rows != columns:
         raise CorrelationError(f"a {what} matrix must be square, not of shape {rows, columns}")
-    return table
+    return aligned(table)
+
+
+def named_alike(table: Table) -> bool:
+    """Whether rows carry names of columns, as those of a covariance do and samples do not.
+
+    Numbers are no names, unless they are exactly those of the columns.
+    """
+    if table.rows is None or table.names is None:
+        return False
+    rows, columns = set(table.rows), set(table.names)
+    if rows == columns:
+        return len(table.rows) == len(rows)
+    return any(not name.lstrip("-").isdigit() for name in rows & columns)
+
+
+def aligned(table: Table) -> Table:
+    """Return a square matrix with its rows in the order of its columns, by their names.
+
+    Raises
+    ------
+    CorrelationError
+        If rows and columns share some names, but not all.
+    """
+    if not named_alike(table) or table.rows == table.names:
+        return table
+    assert table.rows is not None and table.names is not None
+    only = [name for name in table.rows if name not in table.names]
+    lacking = [name for name in table.names if name not in table.rows]
+    if only or lacking or len(set(table.rows)) < len(table.rows):
+        differ = f"{shown(only or table.rows)} / {shown(lacking)}" if only or lacking else "twice"
+        raise CorrelationError(
+            f"rows and columns of the matrix have different names ({differ}); give the whole "
+            "matrix, with the same variables in both"
+        )
+    order = [table.rows.index(name) for name in table.names]
+    note = "the rows of the matrix were put into the order of its columns, by their names"
+    return Table(table.values[order], table.names, table.names, (*table.notes, note))
 
 
 def correlation_from_attention(
@@ -183,9 +234,13 @@ def correlation_from_attention(
     """
     if sink not in ("keep", "drop", "condition"):
         raise StructureError(f"sink must be 'keep', 'drop' or 'condition', not {sink!r}")
-    weights = _attention_head(attention, head)
+    notes: list[str] = []
+    if is_table(attention):
+        table = aligned(read_table(attention, names))
+        attention, names = table.values, table.names
+        notes.extend(table.notes)
+    weights = _attention_head(plain_array(attention), head)
     texts = checked_names(names, len(weights))
-    notes = []
     sinks = list(find_sinks(weights)) if sink != "keep" else []
     rows = weights
     if sinks:

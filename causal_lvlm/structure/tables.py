@@ -1,12 +1,17 @@
 """Data tables of any common kind as one float64 array with named columns.
 
-Read are: arrays and lists of rows, mappings of column names to columns, and any object with
-``.columns`` and ``.to_numpy()`` (pandas, polars and others; none of them is imported here).
+Read are: arrays (of numpy, torch, scipy.sparse and others) and lists of rows, mappings of column
+names to columns, and any object with ``.columns`` and ``.to_numpy()`` (pandas, polars and others;
+none of them is imported here). What only looks like a table is refused with what to do.
+
+A table may carry names of rows: the index of a data frame, or a column of text that holds the names
+of the other columns. They tell a covariance from samples.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +21,10 @@ import numpy as np
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.errors import DataError
 
-__all__ = ["Table", "checked_names", "is_table", "read_table", "shown"]
+__all__ = ["Table", "checked_names", "is_table", "plain_array", "read_table", "shown"]
 
 _SHOWN = 6
+_MOST_LABELS = 50_000  # more rows than any matrix that can be learned from has
 
 
 @dataclass(frozen=True)
@@ -31,10 +37,16 @@ class Table:
         May hold NaN where a value is missing, and infinities. May be the caller's own array.
     names : tuple of str or None
         None if the table had no names.
+    rows : tuple of str or None
+        Names of the rows, if there are any.
+    notes : tuple of str
+        What was left out or put into another order.
     """
 
     values: FloatArray
     names: tuple[str, ...] | None
+    rows: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def called(self, column: int) -> str:
         """Return how messages name a column."""
@@ -50,7 +62,7 @@ def shown(items: Iterable[object], most: int = _SHOWN) -> str:
 
 def is_table(values: Any) -> bool:
     """Return whether an object is a table with named columns."""
-    return isinstance(values, Mapping) or (
+    return isinstance(values, (Mapping, Table)) or (
         hasattr(values, "columns") and callable(getattr(values, "to_numpy", None))
     )
 
@@ -76,58 +88,120 @@ def checked_names(names: Sequence[Any] | None, n: int) -> tuple[str, ...] | None
     return texts
 
 
-def read_table(data: Any, names: Sequence[Any] | None = None) -> Table:
+def plain_array(values: Any) -> Any:
+    """Return tensors and sparse matrices as arrays, and anything else as it is."""
+    if callable(getattr(values, "detach", None)):  # torch: numpy knows no bfloat16, no gradients
+        values = values.detach().cpu().to_dense().resolve_conj()
+        return (values.float() if str(values.dtype).endswith("float16") else values).numpy()
+    if hasattr(values, "nnz") and callable(getattr(values, "toarray", None)):  # scipy.sparse
+        return values.toarray()
+    return values
+
+
+def _refused(data: Any) -> str | None:
+    """Say why an object is no table although it looks like one, and what to do."""
+    if isinstance(data, (str, bytes, os.PathLike)):
+        return (
+            "a table or matrix is needed, not text; a file is read with numpy or pandas first, or "
+            "by the command: causal-lvlm learn FILE"
+        )
+    kind = type(data).__name__
+    if isinstance(data, (list, tuple)) and data and isinstance(data[0], Mapping):
+        return (
+            "a list of dicts holds one sample each; give a mapping of names to columns, "
+            "{'a': [...], 'b': [...]}, or pandas.DataFrame(rows)"
+        )
+    if isinstance(data, np.ndarray) or is_table(data) or hasattr(data, "to_pydict"):
+        return None
+    loads = next(
+        (n for n in ("collect", "compute", "to_pandas", "toPandas") if hasattr(data, n)), ""
+    )
+    if loads and (hasattr(data, "columns") or hasattr(data, "collect_schema")):
+        return f"a {kind} is no table in memory yet; give the result of .{loads}()"
+    if callable(getattr(data, "to_numpy", None)) and len(np.shape(data)) == 1:
+        return f"a {kind} is one column; a graph needs several: give a data frame or a mapping"
+    return None
+
+
+def _labels_of(index: Any) -> tuple[str, ...] | None:
+    """Return the labels of rows; None without an index (lists have a method of that name)."""
+    if index is None or callable(index) or len(index) > _MOST_LABELS:
+        return None
+    return tuple(str(label) for label in index)
+
+
+def _columns(data: Mapping[Any, Any]) -> tuple[list[Any], tuple[str, ...] | None]:
+    """Return the columns of a mapping, and the names of rows that all of them carry."""
+    for name, column in data.items():
+        if isinstance(column, Mapping):
+            raise DataError(
+                f"column {str(name)!r} is a mapping itself; give each column as a list of numbers"
+            )
+    carried = {_labels_of(getattr(column, "index", None)) for column in data.values()} - {None}
+    if len(carried) > 1:
+        raise DataError(
+            "the rows of the columns are labelled differently; pandas.DataFrame(columns) brings "
+            "them into one order"
+        )
+    columns = [np.asarray(plain_array(column)) for column in data.values()]
+    shapes = {column.shape for column in columns}
+    if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+        raise DataError(f"the columns have different shapes: {shown(sorted(shapes))}")
+    return columns, carried.pop() if carried else None
+
+
+def read_table(
+    data: Any, names: Sequence[Any] | None = None, rows: Sequence[Any] | None = None
+) -> Table:
     """Read a table of numbers.
 
     Parameters
     ----------
     data : array_like of shape (n, p), mapping of str to columns, or table object
         Rows are samples. Truth values count as 0 and 1; None, NaN and the missing values of pandas
-        become NaN, and so do masked entries.
+        become NaN, and so do masked entries. A `Table` is taken as it is.
     names : sequence of str, optional
         Names of the columns, instead of the table's own.
+    rows : sequence of str, optional
+        Names of the rows, instead of the table's own.
 
     Raises
     ------
     DataError
-        If the data have not two axes or no column, hold text, dates or complex numbers, or names
-        do not fit.
+        If the data have not two axes or no column, hold text, dates or complex numbers, names do
+        not fit, or the object must be turned into a table first (one column, a lazy frame).
 
     Examples
     --------
     >>> read_table({"rain": [0, 1, 1], "wet": [False, True, None]}).values.tolist()
     [[0.0, 0.0], [1.0, 1.0], [1.0, nan]]
     """
-    own: Sequence[Any] | None = None
-    if isinstance(data, Mapping):
-        own = list(data)
-        columns = [np.asarray(column) for column in data.values()]
-        shapes = {column.shape for column in columns}
-        if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
-            raise DataError(f"the columns have different shapes: {shown(sorted(shapes))}")
+    reason = _refused(data)
+    if reason is not None:
+        raise DataError(reason)
+    own, carried, columns = _opened(data)
+    if isinstance(columns, list):
+        if not columns:
+            raise DataError("the data table has no column")
+        n, p = len(columns[0]), len(columns)
     else:
-        if is_table(data):
-            own = list(data.columns)
-            data = data.to_numpy()
-        if isinstance(data, np.ma.MaskedArray) and data.dtype.kind in "biuf":
-            # its hidden values are no values
-            data = np.ma.filled(data.astype(np.float64), np.nan)  # type: ignore[no-untyped-call]
-        try:
-            given = np.asarray(data)
-        except ValueError as error:  # rows of different lengths
-            raise DataError(f"a data table needs rows of equal length: {error}") from error
-        if given.ndim != 2:
-            raise DataError(
-                f"a data table has two axes (samples, variables), not the shape {given.shape}"
-            )
-        if given.dtype.kind in "biuf" and given.shape[1]:
-            texts = checked_names(names if names is not None else own, given.shape[1])
-            return Table(np.asarray(given, dtype=np.float64), texts)
-        columns = list(given.T)
-    if not columns:
-        raise DataError("the data table has no column")
-    texts = checked_names(names if names is not None else own, len(columns))
-    table = Table(np.empty((len(columns[0]), len(columns))), texts)
+        n, p = columns.shape
+    texts = checked_names(names if names is not None else own, p)
+    if texts is not None and own is not None and carried is not None:
+        renamed = dict(zip(map(str, own), texts, strict=True))
+        carried = tuple(renamed.get(label, label) for label in carried)
+    carried = tuple(str(row) for row in rows) if rows is not None else carried
+    if carried is not None and len(carried) != n:
+        raise DataError(f"{len(carried)} names were given for {n} rows")
+    notes = data.notes if isinstance(data, Table) else ()
+    if not isinstance(columns, list):
+        return Table(np.asarray(columns, dtype=np.float64), texts, carried, notes)
+    labels = _label_column(columns, texts)
+    if labels is not None and texts is not None:
+        notes = (f"column {texts[labels]!r} holds the names of the rows and was left out",)
+        carried = tuple(str(label) for label in columns.pop(labels))
+        texts = texts[:labels] + texts[labels + 1 :]
+    table = Table(np.empty((n, len(columns))), texts, carried, notes)
     refused = []
     for k, column in enumerate(columns):
         numbers = _numbers(column)
@@ -141,6 +215,51 @@ def read_table(data: Any, names: Sequence[Any] | None = None) -> Table:
             "numbers"
         )
     return table
+
+
+def _opened(data: Any) -> tuple[Sequence[Any] | None, tuple[str, ...] | None, Any]:
+    """Return names of columns and of rows, and an array of numbers or a list of columns."""
+    if isinstance(data, Table):
+        return data.names, data.rows, data.values
+    if callable(getattr(data, "to_pydict", None)):  # pyarrow
+        data = data.to_pydict()
+    if isinstance(data, np.ndarray) and data.dtype.names is not None:
+        data = {name: data[name] for name in data.dtype.names}
+    if isinstance(data, Mapping):
+        columns, carried = _columns(data)
+        return list(data), carried, columns
+    own: Sequence[Any] | None = None
+    carried = None
+    if is_table(data):
+        own, carried = list(data.columns), _labels_of(getattr(data, "index", None))
+        data = data.to_numpy()
+    elif hasattr(data, "coords") and len(getattr(data, "dims", ())) == 2:  # xarray
+        found = [data.coords[dim] if dim in data.coords else None for dim in data.dims]
+        carried, own = (None if c is None else tuple(str(v) for v in c.values) for c in found)
+        data = data.values
+    data = plain_array(data)
+    if isinstance(data, np.ma.MaskedArray) and data.dtype.kind in "biuf":
+        # its hidden values are no values
+        data = np.ma.filled(data.astype(np.float64), np.nan)  # type: ignore[no-untyped-call]
+    try:
+        given = np.asarray(data)
+    except ValueError as error:  # rows of different lengths
+        raise DataError(f"a data table needs rows of equal length: {error}") from error
+    if given.ndim != 2:
+        raise DataError(
+            f"a data table has two axes (samples, variables), not the shape {given.shape}"
+        )
+    return own, carried, given if given.dtype.kind in "biuf" and given.shape[1] else list(given.T)
+
+
+def _label_column(columns: Sequence[Any], names: tuple[str, ...] | None) -> int | None:
+    """Return the column that holds the names of all others, as a covariance has it in a file."""
+    if names is None or len(columns[0]) != len(columns) - 1:
+        return None
+    for k, column in enumerate(columns):
+        if column.dtype.kind in "OUT" and {str(v) for v in column} == set(names) - {names[k]}:
+            return k
+    return None
 
 
 def _numbers(column: Any) -> FloatArray | str:
