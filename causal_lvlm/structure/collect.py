@@ -53,7 +53,7 @@ def collect(
         learner.marks, place, permutation, learner.sepset_start, learner.sepset_size,
         learner.sepset_nodes,
     )  # fmt: skip
-    notes += _chains(learner, permutation)
+    notes += _contradictions(learner, permutation, names)
     evidence = None
     if learner.keep_evidence:
         evidence = PairEvidence(
@@ -87,16 +87,57 @@ def _in_pairs(pairs: IntArray, n: int) -> IntArray:
     return ordered[np.argsort(ordered[:, 0] * n + ordered[:, 1])]
 
 
-def _chains(learner: Learner, permutation: IntArray) -> tuple[str, ...]:
-    """Say where a chain of directed edges contradicts "i is no cause of j", which marks cannot."""
-    if not learner.blocked.size:
-        return ()
-    directed = (learner.marks == ARROW) & (learner.marks.T == TAIL)
-    hit = np.argwhere(reachability(directed) & (learner.blocked.T > 0))
-    if not len(hit):
-        return ()
-    shown = ", ".join(f"{permutation[i]} to {permutation[j]}" for i, j in hit[:5])
-    return (
-        f"background knowledge: {len(hit)} forbidden orientations are contradicted by a chain of "
-        f"directed edges through other nodes ({shown}{', ...' if len(hit) > 5 else ''})",
-    )
+def _contradictions(
+    learner: Learner, permutation: IntArray, names: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    """Say where knowledge (or an order) is not what the marks show, or the marks not the data."""
+
+    def listed(pairs: Any, sign: str = " - ") -> str:
+        ends = [
+            [str(k) if names is None else names[k] for k in permutation[list(pair)].tolist()]
+            for pair in pairs[:5]
+        ]
+        return ", ".join(map(sign.join, ends)) + (", ..." if len(pairs) > 5 else "")
+
+    notes = []
+    if len(learner.forced):
+        notes.append(
+            f"background knowledge: nothing separated {listed(learner.forced, ' and ')}; the edge "
+            "is left out only because it is forbidden, and the graph shows an independence there "
+            "that the data do not"
+        )
+    later = learner.tiers[None, :] > learner.tiers[:, None]
+    into = later | (learner.blocked > 0) if learner.blocked.size else later
+    # one excluded direction is always obeyed; <-> is what a PAG has for two
+    both = np.argwhere(np.triu(into & into.T & (learner.marks > 0) & (learner.marks != ARROW)))
+    if len(both):
+        notes.append(
+            f"background knowledge: both directions of {listed(both)} are excluded, but the data "
+            "keep the edge; a CPDAG has none for that, so it is left undirected (forbid the edge, "
+            "or use algorithm='fci' or algorithm='icd', where it is <->)"
+        )
+    if learner.blocked.size:
+        directed = (learner.marks == ARROW) & (learner.marks.T == TAIL)
+        reach = reachability(directed)
+        hit = np.argwhere(reach & (learner.blocked.T > 0))
+        if len(hit):
+            notes.append(
+                f"background knowledge: {len(hit)} forbidden orientations are contradicted by a "
+                "chain of directed edges through other nodes "
+                f"({listed(hit, ' to ')})"
+            )
+        circle = np.flatnonzero(reach.diagonal())
+        if len(circle):
+            notes.append(
+                "background knowledge: the directions that it leaves form a cycle through "
+                f"{listed(circle[:, None], '')}, which no causal graph has; it contradicts the data"
+            )
+        arrows = (learner.marks == ARROW) & (learner.marks.T == ARROW)
+        almost = np.argwhere(arrows & reach)
+        if len(almost):
+            notes.append(
+                f"background knowledge: {listed(almost, ' <-> ')} although a chain of directed "
+                "edges leads from the first to the second, which no PAG has; it contradicts the "
+                "data"
+            )
+    return tuple(notes)

@@ -145,7 +145,8 @@ class BackgroundKnowledge:
             blocked[j, i] = True
         clash = np.argwhere(np.triu(required & forbidden))
         if len(clash):
-            raise KnowledgeError(f"the edge {clash[0].tolist()} is both required and forbidden")
+            i, j = (str(k) if names is None else repr(names[k]) for k in clash[0])
+            raise KnowledgeError(f"the edge {i} - {j} is both required and forbidden")
         if acyclic:
             self._check_acyclic(required, blocked, tiers, names)
         return Masks(required, forbidden, blocked)
