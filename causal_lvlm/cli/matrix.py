@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from causal_lvlm.cli.support import say
 from causal_lvlm.cli.tables import Loaded, read_parquet, read_text
 
 __all__ = ["read_input"]
@@ -44,8 +45,30 @@ def read_input(path: Path, key: str | None, header: bool | None = None) -> Loade
             raise ValueError("--header and --no-header are for text files")
         return _arrays(path, key)
     if suffix in (".parquet", ".pq"):
-        return read_parquet(path)
-    return read_text(path, header)
+        return _labelled(read_parquet(path))
+    return _labelled(read_text(path, header))
+
+
+def _labelled(loaded: Loaded) -> Loaded:
+    """Take the names of rows from the column that holds the names of all other columns."""
+    from causal_lvlm.structure.tables import label_column, left_out
+
+    values = loaded.values
+    if not isinstance(values, dict) or loaded.rows is not None or not values:
+        return loaded
+    names = list(values)
+    k = label_column(list(values.values()), names)
+    if k is None:
+        return loaded
+    note = left_out(names[k])
+    say(note)
+    rest = {name: values[name] for name in names if name != names[k]}
+    rows = tuple(str(label) for label in values[names[k]])
+    notes = (*loaded.notes, note)
+    if all(column.dtype.kind in "biuf" for column in rest.values()):
+        table = np.column_stack([column.astype(np.float64) for column in rest.values()])
+        return Loaded(table, tuple(rest), rows=rows, notes=notes)
+    return Loaded(rest, rows=rows, notes=notes)
 
 
 def _arrays(path: Path, key: str | None) -> Loaded:

@@ -21,7 +21,10 @@ import numpy as np
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.errors import DataError
 
-__all__ = ["Table", "checked_names", "is_table", "plain_array", "read_table", "shown"]
+__all__ = [
+    "Table", "checked_names", "is_table", "label_column", "left_out", "plain_array", "read_table",
+    "shown",
+]  # fmt: skip
 
 _SHOWN = 6
 _MOST_LABELS = 50_000  # more rows than any matrix that can be learned from has
@@ -196,9 +199,9 @@ def read_table(
     notes = data.notes if isinstance(data, Table) else ()
     if not isinstance(columns, list):
         return Table(np.asarray(columns, dtype=np.float64), texts, carried, notes)
-    labels = _label_column(columns, texts)
+    labels = label_column(columns, texts)
     if labels is not None and texts is not None:
-        notes = (f"column {texts[labels]!r} holds the names of the rows and was left out",)
+        notes = (left_out(texts[labels]),)
         carried = tuple(str(label) for label in columns.pop(labels))
         texts = texts[:labels] + texts[labels + 1 :]
     table = Table(np.empty((n, len(columns))), texts, carried, notes)
@@ -252,7 +255,12 @@ def _opened(data: Any) -> tuple[Sequence[Any] | None, tuple[str, ...] | None, An
     return own, carried, given if given.dtype.kind in "biuf" and given.shape[1] else list(given.T)
 
 
-def _label_column(columns: Sequence[Any], names: tuple[str, ...] | None) -> int | None:
+def left_out(name: str) -> str:
+    """Say that a column holds names of rows."""
+    return f"column {name!r} holds the names of the rows and was left out"
+
+
+def label_column(columns: Sequence[Any], names: Sequence[str] | None) -> int | None:
     """Return the column that holds the names of all others, as a covariance has it in a file."""
     if names is None or len(columns[0]) != len(columns) - 1:
         return None
