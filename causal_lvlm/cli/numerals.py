@@ -30,7 +30,7 @@ _NUMERIC = re.compile(
 _POINT = re.compile(r"[+-]?(\d+\.\d*|\.\d+)(e[+-]?\d+)?", re.I | re.ASCII)
 # commas: certainly between thousands, certainly decimal, or either
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}((,\d{3})+\.\d*|(,\d{3}){2,})", re.ASCII)
-_DECIMAL = re.compile(r"[+-]?(\d*,\d+(e[+-]?\d+)?|\d{1,3}(\.\d{3})+,\d+)", re.I | re.ASCII)
+_DECIMAL = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.I | re.ASCII)
 _EITHER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 _POINTED = re.compile(r"[+-]?\d{1,3}(\.\d{3})+,\d+", re.ASCII)
 _POINT_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+", re.ASCII)
@@ -85,6 +85,16 @@ class Numerals:
             return None
 
 
+def _sign_of(text: str) -> str:
+    """Return what a field shows about points and commas."""
+    text = _GAPS.sub("", text) if _GROUPS.fullmatch(text) else text
+    kinds = {
+        "either": _EITHER, "thousands": _THOUSANDS, "pointed": _POINTED, "decimal": _DECIMAL,
+        "point groups": _POINT_GROUPS, "point": _POINT,
+    }  # fmt: skip
+    return next((kind for kind, pattern in kinds.items() if pattern.fullmatch(text)), "")
+
+
 def told_numerals(fields: Iterable[str]) -> Numerals:
     """Return how the fields of a file write numbers.
 
@@ -93,25 +103,15 @@ def told_numerals(fields: Iterable[str]) -> Numerals:
     DataError
         If the fields contradict each other, or a comma can be read in two ways.
     """
-    thousands = decimal = either = pointed = point = grouped = ""
-    fields = [field.strip() for field in fields]
-    if not any("," in field for field in fields):
+    texts = [field.strip() for field in fields]
+    if not any("," in text for text in texts):
         return Numerals()
-    for text in fields:
-        if _GROUPS.fullmatch(text):
-            text = _GAPS.sub("", text)
-        if "," not in text:
-            if "." in text and _POINT_GROUPS.fullmatch(text):
-                grouped = grouped or text
-            elif "." in text and _POINT.fullmatch(text):
-                point = point or text
-        elif _EITHER.fullmatch(text):
-            either = either or text
-        elif _THOUSANDS.fullmatch(text):
-            thousands = thousands or text
-        elif _DECIMAL.fullmatch(text):
-            decimal = decimal or text
-            pointed = pointed or (text if _POINTED.fullmatch(text) else "")
+    found: dict[str, str] = {}
+    for text in texts:
+        found.setdefault(_sign_of(text), text)
+    thousands, either, point = (found.get(k, "") for k in ("thousands", "either", "point"))
+    pointed, grouped = found.get("pointed", ""), found.get("point groups", "")
+    decimal = found.get("decimal", pointed)
     clash = thousands or point
     if decimal and clash:
         raise DataError(
