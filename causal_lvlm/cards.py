@@ -99,6 +99,7 @@ def trace_card(trace: Any) -> str:
     words = _words(layout.tokens, layout.modality, generated, {}, titles, image_of)
     cells = int(np.count_nonzero(np.asarray(layout.modality) == "image"))
     facts = f"{trace.model_id} · {len(layout)} positions, {cells} of them image tokens"
+    facts = ". ".join([facts, *getattr(trace, "remarks", ())])
     return (
         f'<div style="{_BOX}"><div style="{_ROW}">{"".join(pictures)}'
         f'<div style="flex:1 1 300px"><p style="margin:0 0 6px;font-size:1.05em">Answer: '

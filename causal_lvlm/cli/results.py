@@ -44,9 +44,9 @@ def describe(explanation: Any) -> str:
             parts.append(f"found by {wording.found_by(item)}")
         parts.append(amount(item.model_runs, "model run"))
         lines.append(f"  {wording.set_title(name, n_images)}: {'; '.join(p for p in parts if p)}.")
-    remark = explanation.parameters.get("layer_remark")
-    if remark:
-        lines.append(f"  Note: {remark}.")
+    about = summary.get("parameters") or {}
+    remarks = [explanation.parameters.get("layer_remark"), *(about.get("remarks") or ())]
+    lines += [f"  Note: {remark}." for remark in remarks if remark]
     return "\n".join(lines)
 
 

@@ -24,12 +24,13 @@ from causal_lvlm.lvlm.attention_function import Recorder, recording, switched
 from causal_lvlm.lvlm.compiled import uncompiled
 from causal_lvlm.lvlm.context import Context, decoder_arguments, injected, read_context
 from causal_lvlm.lvlm.families import family_of
+from causal_lvlm.lvlm.given import check_weights, plain_model
 from causal_lvlm.lvlm.images import ImageLike
 from causal_lvlm.lvlm.inputs import Processed, process, whole_inputs
 from causal_lvlm.lvlm.layout import token_text
 from causal_lvlm.lvlm.pace import Pace
 from causal_lvlm.lvlm.parts import Parts
-from causal_lvlm.lvlm.state import remembered_by
+from causal_lvlm.lvlm.state import kept, own_modes, plain_generation
 from causal_lvlm.lvlm.threads import one_thread
 from causal_lvlm.lvlm.trace import Trace
 
@@ -44,8 +45,8 @@ class LVLM:
     Parameters
     ----------
     model : PreTrainedModel
-        A model for image and text to text of a supported family. It is put into evaluation mode;
-        nothing else on it is changed for longer than a call.
+        A model for image and text to text of a supported family. Nothing on it is changed for
+        longer than a call: one in training mode is evaluated without dropout, and stays in it.
     processor : ProcessorMixin
     model_id : str
         Hub id or path it came from.
@@ -73,7 +74,9 @@ class LVLM:
     def __init__(
         self, model: Any, processor: Any, model_id: str = "in memory", revision: str | None = None
     ) -> None:
-        self.family = family_of(getattr(model, "config", None))
+        self.model = plain_model(model)
+        self.family = family_of(self.model.config)
+        check_weights(self.model)
         if self.family.text_only:
             self.tokenizer = getattr(processor, "tokenizer", None) or processor
             if not callable(getattr(self.tokenizer, "decode", None)):
@@ -88,7 +91,6 @@ class LVLM:
                         f"{part}; a processor for image and text is needed"
                     )
             self.tokenizer = processor.tokenizer
-        self.model = getattr(model, "_orig_mod", model).eval()  # the model inside torch.compile
         self.processor = processor
         self.model_id = model_id
         self.revision = revision
@@ -299,11 +301,22 @@ class LVLM:
 
     @contextmanager
     def session(self, *, tower: bool = False) -> Iterator[None]:
-        """Use our attention function (and one thread for a small model) until the block ends."""
+        """Use the model as this package does until the block ends; then it is as it was.
+
+        With our attention function, in evaluation mode (see `state`), uncompiled, a small model on
+        one thread.
+        """
         parts = self._current_parts()
         alone = one_thread(self.is_tiny and self.device.type == "cpu")
-        aside = remembered_by(self.model).aside(parts.modules)
-        with alone, uncompiled(parts.modules), switched(parts.configs(tower=tower)), aside:
+        aside = kept(self.model, parts.modules)
+        switch = switched(parts.configs(tower=tower))
+        with alone, own_modes(self.device), uncompiled(parts.modules), switch, aside:
+            yield
+
+    @contextmanager
+    def plain_generation(self) -> Iterator[None]:
+        """Set aside the checkpoint's own settings of generation until the block ends."""
+        with plain_generation(self.model, self._current_parts().modules):
             yield
 
     def pixels(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:

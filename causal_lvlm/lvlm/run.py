@@ -2,8 +2,8 @@
 
 1. The image is opened upright, the prompt rendered (see `prompts`), and both go through the model's
    own processor.
-2. The model generates greedily with its own ``generate`` and cache; log-probabilities come from its
-   unprocessed logits.
+2. The model generates greedily with its own ``generate`` and cache, its checkpoint's settings set
+   aside (see `generation`); log-probabilities come from its unprocessed logits.
 3. The layout is built and its geometry checked against a coordinate ramp.
 4. One teacher-forced pass over prompt and answer, with image features computed once and merged by
    us, must reproduce the generation: everything later (attention, masking, gradients) rests on that
@@ -16,13 +16,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
-from transformers import GenerationConfig
 
-from causal_lvlm.arrays import FloatArray
+from causal_lvlm.checks import whole_number
 from causal_lvlm.errors import EmptyAnswerError, ImageError, SelfCheckError
+from causal_lvlm.lvlm.generation import answer_text, generate, own_settings, settings_remark
 from causal_lvlm.lvlm.geometry import Cells, Site
 from causal_lvlm.lvlm.images import ImageLike, open_images
 from causal_lvlm.lvlm.layout import build_layout
@@ -49,8 +48,7 @@ def run(
     on_token: Callable[[int, str], None] | None = None,
 ) -> Trace:
     """Run the model once; arguments and errors as in `LVLM.run`."""
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    max_new_tokens = whole_number("max_new_tokens", max_new_tokens, 1)
     if on_token is not None and not callable(on_token):
         raise TypeError(
             "on_token must be callable as on_token(token_id, text), or None, got "
@@ -79,13 +77,12 @@ def run(
     )
     with lvlm.session(), torch.no_grad():
         processed = lvlm.process(pictures, rendered.text, rendered=rendered.rendered)
-        sequence, log_probs, stop_ids = _generate(lvlm, processed.inputs, max_new_tokens, on_token)
+        said = generate(lvlm, processed.inputs, max_new_tokens, on_token)
     n_prompt = int(processed.inputs["input_ids"].shape[1])
-    token_ids = [int(i) for i in sequence]
     cells = _cells(lvlm, pictures, processed.inputs)
     layout = build_layout(
         lvlm.tokenizer,
-        token_ids,
+        said.token_ids,
         n_prompt,
         rendered,
         expanded=processed.expanded,
@@ -103,7 +100,7 @@ def run(
         # Rectangles depend on the sizes of the images alone.
         lvlm._geometry_errors[sizes] = geometry_error(lvlm, layout, sizes)
     prepared = Prepared(lvlm, pictures, layout, rendered.text, processed.inputs)
-    check = check_run(prepared, log_probs, lvlm._geometry_errors[sizes])
+    check = check_run(prepared, said.log_probs, lvlm._geometry_errors[sizes])
     if not check.passed:
         message = (
             f"the self-check of {lvlm.model_id!r} failed: {check}; explanations of this run "
@@ -112,13 +109,14 @@ def run(
         if strict:
             raise SelfCheckError(message)
         warnings.warn(message, stacklevel=3)  # points at the caller of LVLM.run
+    settings = own_settings(lvlm)
     return Trace(
         prompt=rendered.text,
-        answer=_text(lvlm, token_ids[n_prompt:]),
+        answer=answer_text(lvlm, said.token_ids[n_prompt:]),
         image=pictures[0] if pictures else None,
         images=tuple(pictures),
         layout=layout,
-        log_probs=log_probs,
+        log_probs=said.log_probs,
         self_check=check,
         model_id=lvlm.model_id,
         revision=lvlm.revision,
@@ -128,7 +126,9 @@ def run(
             "chat_template": chat_template,
             "prompt_source": rendered.source,
             "decoding": "greedy",
-            "finished": token_ids[-1] in stop_ids,
+            "finished": said.finished,
+            "set_aside": settings,
+            "remarks": [remark for remark in [settings_remark(settings)] if remark],
             "seed": seed,
             "dtype": str(lvlm.dtype).removeprefix("torch."),
             "device": str(lvlm.device),
@@ -157,68 +157,3 @@ def _cells(
         )
         for index, picture in enumerate(pictures)
     ]
-
-
-def _text(lvlm: LVLM, token_ids: Sequence[int]) -> str:
-    """Return tokens of an answer as a person reads them."""
-    return str(lvlm.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
-
-
-class _Teller:
-    """What ``generate`` hands each token to, as soon as it is chosen.
-
-    An error raised here goes through ``generate`` to the caller of `LVLM.run`, and so ends it.
-    """
-
-    def __init__(self, lvlm: LVLM, tell: Callable[[int, str], None]) -> None:
-        self._lvlm, self._tell = lvlm, tell
-        self._ids: list[int] | None = None
-
-    def put(self, value: torch.Tensor) -> None:
-        """Take the prompt first, then one token at a time."""
-        if self._ids is None:  # the prompt
-            self._ids = []
-            return
-        for token_id in value.flatten().tolist():
-            self._ids.append(int(token_id))
-            self._tell(int(token_id), _text(self._lvlm, self._ids))
-
-    def end(self) -> None:
-        """Nothing is held back, so nothing is left to tell."""
-
-
-def _generate(
-    lvlm: LVLM,
-    inputs: dict[str, torch.Tensor],
-    max_new_tokens: int,
-    on_token: Callable[[int, str], None] | None,
-) -> tuple[torch.Tensor, FloatArray, set[int]]:
-    """Generate greedily; returns (T,) ids, (G,) log-probabilities, and the stop tokens."""
-    own = getattr(lvlm.model, "generation_config", None)
-    stop = getattr(own, "eos_token_id", None)
-    stop = lvlm.tokenizer.eos_token_id if stop is None else stop
-    stops = [] if stop is None else [int(s) for s in np.atleast_1d(np.asarray(stop))]
-    pad = lvlm.tokenizer.pad_token_id
-    config = GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        max_length=None,
-        # A checkpoint's own penalties would make the answer differ from the model's argmax.
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        eos_token_id=stops or None,
-        pad_token_id=pad if pad is not None else (stops[0] if stops else 0),
-        return_dict_in_generate=True,
-        output_logits=True,
-        use_cache=True,
-    )
-    streamer = None if on_token is None else _Teller(lvlm, on_token)
-    output = lvlm.model.generate(**inputs, generation_config=config, streamer=streamer)
-    sequence = output.sequences[0]
-    logits = torch.stack([step[0] for step in output.logits]).double()
-    generated = sequence[len(sequence) - len(logits) :]
-    log_probs = logits.log_softmax(dim=-1).gather(1, generated[:, None].to(logits.device))
-    if len(sequence) == len(generated):  # some models return the answer alone
-        sequence = torch.cat([inputs["input_ids"][0].to(sequence.device), sequence])
-    return sequence, log_probs[:, 0].cpu().numpy(), set(stops)

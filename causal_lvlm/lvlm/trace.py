@@ -95,6 +95,11 @@ class Trace(ProbeVerbs):
                 f"log_probs has shape {self.log_probs.shape} for {n_generated} generated tokens"
             )
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader should know about how it was asked, one sentence each."""
+        return tuple(str(remark) for remark in self.parameters.get("remarks") or ())
+
     # -- the model ----------------------------------------------------------------------------
 
     def attach(self, model: LVLM) -> Trace:

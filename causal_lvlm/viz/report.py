@@ -32,6 +32,7 @@ from causal_lvlm.viz.sections import (
     explanation_html,
     heat_html,
     photographs_html,
+    remarks_html,
     self_check_html,
 )
 
@@ -199,6 +200,7 @@ def _case_html(case: Case, key: str, count: int, scale: float) -> str:
         f'<span class="muted">{escape(view.revision)}</span></p>',
         prompt_html(view, None, {}),
         self_check_html(view),
+        remarks_html(view),
     ]
     intro = (
         f'<section class="card"><div class="pictures">{photographs_html(view, key)}'

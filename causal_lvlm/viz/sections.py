@@ -24,7 +24,14 @@ from causal_lvlm.viz.sheet import image_name
 from causal_lvlm.viz.style import SMALL, data_uri, image_uri
 from causal_lvlm.viz.view import TraceView
 
-__all__ = ["explanation_html", "figure_html", "heat_html", "photographs_html", "self_check_html"]
+__all__ = [
+    "explanation_html",
+    "figure_html",
+    "heat_html",
+    "photographs_html",
+    "remarks_html",
+    "self_check_html",
+]
 
 
 def self_check_html(view: TraceView) -> str:
@@ -36,6 +43,14 @@ def self_check_html(view: TraceView) -> str:
     extra = check.get("max_log_prob_difference")
     size = f" (log-probabilities differ by at most {wording.number(extra)})" if extra else ""
     return f'<p class="small muted">The pass that was analysed {words} the generation{size}.</p>'
+
+
+def remarks_html(view: TraceView) -> str:
+    """Return what a reader should know about how it was asked, as HTML; empty without remarks."""
+    about = view.details.get("parameters")
+    found = about.get("remarks") if isinstance(about, Mapping) else None
+    remarks = found if isinstance(found, (list, tuple)) else ()
+    return "".join(f'<p class="small muted">Note: {escape(str(r))}.</p>' for r in remarks)
 
 
 def explanation_html(

@@ -62,11 +62,6 @@ def test_objects_in_memory():
     assert facts["parameters"] == sum(p.numel() for p in pair[0].parameters())
 
 
-def test_a_model_in_training_mode_is_put_into_evaluation_mode():
-    model, processor = tiny_llava(seed=13)
-    assert not LVLM(model.train(), processor).model.training
-
-
 def test_unsupported_types_list_what_is_supported(tmp_path):
     config = BertConfig(
         hidden_size=16,
