@@ -27,6 +27,7 @@ import numpy as np
 
 from causal_lvlm.arrays import BoolArray
 from causal_lvlm.errors import CausalLVLMError, SelfCheckError, UnsupportedModelError
+from causal_lvlm.lvlm.length import check_length
 from causal_lvlm.lvlm.memory import is_out_of_memory
 from causal_lvlm.lvlm.model import LVLM
 from causal_lvlm.lvlm.prepared import Prepared
@@ -87,6 +88,7 @@ def on_model(trace: Trace, model: LVLM, *, check: bool = False) -> Trace:
         )
     hidden = hidden_positions(len(layout), trace.parameters.get(BLOCKED, ()))
     try:
+        check_length(model.text_config, model.model_id, layout.n_prompt, len(ids) - layout.n_prompt)
         prepared = Prepared(
             model,
             trace.images,

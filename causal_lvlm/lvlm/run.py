@@ -25,6 +25,7 @@ from causal_lvlm.lvlm.generation import answer_text, generate, own_settings, set
 from causal_lvlm.lvlm.geometry import Cells, Site
 from causal_lvlm.lvlm.images import ImageLike, open_images
 from causal_lvlm.lvlm.layout import build_layout
+from causal_lvlm.lvlm.length import check_length
 from causal_lvlm.lvlm.model import LVLM
 from causal_lvlm.lvlm.prepared import Prepared
 from causal_lvlm.lvlm.prompts import render_prompt
@@ -77,8 +78,9 @@ def run(
     )
     with lvlm.session(), torch.no_grad():
         processed = lvlm.process(pictures, rendered.text, rendered=rendered.rendered)
+        n_prompt = int(processed.inputs["input_ids"].shape[1])
+        check_length(lvlm.text_config, lvlm.model_id, n_prompt, max_new_tokens)
         said = generate(lvlm, processed.inputs, max_new_tokens, on_token)
-    n_prompt = int(processed.inputs["input_ids"].shape[1])
     cells = _cells(lvlm, pictures, processed.inputs)
     layout = build_layout(
         lvlm.tokenizer,
