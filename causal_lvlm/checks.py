@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from causal_lvlm.errors import quoted
+
 __all__ = ["check_choice", "whole_number"]
 
 
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
     """Raise ValueError unless `value` is one of `allowed`."""
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {tuple(allowed)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {tuple(allowed)}, got {quoted(value)}")
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
@@ -24,5 +26,5 @@ def whole_number(name: str, value: Any, least: int) -> int:
     except TypeError:
         number = None
     if number is None or isinstance(value, (bool, np.bool_)) or number < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {quoted(value)}")
     return number

@@ -6,6 +6,8 @@ All of them derive from `CausalLVLMError`. Those that report a bad argument also
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "AttentionError",
     "BudgetError",
@@ -29,11 +31,47 @@ __all__ = [
     "StructureError",
     "TargetError",
     "UnsupportedModelError",
+    "quoted",
+    "readable",
+    "shortened",
 ]
+
+_QUOTED = re.compile(r"""(?<!\w)(['"“])(?:(?!\1).){300,}?(?:\1|”)(?!\w)""", re.DOTALL)
+_RUN = re.compile(r"\S{400,}")
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most about `most` characters: what is too long lacks its middle."""
+    if len(text) <= most:
+        return text
+    tail = most // 4
+    left_out = len(text) - most
+    return f"{text[: most - tail]} [… {left_out} characters …] {text[-tail:]}"
+
+
+def quoted(value: object) -> str:
+    """Return what was given as a message quotes it: by its `repr`, and short."""
+    return shortened(repr(value), 120)
+
+
+def readable(message: str, most: int = 3000) -> str:
+    """Return an error message in which whatever it quotes, and itself, has a length to be read.
+
+    Messages quote what they were given, and that may be a million characters long.
+    """
+    if len(message) < 300:
+        return message
+    for pattern in (_QUOTED, _RUN):
+        message = pattern.sub(lambda found: shortened(found[0], 200), message)
+    return shortened(message, most)
 
 
 class CausalLVLMError(Exception):
     """Base class of every error that this package raises on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message, with what it quotes shortened to what can be read."""
+        return readable(super().__str__())
 
 
 class UnsupportedModelError(CausalLVLMError, ValueError):

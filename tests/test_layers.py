@@ -38,7 +38,7 @@ ALLOWED = {
     "tiny": (*NUMERIC, *HEAVY, "matplotlib", "tqdm", "threadpoolctl"),
     "viz": (*NUMERIC, "matplotlib", "pygraphviz"),
     "cli": ("numpy", "typer", "tqdm"),
-    "app": ("numpy", "PIL", "matplotlib", "gradio"),
+    "app": ("numpy", "PIL", "matplotlib", "gradio", "starlette"),
     "__main__.py": (),
     "__init__.py": (),
 }

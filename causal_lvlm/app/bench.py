@@ -12,6 +12,7 @@ from typing import Any
 
 from causal_lvlm.app.models import ModelShelf
 from causal_lvlm.app.records import Limits
+from causal_lvlm.app.room import Room
 from causal_lvlm.app.session import Session
 from causal_lvlm.app.turns import BusyError, Turns
 
@@ -42,6 +43,7 @@ class Workbench:
         self.limits = limits or Limits()
         self.results = results
         self.folder = folder or Path(tempfile.mkdtemp(prefix="causal-lvlm-app-"))
+        self.room = Room(self.folder / "gradio", self.limits.disk)
         self.turns = Turns(self.limits.waiting)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._lock = threading.Lock()
@@ -84,6 +86,23 @@ class Workbench:
             found = self._sessions.pop(key, None)
         if found is not None:
             found.close()
+
+    def check_pixels(self, more: int) -> None:
+        """Refuse a picture for which there is no memory.
+
+        Raises
+        ------
+        BusyError
+            If the pages keep as many pixels as the server takes.
+        """
+        with self._lock:
+            kept = sum(session.pixels() for session in self._sessions.values())
+        if kept + more > self.limits.pixels:
+            raise BusyError(
+                f"the pages that are open keep pictures of {kept / 1e6:.0f} million pixels of the "
+                f"{self.limits.pixels / 1e6:.0f} million that this server takes; give a smaller "
+                "picture, or try again later"
+            )
 
     def in_use(self, without: Session | None = None) -> list[Any]:
         """Return the models that pages work with."""

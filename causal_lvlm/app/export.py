@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from causal_lvlm.app.records import Asked
+from causal_lvlm.app.room import Room
 from causal_lvlm.app.session import Session
 from causal_lvlm.errors import PromptError
 
@@ -91,7 +92,9 @@ def export(session: Session, asked: Asked, kind: str) -> list[Path]:
     explanations = list(asked.explanations.values())
     if not explanations and kind != "numbers":
         raise PromptError("nothing is explained yet; choose a token of the answer first")
-    folder = session.folder / f"export-{asked.number}"
+    session.bench.room.make()  # Gradio copies what is handed out
+    Room(session.folder, session.bench.limits.page_disk).make()
+    folder = session.exported(asked.number)
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "report":
         path = folder / "report.html"

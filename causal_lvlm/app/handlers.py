@@ -6,6 +6,8 @@ They know the page's session by the key that Gradio gives every open page.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from html import escape, unescape
@@ -14,6 +16,7 @@ from typing import Any
 import gradio as gr
 
 from causal_lvlm.app import view
+from causal_lvlm.app.errors import error_text
 from causal_lvlm.app.records import Asked
 from causal_lvlm.app.session import Session
 from causal_lvlm.app.tab_handlers import Changes, TabHandlers
@@ -21,7 +24,33 @@ from causal_lvlm.app.turns import News
 from causal_lvlm.app.uploads import checked_image
 from causal_lvlm.errors import CausalLVLMError, PromptError
 
-__all__ = ["Handlers"]
+__all__ = ["Handlers", "told"]
+
+
+def told(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a handler of which people see every error as `error_text`, whatever it is.
+
+    Gradio would show the text of an exception as it is, with paths of the server.
+    """
+
+    def shown(error: Exception) -> gr.Error:
+        return gr.Error(error_text(error))
+
+    @functools.wraps(handler)
+    def called(*arguments: Any, **options: Any) -> Any:
+        try:
+            return handler(*arguments, **options)
+        except Exception as error:
+            raise shown(error) from error
+
+    @functools.wraps(handler)
+    def generated(*arguments: Any, **options: Any) -> Iterator[Any]:
+        try:
+            yield from handler(*arguments, **options)
+        except Exception as error:
+            raise shown(error) from error
+
+    return generated if inspect.isgeneratorfunction(handler) else called
 
 
 class Handlers(TabHandlers):
@@ -103,9 +132,9 @@ class Handlers(TabHandlers):
         """Take a picture."""
         p, session = self.p, self._session(request)
         try:
-            session.image = checked_image(path)
+            session.image = session.take_image(path)
         except CausalLVLMError as error:
-            return {p.status: view.status_html(view.error_text(error), bad=True)}
+            return {p.status: view.status_html(error_text(error), bad=True)}
         session.strokes = []
         size = f"{session.image.width} × {session.image.height} pixels"
         return {
@@ -137,7 +166,7 @@ class Handlers(TabHandlers):
             session.picture()
         except CausalLVLMError as error:
             session.strokes = before
-            return {self.p.status: view.status_html(view.error_text(error), bad=True)}
+            return {self.p.status: view.status_html(error_text(error), bad=True)}
         count = len(session.strokes)
         text = f"{count} stroke{'s' * (count != 1)} painted; ask again to see what changes."
         return {self.p.status: view.status_html(text if count else "Nothing is painted over.")}
@@ -197,7 +226,7 @@ class Handlers(TabHandlers):
         try:
             asked = session.look_at(int(event._data["token"]))
         except (CausalLVLMError, KeyError, TypeError, ValueError) as error:
-            yield {self.p.status: view.status_html(view.error_text(error), bad=True)}
+            yield {self.p.status: view.status_html(error_text(error), bad=True)}
             return
         yield {**self._cleared(), **self._chosen(session, asked)}
         if asked.explanation() is not None:

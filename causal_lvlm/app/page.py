@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from causal_lvlm.app.bench import Workbench
-from causal_lvlm.app.handlers import Handlers
+from causal_lvlm.app.handlers import Handlers, told
 from causal_lvlm.app.models import EMBEDDED
 from causal_lvlm.app.tab_handlers import MASKINGS, MODES, PATENTED, SOURCES, method_groups
 from causal_lvlm.app.uploads import FORMATS
@@ -258,40 +258,42 @@ def _wire(page: gr.Blocks, p: Parts, do: Handlers) -> None:
     }  # fmt: skip
     asking = [p.question, p.chat, p.talk, p.auto, p.tokens_most]
     gr.on(
-        [p.ask.click, p.question.submit], do.ask, asking, all_results,
+        [p.ask.click, p.question.submit], told(do.ask), asking, all_results,
         **{**quiet, "api_visibility": "public"}, api_name="ask",
     )  # fmt: skip
-    page.load(do.opened, None, all_results, **quiet)
-    page.unload(do.closed)
-    p.stop.click(do.stop, None, p.status, **quiet, queue=False)
-    p.upload.upload(do.upload, p.upload, [p.picture, p.status, p.sample], **quiet)
+    page.load(told(do.opened), None, all_results, **quiet)
+    page.unload(told(do.closed))
+    p.stop.click(told(do.stop), None, p.status, **quiet, queue=False)
+    p.upload.upload(told(do.upload), p.upload, [p.picture, p.status, p.sample], **quiet)
     p.sample.input(
-        do.sample, p.sample, [p.picture, p.question, p.status],
+        told(do.sample), p.sample, [p.picture, p.question, p.status],
         **{**quiet, "api_visibility": "public"}, api_name="example",
     )  # fmt: skip
-    p.picture.input(do.paint, None, p.status, **quiet)
-    p.load.click(do.load, p.model_name, [p.model_facts, p.status], **quiet)
-    p.open.upload(do.open, p.open, all_results, **quiet)
-    p.tokens.select(do.pick, p.auto, all_results, **quiet)
-    p.mask.select(do.mask, None, [p.readout, p.status], **quiet)
+    p.picture.input(told(do.paint), None, p.status, **quiet)
+    p.load.click(told(do.load), p.model_name, [p.model_facts, p.status], **quiet)
+    p.open.upload(told(do.open), p.open, all_results, **quiet)
+    p.tokens.select(told(do.pick), p.auto, all_results, **quiet)
+    p.mask.select(told(do.mask), None, [p.readout, p.status], **quiet)
     search = [p.mode, p.masking, p.source, p.runs]
-    p.explain.click(do.explain, search, all_results, **quiet)
+    p.explain.click(told(do.explain), search, all_results, **quiet)
     shown = [p.heat, p.matrix, p.layer, p.head, p.looked, p.strip, p.strip_button]
-    p.layer.release(do.head, [p.layer, p.head], shown, **quiet)
-    p.layer.input(do.head, [p.layer, p.head], shown, **{**quiet, "trigger_mode": "always_last"})
-    p.head.input(do.head, [p.layer, p.head], shown, **quiet)
-    p.matrix.select(do.matrix, None, shown, **quiet)
-    p.heat.select(do.look, [p.layer, p.head], p.looked, **quiet)
-    p.strip_button.click(do.strip, p.layer, p.strip, **quiet)
-    p.run_methods.click(do.methods, [p.note_read, *p.methods], [p.maps, p.status], **quiet)
+    p.layer.release(told(do.head), [p.layer, p.head], shown, **quiet)
+    p.layer.input(
+        told(do.head), [p.layer, p.head], shown, **{**quiet, "trigger_mode": "always_last"}
+    )
+    p.head.input(told(do.head), [p.layer, p.head], shown, **quiet)
+    p.matrix.select(told(do.matrix), None, shown, **quiet)
+    p.heat.select(told(do.look), [p.layer, p.head], p.looked, **quiet)
+    p.strip_button.click(told(do.strip), p.layer, p.strip, **quiet)
+    p.run_methods.click(told(do.methods), [p.note_read, *p.methods], [p.maps, p.status], **quiet)
     second = [p.second, p.second_shown, p.second_none, p.status]
-    p.second.upload(do.second, p.second, second, **quiet)
-    p.second_none.click(do.no_second, None, second, **quiet)
-    sides = [p.question_a, p.word_a, p.question_b, p.word_b, p.second]
-    p.run_compare.click(do.compare, sides, [p.compared, p.status], **quiet)
+    p.second.upload(told(do.second), p.second, second, **quiet)
+    p.second_none.click(told(do.no_second), None, second, **quiet)
+    sides = [p.question_a, p.word_a, p.question_b, p.word_b]
+    p.run_compare.click(told(do.compare), sides, [p.compared, p.status], **quiet)
     for kind, button in (
         ("report", p.export_report), ("numbers", p.export_numbers), ("figures", p.export_figures)
     ):  # fmt: skip
         button.click(
-            do.exporter(kind), None, [p.files, p.status], **{**quiet, "trigger_mode": "once"}
+            told(do.exporter(kind)), None, [p.files, p.status], **{**quiet, "trigger_mode": "once"}
         )

@@ -34,6 +34,12 @@ class Limits:
         Longest answer.
     turns : int
         Earlier questions that go along in a conversation.
+    uploads, upload_bytes : int
+        Files that a page takes within ten minutes, and their bytes.
+    pixels, page_pixels : int
+        Of the pictures that all pages keep in memory, and one of them.
+    disk, page_disk : int
+        Bytes of temporary files: of all pages (uploads, what is handed out), of one (exports).
     """
 
     runs: int = 4
@@ -43,6 +49,12 @@ class Limits:
     prompt: int = 4000
     new_tokens: int = 256
     turns: int = 12
+    uploads: int = 60
+    upload_bytes: int = 300_000_000
+    pixels: int = 1_000_000_000
+    page_pixels: int = 150_000_000
+    disk: int = 1_000_000_000
+    page_disk: int = 200_000_000
 
 
 class Turn(NamedTuple):

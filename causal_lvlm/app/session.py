@@ -13,22 +13,26 @@ Nothing here knows Gradio.
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from causal_lvlm.app.attention import AnswerAttention, answer_attention
+from causal_lvlm.app.errors import error_text
 from causal_lvlm.app.models import EMBEDDED
 from causal_lvlm.app.records import Asked, Masked, Turn
+from causal_lvlm.app.room import Taken
 from causal_lvlm.app.turns import Job, News
-from causal_lvlm.app.uploads import checked_json, inside_folder, painted
+from causal_lvlm.app.uploads import checked_image, checked_json, inside_folder, painted
 from causal_lvlm.app.watch import Verified, WatchedTrace
 from causal_lvlm.app.words import conversation, last_word, own_words
 from causal_lvlm.errors import CausalLVLMError, PromptError
@@ -59,11 +63,13 @@ class Session:
         self.lvlm: Any = None
         self.runs: OrderedDict[int, Asked] = OrderedDict()
         self.image: Image.Image | None = None  # as it was uploaded
+        self.second: Image.Image | None = None  # to compare it with
         self.strokes: list[Any] = []  # painted over it
         self.said: list[Turn] = []  # the conversation so far
         self.jobs: dict[str, Job] = {}
         self.stops = 0  # how often a stop was asked for: also between two jobs
         self._count = 0
+        self.taken = Taken(bench.limits.uploads, bench.limits.upload_bytes)
         self._lock = threading.Lock()
 
     # -- housekeeping ---------------------------------------------------------------------------
@@ -81,7 +87,7 @@ class Session:
         self.stop()
         self.runs.clear()
         self.said.clear()
-        self.lvlm = self.image = None
+        self.lvlm = self.image = self.second = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, name: str, slot: str = "main") -> Job:
@@ -97,6 +103,19 @@ class Session:
                     job.stop()
             self.jobs[slot] = Job(name, self.bench.turns)
             return self.jobs[slot]
+
+    def take_image(self, path: str | os.PathLike[str]) -> Image.Image:
+        """Return a picture that was handed in, if it is not too much; see `checked_image`."""
+        image = checked_image(self.taken.count(path))
+        self.bench.check_pixels(image.width * image.height)
+        return image
+
+    def pixels(self) -> int:
+        """Return the number of pixels of all pictures that this page keeps, each once."""
+        traces = [asked.trace.images for asked in list(self.runs.values())]
+        kept = [self.image, self.second, *(turn.image for turn in self.said), *chain(*traces)]
+        sizes = {id(image): image.width * image.height for image in kept if image is not None}
+        return sum(sizes.values())
 
     def picture(self) -> Image.Image | None:
         """Return the picture with what was painted over it."""
@@ -127,9 +146,17 @@ class Session:
         self._count += 1
         asked = Asked(self._count, trace, question)
         self.runs[self._count] = asked
-        while len(self.runs) > self.bench.limits.runs:
-            self.runs.popitem(last=False)
+        limits = self.bench.limits
+        while len(self.runs) > 1 and (
+            len(self.runs) > limits.runs or self.pixels() > limits.page_pixels
+        ):
+            number, _ = self.runs.popitem(last=False)
+            shutil.rmtree(self.exported(number), ignore_errors=True)
         return asked
+
+    def exported(self, number: int) -> Path:
+        """Return the folder of the files that are handed out about a run."""
+        return self.folder / f"export-{number}"
 
     # -- model ----------------------------------------------------------------------------------
 
@@ -334,7 +361,7 @@ class Session:
                             )
                         asked.attributions[key] = found
                     except (CausalLVLMError, ValueError, TypeError) as error:
-                        job.stage("attribution", (name, str(error)))
+                        job.stage("attribution", (name, error_text(str(error))))
                         continue
                 results.append(asked.attributions[key])
                 job.stage("attribution", asked.attributions[key])
@@ -449,7 +476,9 @@ class Session:
             from causal_lvlm.lvlm.trace import Trace
 
             job.progress("opening", 0, 0)
-            found = Explanation.load(checked_json(path() if callable(path) else path))
+            file = checked_json(path() if callable(path) else self.taken.count(path))
+            self.bench.check_pixels(0)
+            found = Explanation.load(file)
             trace = Trace.from_dict(dict(found.summary))
             lvlm = self.model()
             if lvlm.model_id == found.model_id:

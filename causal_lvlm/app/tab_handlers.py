@@ -13,11 +13,11 @@ import gradio as gr
 
 from causal_lvlm.app import maps, view
 from causal_lvlm.app.bench import Workbench
+from causal_lvlm.app.errors import error_text
 from causal_lvlm.app.export import embedded, export, report_page
 from causal_lvlm.app.records import Asked
 from causal_lvlm.app.session import Session
 from causal_lvlm.app.turns import Job, News
-from causal_lvlm.app.uploads import checked_image
 from causal_lvlm.app.watch import Verified
 from causal_lvlm.errors import CausalLVLMError, PromptError
 
@@ -96,7 +96,7 @@ class TabHandlers:
         try:
             news_of = start()
         except (CausalLVLMError, ValueError) as error:
-            yield {status: view.status_html(view.error_text(error), bad=True)}
+            yield {status: view.status_html(error_text(error), bad=True)}
             return None
         job = session.jobs.get(slot)
         for news in news_of:
@@ -113,7 +113,7 @@ class TabHandlers:
                 elif news.kind != "stage":
                     changes = {status: view.status_html(news)}
             except (CausalLVLMError, ValueError, OSError) as error:
-                changes = {status: view.status_html(view.error_text(error), bad=True)}
+                changes = {status: view.status_html(error_text(error), bad=True)}
             if changes:
                 yield changes
         return job
@@ -201,7 +201,7 @@ class TabHandlers:
         try:
             asked = session.asked()
         except CausalLVLMError as error:
-            yield {self.p.status: view.status_html(view.error_text(error), bad=True)}
+            yield {self.p.status: view.status_html(error_text(error), bad=True)}
             return
         yield from self._explain(session, asked, {**options, **SOURCES.get(source, {})})
 
@@ -263,7 +263,7 @@ class TabHandlers:
         try:
             page = report_page(session, asked)
         except CausalLVLMError as error:
-            return {self.p.status: view.status_html(view.error_text(error), bad=True)}
+            return {self.p.status: view.status_html(error_text(error), bad=True)}
         title = f"Report on “{found.target.text}”: set, graph, tree and radius"
         return {
             self.p.report: view.frame_html(embedded(page), title),
@@ -277,7 +277,7 @@ class TabHandlers:
             asked = session.asked()
             hidden = _positions(asked, event)
         except (CausalLVLMError, ValueError) as error:
-            yield {self.p.status: view.status_html(view.error_text(error), bad=True)}
+            yield {self.p.status: view.status_html(error_text(error), bad=True)}
             return
         readout = self.p.readout
         if not hidden or not asked.attached:
@@ -316,7 +316,6 @@ class TabHandlers:
         word_a: str,
         question_b: str,
         word_b: str,
-        second: str | None,
         request: gr.Request,
     ) -> Iterator[Changes]:
         """Ask twice, and show both answers and what differs."""
@@ -324,12 +323,16 @@ class TabHandlers:
 
         def start() -> Iterator[News]:
             first = session.picture()
-            other = checked_image(second) if second else first
+            other = session.second or first
             questions = [q for q in (question_a.strip(), question_b.strip()) if q]
             if not questions:
                 raise PromptError("both questions are empty; ask something")
             sides = [(first, questions[0]), (other, questions[-1])]
-            if not second and questions[0] == questions[-1] and word_a.strip() == word_b.strip():
+            if (
+                session.second is None
+                and questions[0] == questions[-1]
+                and word_a.strip() == word_b.strip()
+            ):
                 raise PromptError(
                     "both sides are the same question about the same picture; give another "
                     "question, word or picture for B"
@@ -349,24 +352,25 @@ class TabHandlers:
 
         yield from self._follow(session, start, stage, done)
 
-    def second(self, path: str | None) -> Changes:
-        """Show the second picture, or that there is none."""
-        p = self.p
+    def second(self, path: str | None, request: gr.Request) -> Changes:
+        """Take the second picture, or none, and show it."""
+        p, session = self.p, self._session(request)
         if not path:
+            session.second = None
             return {p.second_shown: "", p.second: None, p.second_none: gr.update(visible=False)}
         try:
-            picture = checked_image(path)
+            session.second = session.take_image(path)
         except CausalLVLMError as error:
-            return {p.second: None, p.status: view.status_html(view.error_text(error), bad=True)}
+            return {p.second: None, p.status: view.status_html(error_text(error), bad=True)}
         return {
-            p.second_shown: maps.side_html(picture),
+            p.second_shown: maps.side_html(session.second),
             p.second_none: gr.update(visible=True),
             p.status: view.status_html("Picture for B; press Compare."),
         }
 
-    def no_second(self) -> Changes:
+    def no_second(self, request: gr.Request) -> Changes:
         """Go back to one picture for both sides."""
-        return self.second(None)
+        return self.second(None, request)
 
     def exporter(self, kind: str) -> Callable[[gr.Request], Iterator[Changes]]:
         """Return the handler that hands out one kind of files."""

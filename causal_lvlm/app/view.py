@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from causal_lvlm.app.attention import AnswerAttention
+from causal_lvlm.app.errors import error_text
 from causal_lvlm.app.records import Asked, Masked
 from causal_lvlm.app.turns import News
 from causal_lvlm.app.uris import picture_uri
@@ -27,7 +28,6 @@ __all__ = [
     "answer_tokens",
     "attention_board",
     "cells_of",
-    "error_text",
     "frame_html",
     "head_matrix",
     "mask_board",
@@ -209,21 +209,6 @@ def status_html(news: News | str | None = None, *, bad: bool = False) -> str:
         count = f" {int(done)} of {int(total)}" if total else " …"
         return f'<div class="status busy" role="status">{bar}{escape(str(what))}{count}</div>'
     return status_html()
-
-
-def error_text(error: BaseException) -> str:
-    """Return an error as one line; what is not ours is named by its type."""
-    from causal_lvlm.errors import CausalLVLMError
-
-    text = " ".join(str(error).split())
-    if isinstance(error, (MemoryError, RuntimeError)) and not isinstance(error, CausalLVLMError):
-        from causal_lvlm.lvlm.memory import is_out_of_memory
-
-        if isinstance(error, MemoryError) or is_out_of_memory(error):
-            return "Memory ran out; use a smaller model or picture, or fewer tokens."
-    if isinstance(error, (CausalLVLMError, ValueError)) and text:
-        return text[0].upper() + text[1:]
-    return f"Something failed ({type(error).__name__}): {text[:300]}"
 
 
 def stages_html(asked: Asked, stages: Sequence[Verified]) -> str:

@@ -39,13 +39,20 @@ def serve(
     any_model: Annotated[
         bool, typer.Option("--any-model", help="Let everybody who can reach it load any model.")
     ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name under which it answers as well, as behind a proxy; repeatable."),
+    ] = None,
+    no_password: Annotated[
+        bool, typer.Option("--no-password", help="Let everybody in who can reach it.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Serve the app: ask about pictures, choose a word, see what it depends on.
 
-    Answers on 127.0.0.1 only, unless --host or --share say otherwise. A password is taken from the
-    environment variable CAUSAL_LVLM_PASSWORD. Ctrl-C, SIGTERM and SIGHUP end it and remove its
-    temporary folder.
+    Answers on 127.0.0.1 only, unless --host or --share say otherwise; then it asks for a password,
+    which is taken from the environment variable CAUSAL_LVLM_PASSWORD. Ctrl-C, SIGTERM and SIGHUP
+    end it and remove its temporary folder.
     """
     if not model:
         one_thread()
@@ -53,12 +60,10 @@ def serve(
         from causal_lvlm.app.server import serving
 
         password = os.environ.get(PASSWORD) or None
-        if password is None and (share or host not in ("127.0.0.1", "localhost", "::1")):
-            say(f"causal-lvlm: anybody who can reach {host} may use it; set {PASSWORD} to ask for "
-                "a password")  # fmt: skip
         with serving(
             host=host, port=port, share=share, password=password, results=results,
-            models=model or (), any_model=any_model or None,
+            models=model or (), any_model=any_model or None, allow_hosts=allow_host or (),
+            no_password=no_password,
         ) as running:  # fmt: skip
             typer.echo(f"open {running.url}" + (f" or {running.share_url}" * bool(share)))
             try:

@@ -5,6 +5,8 @@ Needs the extra ``app``, Playwright, and a Chromium that is already there.
 
 from __future__ import annotations
 
+import http.client
+import http.server
 import importlib
 import io
 import json
@@ -12,8 +14,10 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import threading
 import zipfile
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -443,10 +447,13 @@ def test_wrong_files_and_wrong_models_are_messages_and_the_page_lives_on(
 
 
 def test_a_password_is_asked_for_where_one_was_set(browser, lvlm, monkeypatch):
+    from causal_lvlm.app import server
+    from causal_lvlm.app.guard import Attempts
     from causal_lvlm.app.models import ModelShelf
     from causal_lvlm.app.server import serving
 
     monkeypatch.setattr(ModelShelf, "_loader", lambda self: lambda name: lvlm)
+    monkeypatch.setattr(server, "Attempts", partial(Attempts, free=2))
     with serving(password="correct horse") as app:
         context = browser.new_context()
         page = context.new_page()
@@ -462,6 +469,139 @@ def test_a_password_is_asked_for_where_one_was_set(browser, lvlm, monkeypatch):
                 page.wait_for_timeout(500)
                 assert page.locator("#ask").count() == 0
         context.close()
+        known = {"content_type": "application/x-www-form-urlencoded"}
+        tries = [asked(app, "POST", "/login", f"username=a&password={word}".encode(), **known)[0]
+                 for word in ("wrong", "wrong", "wrong", "correct+horse")]  # fmt: skip
+        assert tries == [400, 400, 429, 429]
+        for route in ("/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=a"):
+            assert asked(app, "GET", route)[0] == 401
+
+
+class Stranger(http.server.BaseHTTPRequestHandler):
+    """Another site on this machine: its page asks the app for everything it can think of."""
+
+    def do_GET(self):
+        body = self.server.page.encode()
+        self.send_response(200)
+        self.send_header("content-type", "text/html")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+ATTACK = """<!doctype html><form id="form" method="post" action="URLgradio_api/run/ask"
+  enctype="text/plain" target="frame"><input name='{"data":["what?",[],false,false,4],"x":"'
+  value='"}'></form><iframe name="frame"></iframe><iframe id="app" src="URL"></iframe>
+<script>
+const tried = {};
+const post = (name, path, options) => fetch("URL" + path, options)
+  .then((answer) => { tried[name] = [answer.type, answer.status]; })
+  .catch((error) => { tried[name] = ["refused", 0]; });
+const file = new FormData();
+file.append("files", new Blob(["from a stranger"]), "stranger.png");
+const text = JSON.stringify({ data: ["what?", [], false, false, 4], session_hash: "stranger" });
+document.getElementById("form").submit();
+Promise.all([
+  post("read", "config", {}),
+  post("upload", "gradio_api/upload", { method: "POST", mode: "no-cors", body: file }),
+  post("join", "gradio_api/queue/join", { method: "POST", mode: "no-cors", body: text }),
+  post("ask", "gradio_api/call/ask", { method: "POST", mode: "no-cors", body: text }),
+  post("cors", "gradio_api/queue/join", { method: "POST", body: text,
+       headers: { "content-type": "application/json" } }),
+  post("include", "gradio_api/queue/data?session_hash=stranger", { credentials: "include" }),
+]).then(() => { window.tried = tried; });
+</script>"""
+
+
+@pytest.fixture
+def stranger(running):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stranger)
+    server.page = ATTACK.replace("URL", running.url)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_page_of_another_origin_reaches_nothing(running, browser, stranger):
+    sessions, files = set(running.bench._sessions), set(running.bench.room.folder.rglob("*"))
+    for origin in (f"http://127.0.0.1:{stranger}/", f"http://localhost:{stranger}/"):
+        context = browser.new_context()
+        page = context.new_page()
+        answers: list[tuple[str, int]] = []
+        page.on("response", lambda answer, to=answers: to.append((answer.url, answer.status)))
+        page.goto(origin)
+        page.wait_for_function("window.tried", timeout=PATIENCE)
+        page.wait_for_timeout(300)  # the frames
+        tried = page.evaluate("window.tried")
+        assert all(kind != "cors" or status == 403 for kind, status in tried.values()), tried
+        ours = [(url, status) for url, status in answers if url.startswith(running.url)]
+        assert ours and {status for _, status in ours} == {403}
+        context.close()
+    assert set(running.bench._sessions) == sessions
+    assert set(running.bench.room.folder.rglob("*")) == files
+
+
+def test_a_link_on_another_page_opens_the_app(running, browser, stranger):
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"http://127.0.0.1:{stranger}/")
+    page.evaluate("url => { location.href = url; }", running.url + "?open=colour.json")
+    page.wait_for_selector("#sentence .sentence")
+    context.close()
+
+
+def asked(running, method, path, body=b"", **headers):
+    """Return status and text of a plain request."""
+    port = int(running.url.rstrip("/").rsplit(":", 1)[1])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE / 1000)
+    connection.putrequest(method, path, skip_host="host" in headers)
+    for name, value in {"content-length": str(len(body)), **headers}.items():
+        connection.putheader(name.replace("_", "-"), value)
+    connection.endheaders(body)
+    answer = connection.getresponse()
+    text = answer.read().decode("utf-8", "replace")
+    connection.close()
+    return answer.status, text
+
+
+def test_only_its_own_names_are_answered(running):
+    port = running.url.rstrip("/").rsplit(":", 1)[1]
+    for path in ("/", "/config", "/gradio_api/info", "/theme.css", "/gradio_api/queue/data"):
+        status, text = asked(running, "GET", path, host=f"rebound.example:{port}")
+        assert status == 403 and "rebound.example" in text and "/" not in text
+    assert asked(running, "GET", "/", host=f"localhost:{port}")[0] == 200
+    assert asked(running, "GET", "/config")[0] == 200
+
+
+def test_files_of_the_server_are_not_served_nor_named(running, tmp_path):
+    for path in (
+        "/etc/passwd", str(Path(__file__)), str(running.bench.folder), "../../etc/passwd",
+        str(running.bench.folder / "gradio" / ".." / ".." / "x"),
+    ):  # fmt: skip
+        for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/", "/assets/"):
+            status, text = asked(running, "GET", route + path)
+            assert status in (400, 403, 404, 405), (route, path)
+            assert "root:" not in text and "import" not in text and str(tmp_path.parent) not in text
+    # a file that was never handed in, as if it had been
+    handed = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    for api, data in (
+        ("ask", [handed, [], False, False, 4]), ("example", [handed]),
+    ):  # fmt: skip
+        body = json.dumps({"data": data}).encode()
+        status, text = asked(running, "POST", f"/gradio_api/call/{api}", body,
+                             content_type="application/json")  # fmt: skip
+        if status == 200:
+            event = json.loads(text)["event_id"]
+            status, text = asked(running, "GET", f"/gradio_api/call/{api}/{event}")
+        assert "root:" not in text
+        assert str(Path.cwd()) not in text and tempfile.gettempdir() not in text
 
 
 def test_it_listens_on_this_machine_alone(running):

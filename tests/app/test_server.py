@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from causal_lvlm.app import server
 from causal_lvlm.app.attention import AnswerAttention
+from causal_lvlm.app.errors import error_text
 from causal_lvlm.app.export import embedded, export
 from causal_lvlm.app.maps import heads_html, maps_html
 from causal_lvlm.app.view import (
     answer_tokens,
     attention_board,
-    error_text,
     frame_html,
     mask_board,
     status_html,
@@ -51,7 +51,8 @@ def test_a_folder_of_results_that_is_not_there_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "any_model"),
     [({}, True), ({"host": "0.0.0.0"}, False), ({"share": True}, False),
-     ({"host": "0.0.0.0", "any_model": True}, True), ({"any_model": False}, False)],
+     ({"host": "0.0.0.0", "any_model": True}, True), ({"any_model": False}, False),
+     ({"allow_hosts": ["example.org"]}, False)],
 )  # fmt: skip
 def test_other_machines_load_only_the_models_that_were_named(monkeypatch, options, any_model):
     launched = {}
@@ -64,11 +65,11 @@ def test_other_machines_load_only_the_models_that_were_named(monkeypatch, option
         launched.update(host=host, share=share, env=dict(os.environ))  # type: ignore[call-overload]
         return None, "http://127.0.0.1:1/", ""
 
-    monkeypatch.setattr(server, "_page", lambda bench: (Page(), launch))
+    monkeypatch.setattr(server, "_page", lambda bench, hosts: (Page(), launch))
     monkeypatch.setattr(server, "_warm_up", lambda: None)
     monkeypatch.setattr("causal_lvlm.app.models.ModelShelf._loader", lambda self: lambda name: name)
     before = dict(os.environ)
-    with server.serving(models=["ours"], **options) as running:
+    with server.serving(models=["ours"], password="x", **options) as running:
         assert running.bench.models.get("ours") == "ours"
         if any_model:
             assert running.bench.models.get("theirs") == "theirs"
@@ -84,19 +85,46 @@ def test_other_machines_load_only_the_models_that_were_named(monkeypatch, option
     assert dict(os.environ) == before
 
 
-@pytest.mark.parametrize(("host", "said"), [("127.0.0.1", False), ("0.0.0.0", True)])
-def test_the_command_warns_where_anybody_could_come_in(monkeypatch, host, said):
+@pytest.mark.parametrize(
+    "options",
+    [["--host", "0.0.0.0"], ["--host", "::"], ["--host", "192.0.2.7"], ["--host", "example.org"],
+     ["--share"], ["--allow-host", "example.org"]],
+)  # fmt: skip
+def test_where_others_could_come_in_a_password_is_needed(monkeypatch, options):
     @contextmanager
-    def serving(**options):
-        assert options["host"] == host and options["share"] is False
+    def bench(*arguments):
         raise server.AppError("not today")
         yield
 
-    monkeypatch.setattr(server, "serving", serving)
+    monkeypatch.setattr(server, "Workbench", bench)
+    for password, more, said in (
+        ("", [], "set a password"), ("x", [], "not today"), ("", ["--no-password"], "not today"),
+    ):  # fmt: skip
+        monkeypatch.setenv("CAUSAL_LVLM_PASSWORD", password)
+        done = CliRunner().invoke(command, ["app", *options, *more])
+        assert done.exit_code == 2 and said in done.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "LOCALHOST.", "::1"])
+def test_on_this_machine_alone_no_password_is_needed(monkeypatch, host):
+    @contextmanager
+    def bench(*arguments):
+        raise server.AppError("not today")
+        yield
+
+    monkeypatch.setattr(server, "Workbench", bench)
     monkeypatch.delenv("CAUSAL_LVLM_PASSWORD", raising=False)
     done = CliRunner().invoke(command, ["app", "--host", host])
     assert done.exit_code == 2 and "not today" in done.stderr
-    assert ("anybody who can reach" in done.stderr) is said
+
+
+@pytest.mark.parametrize(
+    "name", ["http://example.org", "example.org/x", "a b", "", "x" * 10**6 + "/"]
+)
+def test_a_name_that_is_no_host_is_refused(name):
+    done = CliRunner().invoke(command, ["app", "--allow-host", name, "--no-password"])
+    assert done.exit_code == 2 and "is no name of a host" in done.stderr
+    assert len(done.stderr) < 500
 
 
 def test_errors_become_one_line_and_nothing_is_html():
@@ -109,6 +137,28 @@ def test_errors_become_one_line_and_nothing_is_html():
     assert "<script>" not in framed and "<b>" not in framed
     assert 'sandbox="allow-scripts"' in framed
     assert "<b>x" not in maps_html(None, [("<b>x", "<i>y")])
+
+
+def test_errors_are_short_and_say_no_path_of_the_server():
+    where = "/srv/secret place/causal-lvlm-app-x1/page-7"
+    for error in (
+        OutputError(f"cannot read {where + '/e.json'!r}: no such file"),
+        FileNotFoundError(2, "No such file", f"{where}/e.json"),
+        ValueError("bad value in /srv/secret/e.json, line 3"),
+        ValueError("(/srv/secret/deep/e.json)"),
+        KeyError("/srv/secret/e.json"),
+        OSError(r"cannot open 'C:\\srv\\secret\\e.json'"),
+        ValueError(r"a C:\srv\secret\e.json"),
+        ValueError("in ~/secret/e.json:12: syntax"),
+        ValueError('File "/srv/secret/e.json", line 1'),
+    ):
+        told = error_text(error)
+        assert "e.json" in told
+        assert not any(part in told for part in ("srv", "secret", "page-7"))
+    for kept in ("give a/b or c", "see https://example.org/a/b", "1/2 and 3/4", "org/model is no"):
+        assert error_text(ValueError(kept))[1:] == kept[1:]
+    assert len(error_text(PromptError("no word " + repr("x" * 10**6)))) < 500
+    assert len(error_text(RuntimeError("y " * 10**6))) < 500
 
 
 def test_exports_hold_what_was_found_and_nothing_without_it(bench, samples):
