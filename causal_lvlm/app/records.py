@@ -52,7 +52,7 @@ class Limits:
     uploads: int = 60
     upload_bytes: int = 300_000_000
     pixels: int = 1_000_000_000
-    page_pixels: int = 150_000_000
+    page_pixels: int = 50_000_000
     disk: int = 1_000_000_000
     page_disk: int = 200_000_000
 

@@ -146,13 +146,24 @@ class Session:
         self._count += 1
         asked = Asked(self._count, trace, question)
         self.runs[self._count] = asked
-        limits = self.bench.limits
-        while len(self.runs) > 1 and (
-            len(self.runs) > limits.runs or self.pixels() > limits.page_pixels
-        ):
-            number, _ = self.runs.popitem(last=False)
-            shutil.rmtree(self.exported(number), ignore_errors=True)
+        while len(self.runs) > self.bench.limits.runs:
+            self._drop_run()
+        self._bound()
         return asked
+
+    def _drop_run(self) -> None:
+        number, _ = self.runs.popitem(last=False)
+        shutil.rmtree(self.exported(number), ignore_errors=True)
+
+    def _bound(self) -> None:
+        """Drop old runs, then what was said long ago, until the pictures are not too many."""
+        while self.pixels() > self.bench.limits.page_pixels:
+            if len(self.runs) > 1:
+                self._drop_run()
+            elif self.said:
+                self.said = self.said[1:]
+            else:
+                break
 
     def exported(self, number: int) -> Path:
         """Return the folder of the files that are handed out about a run."""
@@ -207,6 +218,7 @@ class Session:
             asked = self._keep(trace, question)
             asked.target = last_word(trace.layout)
             self.said = [*self.said, Turn(question, trace.answer, image)][-most:]
+            self._bound()
             return asked
 
         return job.run(work)
