@@ -133,11 +133,22 @@ class TokenLayout:
         return len(self.tokens)
 
     def positions(self, *modalities: str) -> IntArray:
-        """Return the positions whose modality is one of those given, ascending."""
+        """Return the positions whose modality is one of those given, ascending, int64.
+
+        Parameters
+        ----------
+        *modalities : {"image", "prompt", "generated", "special"}
+        """
         return np.flatnonzero(np.isin(self.modality, modalities)).astype(np.int64)
 
     def patch_box(self, position: int) -> tuple[float, float, float, float] | None:
-        """Return (left, top, right, bottom) in original pixels, or None where there is no cell."""
+        """Return (left, top, right, bottom) in original pixels, or None where there is no cell.
+
+        Parameters
+        ----------
+        position : int
+            Index in the sequence.
+        """
         if position not in self._cells:
             return None
         number, cell = self._cells[position]
@@ -145,7 +156,13 @@ class TokenLayout:
         return left, top, right, bottom
 
     def patch_cell(self, position: int) -> tuple[int, int, int] | None:
-        """Return (grid, row, column) of an image token, or None where there is no cell."""
+        """Return (grid, row, column) of an image token, or None where there is no cell.
+
+        Parameters
+        ----------
+        position : int
+            Index in the sequence.
+        """
         if position not in self._cells:
             return None
         number, cell = self._cells[position]
@@ -155,6 +172,11 @@ class TokenLayout:
         """Return a short name for a position: the word, or ``image[row,column]``.
 
         With several images, or tiles of one, ``image1.2[row,column]`` names both, from 0.
+
+        Parameters
+        ----------
+        position : int
+            Index in the sequence.
         """
         cell = self.patch_cell(position)
         if cell is None:

@@ -83,16 +83,34 @@ class PDSTree:
         return hash((self.node.tobytes(), self.parent.tobytes()))
 
     def within(self, radius: int) -> list[int]:
-        """Return the sorted nodes at depth 1..radius, without the root."""
+        """Return the sorted nodes at depth 1..radius, without the root.
+
+        Parameters
+        ----------
+        radius : int
+            Largest depth that counts.
+        """
         return [int(k) for k in np.unique(self.node[1:][self.depth[1:] <= radius])]
 
     def distance(self, node: int) -> int | None:
-        """Return the smallest depth at which the node occurs (0 for the root); None if nowhere."""
+        """Return the smallest depth at which the node occurs (0 for the root); None if nowhere.
+
+        Parameters
+        ----------
+        node : int
+            Node of the graph.
+        """
         where = np.flatnonzero(self.node == node)
         return int(self.depth[where[0]]) if len(where) else None
 
     def path(self, index: int) -> list[int]:
-        """Return the nodes from the root to entry ``index``."""
+        """Return the nodes from the root to an entry of the tree.
+
+        Parameters
+        ----------
+        index : int
+            Number of the entry in `node`, `parent` and `depth`.
+        """
         nodes = []
         while index >= 0:
             nodes.append(int(self.node[index]))
@@ -105,7 +123,13 @@ class PDSTree:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> PDSTree:
-        """Invert `to_dict`."""
+        """Invert `to_dict`.
+
+        Parameters
+        ----------
+        value : dict
+            What `to_dict` returned.
+        """
         return cls(value["node"], value["parent"], value["depth"])
 
 
