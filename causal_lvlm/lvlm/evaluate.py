@@ -189,9 +189,11 @@ def _checked_way(
     name = (question.masking, way)
     with ways.lock:
         known = ways.get(*name)
-        rows = chosen_rows(masked, found.prefixed)
-        if known is not None or not len(rows):
+        if known is not None:
             return known
+        rows = chosen_rows(masked, found.prefixed)
+        if not len(rows):
+            return None
         slow = question.plan(rows, safe, SizeRule(prepared, 1), prefix=False)
         expected = question.answers(len(masked), slow)
         gap = np.abs(found.token_log_probs[rows] - expected.token_log_probs[rows]).max()

@@ -165,7 +165,7 @@ def evaluate_heads(
                 if which.any():
                     recorder.outputs[id(module)] = _replacing(which, given[number])
             logits = run.logits(len(rows), recorder)
-            found.read(rows, logits, target.token_ids, other, lvlm.dtype)
+            found.read(rows, logits, target.token_ids, other)
 
         most = most_rows(prepared, batch_size, target.positions[-1], len(target.positions))
         largest, halvings = in_batches(len(chosen), most, answer, prepared)

@@ -98,7 +98,6 @@ class LVLM:
         self._parts = Parts(self.model, self.family)
         self.placeholder, self.image_token_id = self._image_token()
         self.is_tiny = int(self.text_config.hidden_size) < _TINY_WIDTH
-        self._attention: tuple[Parts, tuple[torch.nn.Module, ...]] | None = None
         self._geometry_errors: dict[Any, float] = {}
         self.pace = Pace()
 
@@ -175,7 +174,7 @@ class LVLM:
         Found by running two tokens: only modules that go through the attention interface count.
         """
         parts = self._current_parts()
-        if self._attention is None or self._attention[0] is not parts:
+        if parts.attention is None:
             letter = self.tokenizer.encode("a", add_special_tokens=False) or [0]
             ids = torch.full((1, 2), int(letter[0]), device=self.device)
             recorder = Recorder(record=True)
@@ -187,8 +186,8 @@ class LVLM:
                     f"({type(parts.decoder).__name__}) does not use the attention interface of "
                     "transformers, so its attention cannot be captured"
                 )
-            self._attention = parts, tuple(call.module for call in recorder.calls)
-        return self._attention[1]
+            parts.attention = tuple(call.module for call in recorder.calls)
+        return parts.attention
 
     @property
     def drop_is_exact(self) -> bool:
@@ -215,7 +214,7 @@ class LVLM:
     @property
     def only_drop(self) -> bool:
         """Whether some layers mix tokens without attention, so that blocking would not do."""
-        looking = len(self.attention_modules) + len(self.cross_attention)
+        looking = len(self._parts.attention or self.attention_modules) + len(self.cross_attention)
         return looking < int(self.text_config.num_hidden_layers)
 
     def layer_indices(self, layers: Any) -> list[int]:

@@ -34,6 +34,8 @@ class Parts:
         All of them, as ``model.modules()`` yields them.
     decoder, head, tower : Module
         Language model; what is called for logits; vision tower (None in a text model).
+    attention : tuple of Module or None
+        Attention modules of the language model, once somebody has found them.
     """
 
     def __init__(self, model: Any, family: Family) -> None:
@@ -41,6 +43,7 @@ class Parts:
         self._children = [list(module._modules.values()) for module in self.modules]
         self.decoder: Any = model.get_decoder()
         self.head: Any = family.head(model)
+        self.attention: tuple[torch.nn.Module, ...] | None = None
         self._model, self._family = model, family
 
     @property

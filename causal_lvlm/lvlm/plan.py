@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -78,6 +77,10 @@ class Group:
         begin = int(self.first[start]) if self.reuse else 0
         return begin if self.blocked or begin >= _LEAST_SAVING * self.length else 0
 
+    def after(self, start: int) -> int:
+        """Return the positions computed for each row of a batch that begins with row `start`."""
+        return self.length - self.prefix(start)
+
     def batch(self, start: int, count: int) -> Batch:
         """Return some rows as a batch, from number `start` on."""
         chosen, prefix = slice(start, start + count), self.prefix(start)
@@ -136,20 +139,22 @@ class SizeRule:
         """
         return self._within_memory(self._fixed or self._prior(length), length)
 
-    def chosen(self, batch: Batch, left: int) -> int:
+    def chosen(self, group: Group, start: int, left: int) -> int:
         """Return the number of rows for the next call, by what calls of its kind took so far.
 
         Parameters
         ----------
-        batch : Batch
-            Any batch of that kind.
+        group : Group
+        start : int
+            Row that the call begins with.
         left : int
             Rows that are still to be computed.
         """
-        prior, most = self(batch.length), self._within_memory(left, batch.length)
-        if self._fixed is not None or not self._measures(batch.length):
+        length = group.after(start)
+        prior, most = self(length), self._within_memory(left, length)
+        if self._fixed is not None or not self._measures(length):
             return min(prior, most)
-        return self._prepared.lvlm.pace.next(self._kind(batch), prior, most)
+        return self._prepared.lvlm.pace.next(self._kind(group.batch(start, 1)), prior, most)
 
     def note(self, batch: Batch, seconds: float) -> None:
         """Remember what a call took."""
@@ -187,22 +192,18 @@ class Plan:
     backend: str
     size: SizeRule
 
-    def batches(self) -> Iterator[Batch]:
-        """Yield the batches that the size rule makes without measuring."""
+    @property
+    def cost(self) -> float:
+        """Token rows computed, with overheads, in batches as the size rule makes them."""
+        total = 0.0
         for group in self.groups:
             start = 0
             while start < len(group.rows):
-                count = self.size(group.batch(start, 1).length)
-                yield group.batch(start, count)
+                each = group.after(start) * (_BLOCK_SURCHARGE if group.blocked else 1.0)
+                count = min(self.size(group.after(start)), len(group.rows) - start)
+                total += _CALL_OVERHEAD + count * each
                 start += count
-
-    @property
-    def cost(self) -> float:
-        """Token rows computed, with overheads."""
-        return sum(
-            _CALL_OVERHEAD + b.positions.size * (_BLOCK_SURCHARGE if b.blocked else 1.0)
-            for b in self.batches()
-        )
+        return total
 
     def numbered(self, rows: IntArray) -> Plan:
         """Return the plan with other numbers for its rows."""

@@ -188,7 +188,7 @@ class Prepared:
 
     def prefix(self, length: int, batch: int) -> DynamicCache:
         """Return a cache holding the first `length` positions, for `batch` rows."""
-        cache = DynamicCache(config=self.lvlm.text_config)
+        cache = DynamicCache()  # every layer is a plain one, or nothing is stored
         with self._lock:
             stored = self._keys_and_values
         if stored is None:

@@ -132,7 +132,7 @@ def evaluate_embeddings(
     def answer(chosen: IntArray) -> None:
         embeds = _batch(prepared, rows, chosen, stop)
         logits = prepared.logits(embeds, prepared.positions[:, :stop], n_target)
-        log_probs = found.read(chosen, logits, target.token_ids, other, lvlm.dtype)
+        log_probs = found.read(chosen, logits, target.token_ids, other)
         if distribution:
             probabilities = log_probs.exp().float().cpu().numpy()
             for number, row in zip(chosen, probabilities, strict=True):

@@ -63,7 +63,6 @@ class Answers:
         logits: torch.Tensor,
         token_ids: Sequence[int],
         against: int | None,
-        dtype: torch.dtype,
     ) -> torch.Tensor:
         """Fill some rows from logits (B, G, vocabulary); returns log-probabilities, float64.
 
@@ -72,11 +71,11 @@ class Answers:
         AttentionError
             If a logit is not a number.
         """
-        logits = logits.double()
+        given, logits = logits.dtype, logits.double()
         if torch.isnan(logits).any():
             raise AttentionError(
                 "the model's logits under masking are not a number; its weights or number "
-                f"format ({dtype}) are not usable here"
+                f"format ({given}) are not usable here"
             )
         ids = torch.tensor(token_ids, device=logits.device)
         columns = ids[None, :, None].expand(len(logits), -1, 1)
@@ -135,7 +134,7 @@ class MaskedRows:
             start = 0
             while start < len(group.rows):
                 left = min(most, len(group.rows) - start)
-                batch = group.batch(start, plan.size.chosen(group.batch(start, 1), left))
+                batch = group.batch(start, plan.size.chosen(group, start, left))
                 begun = clock()
                 try:
                     self._answer(batch, found)
@@ -171,11 +170,10 @@ class MaskedRows:
         )
 
     def _answer(self, batch: Batch, found: Answers) -> None:
-        lvlm, rows = self.prepared.lvlm, batch.rows
         logits = _run_batch(
             self.prepared, batch, self.visible, self.embeds_of, self.target, self.masking
         )
-        found.read(rows, logits, self.target.token_ids, self.against, lvlm.dtype)
+        found.read(batch.rows, logits, self.target.token_ids, self.against)
 
 
 def _run_batch(
@@ -189,8 +187,8 @@ def _run_batch(
     """Return logits of the predicting rows, (B, G, vocabulary)."""
     lvlm = prepared.lvlm
     n_target = len(target.positions)
-    positions = torch.tensor(batch.positions, device=lvlm.device)
     embeds = embeds_of(batch.rows)
+    positions = torch.tensor(batch.positions, device=embeds.device)
     if len(embeds) == 1:
         embeds = embeds.expand(len(batch.rows), -1, -1)
     index = positions[..., None].expand(-1, -1, embeds.shape[-1])
@@ -199,7 +197,7 @@ def _run_batch(
     recorder = Recorder(unmasked=lvlm.cross_attention)
     if batch.blocked:
         recorder.allowed = allowed_keys(visible[batch.rows], batch.prefix, n_target, masking).to(
-            lvlm.device
+            embeds.device
         )
     with recording(recorder):
         logits: torch.Tensor = prepared.logits(chosen, positions, n_target, cache)
