@@ -35,8 +35,8 @@ import numpy as np
 
 from causal_lvlm.arrays import FloatArray, IntArray, frozen
 from causal_lvlm.checks import check_choice, whole_number
+from causal_lvlm.composition import SPANNING, TargetPass
 from causal_lvlm.covariance import (
-    SPANNING,
     correlation_of_rows,
     find_sinks,
     partial_out,
@@ -169,11 +169,13 @@ def attention_correlations(
     special: bool = False,
     n_samples: int | None = None,
     threshold: float | None = None,
+    passed: TargetPass | None = None,
 ) -> tuple[TokenCorrelation | DegenerateTargetError, ...]:
     """Return one correlation per head (one in all for sources that combine layers and heads).
 
     A head in which the target's row is degenerate yields the error instead of raising it, so that
-    the other heads are not lost. See `attention_correlation` for the parameters.
+    the other heads are not lost. See `attention_correlation` for the parameters; `passed` is a
+    pass for this target and source that somebody needs more of.
     """
     chosen = resolve_target(trace.layout, target)
     check_choice("source", source, SOURCES)
@@ -196,7 +198,9 @@ def attention_correlations(
         whole_number("top_k", top_k, 1)
     stop = chosen.start + 1 if row == "own" else chosen.start
     results: list[TokenCorrelation | DegenerateTargetError] = []
-    for head, weights, values, layer_used in source_matrices(trace, chosen, source, layer, heads):
+    for head, weights, values, layer_used in source_matrices(
+        trace, chosen, source, layer, heads, passed
+    ):
         builder = _Builder(trace.layout, chosen, stop, row, pool, top_k, min_attention, special)
         try:
             results.append(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray
+from causal_lvlm.composition import SPANNING, TargetPass
 from causal_lvlm.errors import AttentionError
 from causal_lvlm.tokens import Target
 
@@ -25,7 +26,6 @@ __all__ = [
     "correlation_of_rows",
     "effective_attention",
     "find_sinks",
-    "influence_matrix",
     "mean_attention",
     "partial_out",
     "source_matrices",
@@ -36,8 +36,6 @@ SINK_SHARE = 0.3
 # Share of a token itself in a row of `mean_attention`: chosen on the development split of
 # experiments/search, where 1/2 ties the image's tokens to each other instead of to the target.
 RESIDUAL_SHARE = 0.75
-# Sources that are one matrix for all heads, and span the layers by themselves.
-SPANNING = ("relevancy", "influence")
 
 
 def correlation_of_rows(rows: FloatArray) -> FloatArray:
@@ -124,47 +122,17 @@ def mean_attention(trace: Any, residual: float = RESIDUAL_SHARE) -> FloatArray:
     return mixed
 
 
-def influence_matrix(trace: Any, target: Target, *, score: str = "logit") -> FloatArray:
-    """Compose the absolute gradient-weighted attention of all layers, shape (T, T).
-
-    1. Per layer, ``C = mean over heads of |A * dy/dA|`` for the target's score y: a first-order
-       estimate of how much y changes when an attention edge is cut, up or down.
-    2. C is divided by its largest row sum, so that the share of the residual path does not hang
-       on the unit of y.
-    3. ``(I + C^L) ... (I + C^1)``, as rule 6 of Chefer et al. (ICCV 2021, arXiv 2103.15679).
-
-    The relevancy matrix of that paper clips negative products (its rule 5). An edge with a
-    negative product is evidence too: it matters for what is *not* said, and with a raw logit as
-    score the evidence against the rivals has a small or negative gradient.
-
-    Parameters
-    ----------
-    trace : Trace
-    target : Target
-    score : {"logit", "log_prob"}
-
-    Returns
-    -------
-    ndarray of float64, shape (T, T)
-        Row i: what position i took from every position, itself included.
-    """
-    composed: FloatArray = np.eye(len(trace.layout))
-    # Layers come from the last to the first: the product is built from the left.
-    for layer in trace.backward(target, score=score).language():
-        cut = np.abs(
-            np.asarray(layer.attention, dtype=np.float64)
-            * np.asarray(layer.gradient, dtype=np.float64)
-        ).mean(axis=0)
-        largest = float(cut.sum(axis=1).max(initial=0.0))
-        if largest > 0.0:
-            composed = composed + composed @ (cut / largest)
-    return composed
-
-
 def source_matrices(
-    trace: Any, target: Target, source: str, layer: int | str, heads: Any
+    trace: Any,
+    target: Target,
+    source: str,
+    layer: int | str,
+    heads: Any,
+    passed: TargetPass | None = None,
 ) -> list[tuple[int | None, FloatArray, FloatArray | None, int | str | None]]:
     """Return (head, weights (T, T), values (T, d) or None, layer) of every matrix asked for.
+
+    The matrix of a spanning source is taken from `passed`, if that is given.
 
     Raises
     ------
@@ -178,13 +146,9 @@ def source_matrices(
         raise AttentionError(f"heads={heads!r} was given, but this source combines all heads")
     if source in SPANNING and layer != -1:
         raise ValueError(f"source={source!r} spans all layers; layer={layer!r} has no effect")
-    if source == "influence":
-        return [(None, _checked(influence_matrix(trace, target), "influence"), None, None)]
-    if source == "relevancy":
-        # Imported here: the attribution room is beside the pipeline, not in front of it.
-        from causal_lvlm.attribution.relevancy import relevancy_matrix
-
-        return [(None, _checked(relevancy_matrix(trace, target), "relevancy"), None, None)]
+    if source in SPANNING:
+        matrix = SPANNING[source](trace, target) if passed is None else passed.take_matrix()
+        return [(None, _checked(matrix, source), None, None)]
     if layer in ("effective", "mean"):
         if source != "attention":
             raise ValueError(f"layer={layer!r} combines attention; source={source!r} has no such")

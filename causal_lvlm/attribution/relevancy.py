@@ -37,18 +37,18 @@ G. Ben Melech Stan et al., "LVLM-Interpret", 2024, arXiv:2404.03118.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from causal_lvlm.arrays import Float32Array, FloatArray
+from causal_lvlm.arrays import FloatArray
 from causal_lvlm.attribution.info import ONE_BACKWARD, MethodInfo, Table
-from causal_lvlm.attribution.protocols import LayerGradientLike, TraceLike
+from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.attribution.tower import TowerMap
-from causal_lvlm.attribution.weights import check_finite, target_rows
-from causal_lvlm.tokens import Target, TargetLike, resolve_target
+from causal_lvlm.attribution.weights import target_rows
+from causal_lvlm.composition import compose, relevancy_matrix
+from causal_lvlm.tokens import Target
 
 __all__ = [
     "TABLE",
@@ -60,40 +60,6 @@ __all__ = [
     "relevancy_matrix",
     "relevancy_vit",
 ]
-
-
-def relevancy_matrix(
-    trace: TraceLike, target: TargetLike, *, score: str = "logit", against: Any = None
-) -> FloatArray:
-    """Return the relevancy matrix R of the language model after all its layers.
-
-    R[i, j] is what position j contributed to position i, with the identity in it. Layers come
-    from the last to the first, so R ← R + R C is used: the same product as rule 6.
-
-    Parameters
-    ----------
-    trace : Trace
-    target : str, int, slice, Target or callable
-        Whose score is differentiated; see `resolve_target`.
-    score : {"logit", "log_prob"}
-        What is differentiated.
-    against : optional
-        Token that is subtracted from the score, as `Trace.backward` takes it.
-
-    Returns
-    -------
-    ndarray of float64, shape (T, T)
-
-    Raises
-    ------
-    AttentionError
-        If attention or its gradient holds values that are not finite.
-    TargetError
-        If the answer holds no such token.
-    """
-    found = resolve_target(trace.layout, target)
-    backward = trace.backward(found, score=score, against=against)
-    return _compose(np.eye(len(trace.layout)), backward.language(), "language model")
 
 
 def relevancy(
@@ -122,7 +88,7 @@ def relevancy(
     """
     start = _identity_rows(trace, target)
     backward = trace.backward(target, score=score, against=against)
-    rows = _compose(start, backward.language(), "language model") - start
+    rows = compose(start, backward.language(), "relevancy", "language model") - start
     return _scores(rows, score, against)
 
 
@@ -136,7 +102,7 @@ def relevancy_llama(
     """
     start = _identity_rows(trace, target)
     backward = trace.backward(target, score=score, against=against)
-    rows = _normalised(_compose(start, backward.language(), "language model"), start)
+    rows = _normalised(compose(start, backward.language(), "relevancy", "language model"), start)
     return _scores(rows, score, against)
 
 
@@ -157,7 +123,7 @@ def relevancy_vit(
     tower = TowerMap(trace)
     start = tower.class_row("relevancy-vit")
     backward = trace.backward(target, score=score, vision=True, against=against)
-    row = _normalised(_compose(start, backward.vision(), "vision tower"), start)
+    row = _normalised(compose(start, backward.vision(), "relevancy", "vision tower"), start)
     return _scores(tower.to_positions(row), score, against)
 
 
@@ -173,8 +139,8 @@ def relevancy_all(
     start = tower.class_row("relevancy-all")
     backward = trace.backward(target, score=score, vision=True, against=against)
     # With w = e_cls R_vit, row 0 of R_vit · blockdiag(1, R[image, image]) is (w_cls, w_image R).
-    row = _compose(start, backward.vision(), "vision tower")
-    image = _compose(tower.to_positions(row), backward.language(), "language model")
+    row = compose(start, backward.vision(), "relevancy", "vision tower")
+    image = compose(tower.to_positions(row), backward.language(), "relevancy", "language model")
     composed = tower.from_positions(image)
     composed[:, tower.class_token] = row[:, tower.class_token]
     return _scores(tower.to_positions(_normalised(composed, start)), score, against)
@@ -191,8 +157,10 @@ def relevancy_all_v2(
     start = tower.class_row("relevancy-all_v2")
     language = _identity_rows(trace, target)
     backward = trace.backward(target, score=score, vision=True, against=against)
-    patches = tower.from_positions(_compose(language, backward.language(), "language model"))
-    row = _compose(start, backward.vision(), "vision tower")
+    patches = tower.from_positions(
+        compose(language, backward.language(), "relevancy", "language model")
+    )
+    row = compose(start, backward.vision(), "relevancy", "vision tower")
     # With w = e_cls R_vit and R starting as I + e_cls rᵀ + r e_clsᵀ, row 0 of R_vit R is
     # w + w_cls r + (w · r) e_cls; one such row per target token.
     composed = row + row[:, [tower.class_token]] * patches
@@ -213,8 +181,8 @@ def relevancy_chain(
     tower = TowerMap(trace)
     start = _identity_rows(trace, target)
     backward = trace.backward(target, score=score, vision=True, against=against)
-    rows = _compose(start, backward.language(), "language model") - start
-    patches = _compose(tower.from_positions(rows), backward.vision(), "vision tower")
+    rows = compose(start, backward.language(), "relevancy", "language model") - start
+    patches = compose(tower.from_positions(rows), backward.vision(), "relevancy", "vision tower")
     rows[:, tower.image] = tower.to_positions(patches)[:, tower.image]
     return _scores(rows, score, against)
 
@@ -225,25 +193,6 @@ def _identity_rows(trace: TraceLike, target: Target) -> FloatArray:
     start = np.zeros((len(rows), len(trace.layout)))
     start[np.arange(len(rows)), rows] = 1.0
     return start
-
-
-def _rule_5(layer: LayerGradientLike, where: str) -> Float32Array:
-    """Return mean over heads of (G * A)⁺, shape (N, N), one head in memory at a time."""
-    total = np.zeros(layer.attention.shape[1:], dtype=np.float32)
-    for attention, gradient in zip(layer.attention, layer.gradient, strict=True):
-        total += np.maximum(attention * gradient, 0)  # NaN stays NaN
-    total /= len(layer.attention)
-    check_finite(total, f"gradient x attention of layer {layer.layer} of the {where}")
-    return total
-
-
-def _compose(
-    rows: FloatArray, last_layer_first: Iterable[LayerGradientLike], where: str
-) -> FloatArray:
-    """Return rows (I + C^L) ... (I + C^1), shape of `rows` (n_rows, N)."""
-    for layer in last_layer_first:
-        rows = rows + rows @ _rule_5(layer, where)
-    return rows
 
 
 def _normalised(rows: FloatArray, identity: FloatArray) -> FloatArray:

@@ -16,15 +16,13 @@ S. Abnar, W. Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, ar
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from causal_lvlm.arrays import Float32Array, FloatArray
 from causal_lvlm.attribution.info import ONE_FORWARD, MethodInfo, Table
 from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Scores
-from causal_lvlm.errors import AttentionError
+from causal_lvlm.composition import check_finite
 from causal_lvlm.tokens import Target
 
 __all__ = ["TABLE", "check_finite", "raw_attention", "rollout", "target_rows"]
@@ -49,16 +47,6 @@ def target_rows(target: Target, row: str) -> list[int]:
         raise ValueError(f"row must be 'predictor' or 'own', got {row!r}")
     shift = 1 if row == "predictor" else 0
     return [position - shift for position in target.positions]
-
-
-def check_finite(values: np.ndarray[Any, Any], what: str) -> None:
-    """Raise `AttentionError` if any value is NaN or infinite; `what` names them."""
-    bad = values.size - int(np.count_nonzero(np.isfinite(values)))
-    if bad:
-        raise AttentionError(
-            f"{what}: {bad} of {values.size} values are NaN or infinite; "
-            "run the model in float32 (dtype='float32') and look at its weights"
-        )
 
 
 def _reduce_heads(weights: Float32Array, head: Head) -> FloatArray:

@@ -44,6 +44,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from causal_lvlm.composition import TargetPass
 from causal_lvlm.correlation import TokenCorrelation, attention_correlations, nodes_to_units
 from causal_lvlm.explanation.evaluator import Budget, SubsetEvaluator
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
@@ -227,10 +228,11 @@ def explain(
     )
     evaluator.remember([frozenset()], full)
     tell("capturing attention", budget.used, max_runs)
+    passed = TargetPass(trace, chosen, source)
     correlations = attention_correlations(
         trace, chosen, heads=heads, layer=layer, source=source, sink=sink, row=row, tiers=tiers,
         pool=pool, top_k=top_k, min_attention=min_attention, n_samples=n_samples,
-        threshold=threshold,
+        threshold=threshold, passed=passed,
     )  # fmt: skip
     usable = [c for c in correlations if isinstance(c, TokenCorrelation)]
     if usable:  # the values that the defaults stood for
@@ -247,7 +249,9 @@ def explain(
     )  # fmt: skip
     node_units = [nodes_to_units(c, units) for c in usable]
     kind = GuidedSearch if search == "guided" else ScopeSearch
-    searcher = kind(evaluator, graphs, node_units, mode, max_radius, max_size, n_random, seed)
+    searcher = kind(
+        evaluator, passed, graphs, node_units, mode, max_radius, max_size, n_random, seed
+    )
     scopes = _scopes(units, scopes_of)
     # Without an image (or without text) two scopes are one question: it is asked once.
     twins = {name: _twin(name, scope, scopes) for name, scope, _ in scopes}

@@ -24,12 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
-import numpy as np
-
-from causal_lvlm.arrays import FloatArray
-from causal_lvlm.covariance import effective_attention
 from causal_lvlm.explanation.candidates import UnitTree
 from causal_lvlm.explanation.controls import random_rate
 from causal_lvlm.explanation.evaluator import BudgetEnded, Question, Subset
@@ -280,21 +275,5 @@ class GuidedSearch(ScopeSearch):
         depth, far = distances(trees), self.max_radius + 1
         attended = self._by_attention(question)
         by_graph = sorted(attended, key=lambda u: depth.get(u, far))  # stable within a distance
-        others = (self._gradient_norm, self._composed)
+        others = (self.passed.gradient_norm, self.passed.composed)
         return [by_graph, *(self._ranked(question, value) for value in others)]
-
-    # Each asks the model for a pass of its own, and is the same for every scope.
-
-    @cached_property
-    def _gradient_norm(self) -> FloatArray:
-        norm: FloatArray = np.asarray(
-            self.evaluator.trace.backward(self.evaluator.target).gradient_norm
-        )
-        return norm
-
-    @cached_property
-    def _composed(self) -> FloatArray:
-        composed: FloatArray = effective_attention(self.evaluator.trace)[
-            self.evaluator.target.predictor
-        ]
-        return composed

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray
+from causal_lvlm.composition import TargetPass
 from causal_lvlm.explanation.candidates import UnitTree, merged_candidates, unit_tree
 from causal_lvlm.explanation.controls import random_rate
 from causal_lvlm.explanation.evaluator import (
@@ -39,6 +39,8 @@ class ScopeSearch:
     Attributes
     ----------
     evaluator : SubsetEvaluator
+    passed : TargetPass
+        What candidates are ordered by, from one pass for all scopes.
     graphs : tuple of HeadGraph
     node_units : sequence
         For each graph, the unit of each node, or None.
@@ -52,6 +54,7 @@ class ScopeSearch:
     """
 
     evaluator: SubsetEvaluator
+    passed: TargetPass
     graphs: tuple[HeadGraph, ...]
     node_units: Sequence[tuple[int | None, ...]]
     mode: str
@@ -336,20 +339,10 @@ class ScopeSearch:
         return frozenset(question.scope), orders[0]  # the whole scope passed
 
     def _by_gradient(self, question: Question) -> list[int]:
-        trace, target = self.evaluator.trace, self.evaluator.target
-        return self._ranked(question, np.abs(trace.backward(target).input_x_gradient))
+        return self._ranked(question, np.abs(self.passed.input_x_gradient))
 
     def _by_attention(self, question: Question) -> list[int]:
-        return self._ranked(question, self._attended)
-
-    @cached_property
-    def _attended(self) -> FloatArray:
-        """Attention of the predicting row summed over layers (T,): one pass for all scopes."""
-        row = self.evaluator.target.predictor
-        total = np.zeros(len(self.evaluator.trace.layout))
-        for _, weights in self.evaluator.trace.iter_attention():
-            total += weights[:, row].mean(axis=0, dtype=np.float64)
-        return total
+        return self._ranked(question, self.passed.attended)
 
     def _ranked(self, question: Question, value: FloatArray) -> list[int]:
         """Order the units of a scope by the sum of a value over their positions, largest first."""

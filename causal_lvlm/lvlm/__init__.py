@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from causal_lvlm.lvlm.gradients import BackwardPass
+    from causal_lvlm.lvlm.gradients import BackwardPass, LayerGradient
     from causal_lvlm.lvlm.loading import load_model
     from causal_lvlm.lvlm.memory import PeakMemory
     from causal_lvlm.lvlm.model import LVLM
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
         BackendCheck,
         EmbeddingEvaluation,
         Evaluation,
-        LayerGradient,
         LayerTensors,
         SelfCheck,
     )
@@ -41,7 +40,7 @@ _HOMES = {
     "BackendCheck": "results",
     "Evaluation": "results",
     "EmbeddingEvaluation": "results",
-    "LayerGradient": "results",
+    "LayerGradient": "gradients",
     "LayerTensors": "results",
     "PeakMemory": "memory",
     "SelfCheck": "results",

@@ -47,10 +47,11 @@ __all__ = [
     "per_query_head",
     "recording",
     "switched",
+    "weight_blocks",
 ]
 
 NAME = "causal_lvlm"
-_CHUNK_BYTES = 4 << 20  # of weights rebuilt at a time when they are written to an array
+_BLOCK_BYTES = 4 << 20  # of weights rebuilt at a time
 
 
 @dataclass
@@ -267,33 +268,62 @@ def attention_weights(call: AttentionCall) -> torch.Tensor:
     return weights.detach().float()
 
 
-@torch.no_grad()
-def fill_weights(call: AttentionCall, out: Float32Array) -> None:
-    """Write what `attention_weights` returns for one sequence into an array, some rows at a time.
+def weight_blocks(
+    call: AttentionCall, n_rows: int | None = None
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Rebuild what `attention_weights` returns for one sequence, some rows at a time.
 
     Rows are independent of each other, so the scores, the masked scores and the weights of only a
-    few of them exist at once; together they would take several times the memory of the result.
+    few of them exist at once; and where the model is plainly causal, keys behind them are left out.
 
     Parameters
     ----------
     call : AttentionCall
         Of a batch of one.
-    out : ndarray of float32, shape (H, Tq, Tk)
+    n_rows : int, optional
+        How many rows are wanted; by default all Tq.
+
+    Yields
+    ------
+    rows : slice
+    weights : Tensor, float32, shape (H, r, k)
+        Weights on the first k keys; those on all other keys are zero.
     """
-    query, key = call.query.detach().float(), call.key.detach().float()
-    value = call.value.detach()[..., :1].float()  # the eager function's own output is not needed
-    mask = _additive_mask(call.mask, call.module, query, key, call.options.get("is_causal"))
-    n_heads, n_query, n_key = out.shape
-    step = max(1, _CHUNK_BYTES // (4 * n_heads * n_key))
-    for start in range(0, n_query, step):
-        rows = slice(start, start + step)
-        part = mask if mask is None or mask.shape[-2] == 1 else mask[..., rows, :]
-        _, weights = _eager(call.module, query[:, :, rows], key, value, part, call.options)
-        out[:, rows] = weights[0].cpu().numpy()
+    with torch.no_grad():
+        query, key = call.query.detach().float(), call.key.detach().float()
+        value = call.value.detach()[
+            ..., :1
+        ].float()  # the eager function's own output is not needed
+        n_heads, n_query, n_key = *query.shape[1:3], key.shape[2]
+        causal = call.options.get("is_causal")
+        causal = getattr(call.module, "is_causal", True) if causal is None else causal
+    step = max(1, _BLOCK_BYTES // (4 * n_heads * n_key))
+    for start in range(0, n_query if n_rows is None else n_rows, step):
+        rows = slice(start, min(start + step, n_query))
+        # Queries stand at the end of their keys: without a mask row i sees this far.
+        seen = n_key - n_query + rows.stop if call.mask is None and causal else n_key
+        mask = call.mask
+        if mask is not None and mask.shape[-2] > 1:
+            mask = mask[..., rows, :]
+        with torch.no_grad():
+            _, weights = _eager(
+                call.module, query[:, :, rows], key[:, :, :seen], value[:, :, :seen], mask,
+                call.options,
+            )  # fmt: skip
+        yield rows, weights[0].float()
+
+
+def fill_weights(call: AttentionCall, out: Float32Array) -> None:
+    """Write what `attention_weights` returns for one sequence into an array (H, Tq, Tk)."""
+    for rows, weights in weight_blocks(call):
+        out[:, rows, : weights.shape[-1]] = weights.cpu().numpy()
+        out[:, rows, weights.shape[-1] :] = 0.0
 
 
 @torch.no_grad()
-def head_gradient(call: AttentionCall, output_gradient: torch.Tensor) -> torch.Tensor:
+def head_gradient(
+    call: AttentionCall, output_gradient: torch.Tensor, n_keys: int | None = None
+) -> torch.Tensor:
     """Return the gradient with respect to the attention weights.
 
     The output of a head is O = A V, hence dL/dA = (dL/dO) V^T: no all-layer attention is needed in
@@ -303,13 +333,16 @@ def head_gradient(call: AttentionCall, output_gradient: torch.Tensor) -> torch.T
     ----------
     call : AttentionCall
     output_gradient : Tensor, shape (B, Tq, H, d)
+        Of all rows, or of some of them.
+    n_keys : int, optional
+        How many keys are wanted, from the first on; by default all.
 
     Returns
     -------
-    Tensor, float32, shape (B, H, Tq, Tk)
+    Tensor, float32, shape (B, H, Tq, n_keys)
     """
     gradient = output_gradient.detach().float().transpose(1, 2)
-    value = per_query_head(call.value.detach().float(), gradient.shape[1])
+    value = per_query_head(call.value.detach()[:, :, :n_keys].float(), gradient.shape[1])
     return gradient @ value.transpose(2, 3)
 
 

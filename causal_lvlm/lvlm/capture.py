@@ -19,7 +19,6 @@ from causal_lvlm.errors import CaptureError
 from causal_lvlm.lvlm.attention_function import (
     AttentionCall,
     Recorder,
-    attention_weights,
     fill_weights,
     recording,
 )
@@ -67,17 +66,23 @@ def _to_numpy(weights: torch.Tensor) -> Float32Array:
     return array
 
 
-def capture_attention(prepared: Prepared, layers: Any = (-1,)) -> Float32Array:
-    """Return float32 (L, H, T, T) for the layers asked for, in their order."""
-    indices = prepared.lvlm.layer_indices(layers)
-    calls = record_calls(prepared, indices)
-    heads, length = calls[indices[0]].query.shape[1:3]
-    weights = np.empty((len(indices), heads, length, length), dtype=np.float32)
+def _rebuilt(
+    prepared: Prepared, calls: Mapping[int, AttentionCall], layers: Sequence[int]
+) -> Float32Array:
+    """Return float32 (L, H, T, T) of recorded calls, read-only."""
+    heads, length = calls[layers[0]].query.shape[1:3]
+    weights = np.empty((len(layers), heads, length, length), dtype=np.float32)
     with prepared.lvlm.session():
-        for number, index in enumerate(indices):
+        for number, index in enumerate(layers):
             fill_weights(calls[index], weights[number])
     weights.setflags(write=False)
     return weights
+
+
+def capture_attention(prepared: Prepared, layers: Any = (-1,)) -> Float32Array:
+    """Return float32 (L, H, T, T) for the layers asked for, in their order."""
+    indices = prepared.lvlm.layer_indices(layers)
+    return _rebuilt(prepared, record_calls(prepared, indices), indices)
 
 
 def iter_attention(prepared: Prepared) -> Iterator[tuple[int, Float32Array]]:
@@ -85,8 +90,8 @@ def iter_attention(prepared: Prepared) -> Iterator[tuple[int, Float32Array]]:
     n_layers = len(prepared.lvlm.attention_modules)
     calls = record_calls(prepared, range(n_layers))
     for layer in range(n_layers):
-        with prepared.lvlm.session():
-            weights = _to_numpy(attention_weights(calls.pop(layer)))
+        weights = _rebuilt(prepared, calls, [layer])[0]
+        del calls[layer]
         yield layer, weights
 
 

@@ -15,26 +15,32 @@ Wolf (ICCV 2021, arXiv:2103.15679, eq. 5 and 6).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from causal_lvlm.arrays import FloatArray, frozen
+from causal_lvlm.arrays import Float32Array, FloatArray, frozen
 from causal_lvlm.errors import CaptureError
 from causal_lvlm.lvlm.attention_function import (
     AttentionCall,
     Recorder,
-    attention_weights,
+    fill_weights,
     head_gradient,
     per_query_head,
     recording,
+    weight_blocks,
 )
 from causal_lvlm.lvlm.prepared import Prepared
-from causal_lvlm.lvlm.results import LayerGradient, LayerTensors
+from causal_lvlm.lvlm.results import LayerTensors
 from causal_lvlm.tokens import Target
 
-__all__ = ["SCORES", "BackwardPass", "check_score", "target_score"]
+if TYPE_CHECKING:
+    from causal_lvlm.lvlm.model import LVLM
+
+__all__ = ["SCORES", "BackwardPass", "LayerGradient", "check_score", "target_score"]
 
 SCORES = ("logit", "log_prob", "prob")
 
@@ -75,11 +81,91 @@ def target_score(
     return total if rival is None else total - rival
 
 
-@dataclass
-class _Layer:
-    index: int
-    call: AttentionCall
-    gradient: torch.Tensor
+class LayerGradient:
+    """Attention of one layer and the gradient of the target's score with respect to it.
+
+    Both are rebuilt when they are asked for, as a whole or some rows at a time.
+
+    Parameters
+    ----------
+    layer : int
+    call : AttentionCall
+    output_gradient : Tensor, shape (1, T, H, d)
+    n_rows : int
+        Rows that the score can depend on; the gradient of all others is zero.
+    lvlm : LVLM
+
+    Attributes
+    ----------
+    layer : int
+        Number of the layer.
+    """
+
+    def __init__(
+        self,
+        layer: int,
+        call: AttentionCall,
+        output_gradient: torch.Tensor,
+        n_rows: int,
+        lvlm: LVLM,
+    ) -> None:
+        self.layer = layer
+        self._call = call
+        self._output_gradient = output_gradient
+        used = output_gradient[0].flatten(1).any(dim=1).nonzero()
+        self._n_rows = max(n_rows, int(used[-1]) + 1 if len(used) else 0)
+        self._lvlm = lvlm
+
+    @cached_property
+    def attention(self) -> Float32Array:
+        """Attention weights, float32 (H, T, T)."""
+        _, length, n_heads = self._output_gradient.shape[:3]
+        weights = np.empty((n_heads, length, self._call.key.shape[2]), dtype=np.float32)
+        with self._lvlm.session():
+            fill_weights(self._call, weights)
+        weights.setflags(write=False)
+        return weights
+
+    @cached_property
+    def gradient(self) -> Float32Array:
+        """Gradient with respect to each of them, float32 (H, T, T)."""
+        with self._lvlm.session():
+            found = head_gradient(self._call, self._output_gradient)[0]
+        return frozen(found.cpu().numpy(), np.float32)
+
+    def blocks(
+        self, *, gradient: bool = True
+    ) -> Iterator[tuple[slice, Float32Array, Float32Array | None]]:
+        """Yield (rows, attention (H, r, k), its gradient), for rows that the score depends on.
+
+        What lies behind the first k positions is zero. Without `gradient` None stands for it.
+        """
+        blocks = weight_blocks(self._call, self._n_rows)
+        while True:
+            with self._lvlm.session():  # ended before anything is handed over
+                found = next(blocks, None)
+                if found is None:
+                    return
+                rows, weights = found
+                part = None
+                if gradient:
+                    part = head_gradient(
+                        self._call, self._output_gradient[:, rows], weights.shape[-1]
+                    )[0]
+            yield rows, weights.cpu().numpy(), None if part is None else part.cpu().numpy()
+
+    def tensors(self) -> LayerTensors:
+        """Return what the heads were given and returned; nothing of size (T, T) is made."""
+        call, n_heads = self._call, self._call.query.shape[1]
+        parts = (
+            call.query,
+            per_query_head(call.key, n_heads),
+            per_query_head(call.value, n_heads),
+            call.output.transpose(1, 2),
+            self._output_gradient.transpose(1, 2),
+        )
+        arrays = (frozen(part[0].float().cpu().numpy(), np.float32) for part in parts)
+        return LayerTensors(self.layer, *arrays)
 
 
 class BackwardPass:
@@ -148,16 +234,18 @@ class BackwardPass:
         self.input_x_gradient: FloatArray = frozen(product.cpu().numpy(), np.float64)
         norm = embeds_gradient.norm(dim=-1)[0]
         self.gradient_norm: FloatArray = frozen(norm.cpu().numpy(), np.float64)
-        self._language: list[_Layer] = []
-        self._vision: list[_Layer] = []
+        self._language: list[LayerGradient] = []
+        self._vision: list[LayerGradient] = []
         for number, (call, gradient) in enumerate(zip(recorder.calls, gradients[1:], strict=True)):
             if gradient is None:  # a layer whose output nothing uses
                 continue
-            bare = _detached(call)
+            bare, found = _detached(call), gradient.detach()
             if number < n_vision:
-                self._vision.append(_Layer(number, bare, gradient.detach()))
+                n_rows = found.shape[1]
+                self._vision.append(LayerGradient(number, bare, found, n_rows, lvlm))
             elif id(call.module) in modules:  # not one that looks at the image (Mllama)
-                self._language.append(_Layer(modules[id(call.module)], bare, gradient.detach()))
+                index, n_rows = modules[id(call.module)], target.positions[-1]
+                self._language.append(LayerGradient(index, bare, found, n_rows, lvlm))
         if not self._language:
             raise CaptureError(
                 f"no gradient came back through the language model of {lvlm.model_id!r}; some "
@@ -180,7 +268,7 @@ class BackwardPass:
     def language(self) -> Iterator[LayerGradient]:
         """Yield attention and gradient of the language model's layers, the last layer first."""
         for layer in reversed(self._language):
-            yield self._rebuilt(layer)
+            yield copy(layer)  # what it keeps is freed with it
 
     def tensors(self) -> Iterator[LayerTensors]:
         """Yield what each layer's heads were given and returned, the last layer first.
@@ -189,17 +277,7 @@ class BackwardPass:
         size (T, T) is made.
         """
         for layer in reversed(self._language):
-            call = layer.call
-            n_heads = call.query.shape[1]
-            parts = (
-                call.query,
-                per_query_head(call.key, n_heads),
-                per_query_head(call.value, n_heads),
-                call.output.transpose(1, 2),
-                layer.gradient.transpose(1, 2),
-            )
-            arrays = (frozen(part[0].float().cpu().numpy(), np.float32) for part in parts)
-            yield LayerTensors(layer.index, *arrays)
+            yield layer.tensors()
 
     def vision(self) -> Iterator[LayerGradient]:
         """Yield the same for the vision tower, (H, Tv, Tv) with the class token, last used first.
@@ -212,17 +290,7 @@ class BackwardPass:
         if not self._has_vision:
             raise ValueError("this pass did not reach the tower; ask for backward(vision=True)")
         for layer in reversed(self._vision):
-            yield self._rebuilt(layer)
-
-    def _rebuilt(self, layer: _Layer) -> LayerGradient:
-        with self._lvlm.session():
-            weights = attention_weights(layer.call)[0]
-            gradient = head_gradient(layer.call, layer.gradient)[0]
-        return LayerGradient(
-            layer.index,
-            frozen(weights.cpu().numpy(), np.float32),
-            frozen(gradient.cpu().numpy(), np.float32),
-        )
+            yield copy(layer)  # what it keeps is freed with it
 
 
 def _detached(call: AttentionCall) -> AttentionCall:

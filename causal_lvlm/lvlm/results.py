@@ -12,7 +12,6 @@ __all__ = [
     "BackendCheck",
     "EmbeddingEvaluation",
     "Evaluation",
-    "LayerGradient",
     "LayerTensors",
     "SelfCheck",
 ]
@@ -132,21 +131,6 @@ class Evaluation:
         """Log-probability of the whole target, float64 (K,)."""
         total: FloatArray = self.token_log_probs.sum(axis=1)
         return total
-
-
-@dataclass(frozen=True)
-class LayerGradient:
-    """Attention of one layer and the gradient of the target's score with respect to it.
-
-    Attributes
-    ----------
-    layer : int
-    attention, gradient : ndarray of float32, shape (H, T, T)
-    """
-
-    layer: int
-    attention: Float32Array
-    gradient: Float32Array
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,8 @@ def test_in_sufficient_mode_the_kept_set_keeps_the_answer_and_no_member_is_idle(
         assert (said == trace.layout.token_ids[found.target.start]) == same
 
 
-def test_the_orders_ask_for_one_pass_each_however_many_scopes_there_are(monkeypatch):
+@pytest.mark.parametrize("source", ["attention", "relevancy", "influence"])
+def test_orders_and_source_ask_for_one_pass_however_many_scopes_there_are(monkeypatch, source):
     passes = {"backward": 0, "iter_attention": 0}
     for name in passes:
         real = getattr(FakeTrace, name)
@@ -253,6 +254,6 @@ def test_the_orders_ask_for_one_pass_each_however_many_scopes_there_are(monkeypa
 
         monkeypatch.setattr(FakeTrace, name, counted)
     trace = FakeTrace(lambda v: 2 in v or 5 in v, layout=layout(3, 3, 3))
-    result = explain(trace, 0, source="attention")
+    result = explain(trace, 0, source=source)
     assert set(result.sets) == {"joint", "image", "text"}
-    assert passes == {"backward": 1, "iter_attention": 2}  # gradient; mean and composed attention
+    assert passes == {"backward": 1, "iter_attention": 0}
