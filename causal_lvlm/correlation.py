@@ -307,22 +307,18 @@ class _Builder:
     ) -> TokenCorrelation:
         stop, last = self.stop, self.stop - 1
         sinks = find_sinks(weights)
-        mass = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
-        kept = weights.copy()
-        if sink == "drop" and sinks:
-            kept[:, list(sinks)] = 0.0
         members, dropped = self._nodes(weights[last])
-        mixing = np.zeros((len(members), stop))
-        for node, positions in enumerate(members):
-            mixing[node, list(positions)] = 1.0 / len(positions)
-        rows = kept if values is None else self._centred(kept @ values)
-        nodes = mixing @ rows
+        whole = rows = weights if values is None else self._centred(weights @ values)
+        if sink == "drop" and sinks:
+            kept = weights.copy()
+            kept[:, list(sinks)] = 0.0
+            rows = kept if values is None else self._centred(kept @ values)
+        nodes = _mean_rows(rows, members)
         # What a node had before anything was taken away: rounding errors of that are nothing.
-        whole = mixing @ (weights if values is None else self._centred(weights @ values))
-        before = np.einsum("ij,ij->i", whole, whole)
+        before = _squares(nodes if rows is whole else _mean_rows(whole, members))
         if sink == "condition" and sinks:
             nodes = partial_out(nodes, rows[list(sinks)])
-        norms = np.einsum("ij,ij->i", nodes, nodes)
+        norms = _squares(nodes)
         alive = norms > DEGENERATE_SHARE * np.maximum(before, 1e-300)
         if not alive[-1]:
             raise DegenerateTargetError(
@@ -334,6 +330,8 @@ class _Builder:
         ]
         members = [m for m, ok in zip(members, alive, strict=True) if ok]
         candidates = {p for m in members[:-1] for p in m}
+        total = np.maximum(weights.sum(axis=1), 1e-300)
+        to_sinks = weights[:, list(sinks)] / total[:, None]
         return TokenCorrelation(
             correlation=correlation_of_rows(nodes[alive]),
             positions=np.array([m[0] for m in members]),
@@ -344,8 +342,10 @@ class _Builder:
             row=self.row,
             dropped=tuple(sorted(dropped)),
             sinks=sinks,
-            sink_mass=float(mass[:, list(sinks)].sum(axis=1).mean()) if sinks else 0.0,
-            candidate_mass=float(mass[last, sorted(candidates - set(sinks))].sum()),
+            sink_mass=float(to_sinks.sum(axis=1).mean()),
+            candidate_mass=float(
+                (weights[last, sorted(candidates - set(sinks))] / total[last]).sum()
+            ),
             **record,
         )
 
@@ -394,6 +394,20 @@ class _Builder:
         for node in range(1, len(keys)):
             numbers[node] = numbers[node - 1] + (keys[node] != keys[node - 1])
         return numbers
+
+
+def _mean_rows(rows: FloatArray, members: Sequence[tuple[int, ...]]) -> FloatArray:
+    """Return the mean of some rows for each node, shape (N, D)."""
+    found: FloatArray = rows[[m[0] for m in members]]
+    for node, positions in enumerate(members):
+        if len(positions) > 1:
+            found[node] = rows[list(positions)].mean(axis=0)
+    return found
+
+
+def _squares(rows: FloatArray) -> FloatArray:
+    squares: FloatArray = np.einsum("ij,ij->i", rows, rows)
+    return squares
 
 
 def nodes_to_units(correlation: TokenCorrelation, units: Units) -> tuple[int | None, ...]:

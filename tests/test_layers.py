@@ -24,6 +24,7 @@ ALLOWED = {
     "metrics": NUMERIC,
     "correlation.py": NUMERIC,
     "covariance.py": NUMERIC,
+    "composition.py": ("numpy",),
     "checks.py": ("numpy",),
     "tokens.py": NUMERIC,
     "units.py": (*NUMERIC, "skimage"),
@@ -46,7 +47,9 @@ ALLOWED = {
 FORBIDDEN = {
     "structure": ("lvlm", "attribution", "tiny", "explanation", "viz", "cli"),
     "explanation": ("lvlm", "tiny", "viz", "cli"),
-    "correlation.py": ("lvlm", "tiny", "explanation", "viz", "cli"),
+    "correlation.py": ("lvlm", "attribution", "tiny", "explanation", "viz", "cli"),
+    "covariance.py": ("lvlm", "attribution", "tiny", "explanation", "viz", "cli"),
+    "composition.py": ("lvlm", "attribution", "structure", "tiny", "explanation", "viz", "cli"),
     "metrics": ("lvlm", "tiny", "viz", "cli"),
     "units.py": ("lvlm", "attribution", "structure", "explanation", "tiny", "viz", "cli"),
     "runner.py": ("lvlm", "attribution", "structure", "explanation", "tiny", "viz", "cli"),

@@ -50,8 +50,8 @@ class ChangedTrace:
         # What is made of them takes |weight * gradient|: one head, whose gradient is 1 everywhere.
         one = np.ones((1, 1, 1))
         layers = (
-            SimpleNamespace(attention=self._change(product)[None], gradient=one)
-            for product in self._products
+            SimpleNamespace(layer=number, attention=self._change(product)[None], gradient=one)
+            for number, product in reversed(list(enumerate(reversed(self._products))))
         )
         return SimpleNamespace(language=lambda: layers)
 

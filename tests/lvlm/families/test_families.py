@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 
 import causal_lvlm as cl
-from causal_lvlm.lvlm import LVLM
+from causal_lvlm.composition import TargetPass
+from causal_lvlm.lvlm import LVLM, attention_function
+from tests import naive_composition as naive
 from tests.lvlm.families.tiny import BUILDERS, skip_if_old
 from tests.lvlm.helpers import noise_image, random_masks
 
@@ -74,6 +76,46 @@ def test_capture_equals_eager_output_attentions(name):
     assert captured.max(axis=-1).mean() > 0.15  # far from uniform
     ahead = np.triu(captured, 1).any()
     assert ahead == (name in LOOKS_AHEAD)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_layers_read_in_blocks_say_what_whole_layers_say(name, monkeypatch):
+    _, trace = case(name)
+    target = trace.target(slice(1, 3))
+    whole = trace.attention(range(trace.n_layers))
+    kept = {layer.layer: layer for layer in trace.backward(target).language()}
+    for layer in kept.values():
+        _ = layer.attention, layer.gradient  # rebuilt in one piece
+    monkeypatch.setattr(attention_function, "_BLOCK_BYTES", 700)
+    np.testing.assert_allclose(trace.attention(range(trace.n_layers)), whole, atol=2e-5)
+    for layer in trace.backward(target).language():
+        expected = kept[layer.layer]
+        weights, gradient = np.zeros((2, *expected.attention.shape))
+        parts = []
+        for rows, some, its_gradient in layer.blocks():
+            weights[:, rows, : some.shape[-1]] = some
+            gradient[:, rows, : some.shape[-1]] = its_gradient
+            parts.append(rows)
+        stop = parts[-1].stop
+        assert len(parts) > 2
+        assert [rows.start for rows in parts[1:]] == [rows.stop for rows in parts[:-1]]
+        np.testing.assert_allclose(weights[:, :stop], expected.attention[:, :stop], atol=2e-5)
+        scale = np.abs(expected.gradient).max()
+        # Behind what a row sees the gradient means nothing.
+        np.testing.assert_allclose(
+            gradient * (weights > 0), expected.gradient * (weights > 0), atol=1e-5 * scale
+        )
+        assert not expected.gradient[:, stop:].any()
+    found = TargetPass(trace, target, "influence")
+    scale = naive.gradient_norm(trace, target).max()
+    np.testing.assert_allclose(
+        found.take_matrix(), naive.influence_matrix(trace, target), atol=1e-5
+    )
+    np.testing.assert_allclose(found.attended, naive.attended(trace, target), atol=1e-5)
+    np.testing.assert_allclose(found.composed, naive.rollout(trace, target), atol=1e-6)
+    np.testing.assert_allclose(
+        found.gradient_norm, naive.gradient_norm(trace, target), atol=1e-5 * scale
+    )
 
 
 @pytest.mark.parametrize("name", BUILDERS)
