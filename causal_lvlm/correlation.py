@@ -305,7 +305,7 @@ class _Builder:
         tiers: str,
         **record: Any,
     ) -> TokenCorrelation:
-        stop, last = self.stop, self.stop - 1
+        last = self.stop - 1
         sinks = find_sinks(weights)
         members, dropped = self._nodes(weights[last])
         whole = rows = weights if values is None else self._centred(weights @ values)
