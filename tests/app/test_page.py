@@ -314,18 +314,9 @@ def test_stop_is_answered_while_a_graph_is_still_being_learned(running, browser,
         page.locator("#ask").click()
         page.wait_for_selector("#tokens button")
         assert begun.wait(PATIENCE / 1000)
-        took = page.evaluate(
-            """() => new Promise((resolve) => {
-              const status = document.querySelector('#status'), began = performance.now();
-              const look = () => {
-                if (status.innerText.includes('Stopped')) resolve(performance.now() - began);
-                else setTimeout(look, 10);
-              };
-              document.querySelector('#stop').click();
-              look();
-            })"""
-        )
-        assert took < 5000  # half a second on an idle machine
+        page.locator("#stop").click()
+        page.wait_for_function("document.querySelector('#status').innerText.includes('Stopped')")
+        assert not go.is_set()  # the graph is still in work
         # the page is free: another question is answered, with the graph still in work
         page.locator("#options-box button").first.click()
         page.locator("#auto input").uncheck()
