@@ -19,8 +19,8 @@ References: Spirtes, Glymour, Scheines, Causation, Prediction, and Search, secti
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from causal_kernels.compiled import kernel
 from causal_kernels.graph import ARROW, NONE
 from causal_kernels.orientation import initial_marks
 from causal_kernels.partial import OK, partial_correlation
@@ -28,7 +28,7 @@ from causal_kernels.partial import OK, partial_correlation
 __all__ = ["order_r_pool_sequential", "orient_colliders", "sure_colliders"]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def order_r_pool_sequential(
     correlation, marks, tiers, edges, allowed, by_edge, r, squared_threshold, tolerance, budget,
     best, members, tests, undecided,
@@ -114,7 +114,7 @@ def order_r_pool_sequential(
     return edges.shape[0], candidates
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def sure_colliders(
     correlation, marks, start, neighbour, sepset_start, sepset_size, sepset_members, squared,
     tolerance, first, last, arrow, tests,
@@ -159,7 +159,7 @@ def sure_colliders(
                     arrow[m] = 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def orient_colliders(marks, tiers, blocked, start, neighbour, arrow):
     """Reset all marks and put on the arrowheads that `sure_colliders` found, in place."""
     initial_marks(marks, tiers, blocked)

@@ -7,8 +7,8 @@ themselves (10 of 20 ms for an attention head of 200 tokens); here they take a t
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from causal_kernels.compiled import kernel
 from causal_kernels.graph import NONE
 from causal_kernels.partial import TIE
 
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def list_edges(marks, tiers, skip):
     """Return int32 (E, 2): the edges (a, b), a < b, sorted by (tier of b, a, b).
 
@@ -54,7 +54,7 @@ def list_edges(marks, tiers, skip):
     return edges
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def delete_separated(edges, gone, size, marks, sepset_start, sepset_size, first):
     """Remove the edges with ``gone`` and note where their separating sets stand.
 
@@ -73,7 +73,7 @@ def delete_separated(edges, gone, size, marks, sepset_start, sepset_size, first)
         marks[b, a] = NONE
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def note_unconditional(correlation, skip, scale, weakest, z, tests):
     """Fill the upper triangles with the evidence of size 0; see `note_tests`.
 
@@ -92,7 +92,7 @@ def note_unconditional(correlation, skip, scale, weakest, z, tests):
                 z[a, b] = np.inf if r >= 1.0 - TIE else np.arctanh(r) * scale
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def note_tests(edges, best, count, scale, weakest, z, tests):
     """Keep the smallest |partial correlation| and Fisher z of each pair, and count its tests.
 
@@ -115,7 +115,7 @@ def note_tests(edges, best, count, scale, weakest, z, tests):
                 z[a, b] = value
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def collect_separators(marks, place, node, sepset_start, sepset_size, sepset_nodes):
     """Return (start int32 (M + 1,), nodes int32): separating sets of all pairs without an edge.
 
@@ -131,7 +131,8 @@ def collect_separators(marks, place, node, sepset_start, sepset_size, sepset_nod
             if marks[i, j] == NONE:
                 pairs += 1
                 total += max(0, sepset_size[i, j])
-    start = np.zeros(pairs + 1, np.int32)
+    start = np.empty(pairs + 1, np.int32)
+    start[0] = 0
     out = np.empty(total, np.int32)
     m = 0
     k = 0
@@ -155,7 +156,7 @@ def collect_separators(marks, place, node, sepset_start, sepset_size, sepset_nod
     return start, out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def condense(values, place):
     """Return the upper triangle of an (N, N) array row by row, in the caller's numbering."""
     n = values.shape[0]

@@ -22,14 +22,14 @@ Each edge A o-o B is decided by the first of these that settles it:
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from causal_kernels.compiled import kernel
 from causal_kernels.graph import CIRCLE, NONE
 
 __all__ = ["rule_5"]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _circle_lists(marks, start, neighbour):
     """Return the o-o edges: (start (N + 1,), source (M,), target (M,), reverse (M,)), int64."""
     n = marks.shape[0]
@@ -59,7 +59,7 @@ def _circle_lists(marks, start, neighbour):
     return first, source, target, reverse
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _components(marks, first, source, target):
     """Return int64 (M,): the strongly connected component of each state, -1 if it is alone.
 
@@ -123,7 +123,7 @@ def _components(marks, first, source, target):
     return component
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _write_walk(found, first, source, target, reverse, before, last, a):
     """Set ``found`` along a walk of states that ends with ``last``, and on its way back to a."""
     for t in range(first[target[last]], first[target[last] + 1]):
@@ -136,7 +136,7 @@ def _write_walk(found, first, source, target, reverse, before, last, a):
         last = before[last]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _around(marks, first, source, target, edge, before, queue, node_seen, stamp):
     """Search a shortest cycle through A->B that avoids all other neighbours of both (see top).
 
@@ -180,7 +180,7 @@ def _around(marks, first, source, target, edge, before, queue, node_seen, stamp)
     return -1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _walk_back(
     marks, first, source, target, component, edge, begin, on_path, seen, stamp, before, queue,
     node_seen,
@@ -231,7 +231,7 @@ def _walk_back(
     return -1, 0, steps
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _extend_paths(
     marks, first, source, target, reverse, component, edge, budget, found, seen, stamp, before,
     queue, node_seen, on_path, path, cursor,
@@ -293,7 +293,7 @@ def _extend_paths(
     return status, stamp
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rule_5(marks, start, neighbour, budget):
     """If A o-o B is on a cycle of o-o edges without shielded triples: orient A - B.
 

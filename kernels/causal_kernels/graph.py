@@ -10,7 +10,8 @@ conclude from its absence, so rules ask ``marks[a, c] == NONE`` for "not adjacen
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from causal_kernels.compiled import kernel
 
 __all__ = [
     "ARROW",
@@ -30,14 +31,15 @@ TAIL = 3
 FORBIDDEN = 4
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def neighbour_lists(marks):
     """Return (start int64 (N + 1,), neighbour int64 (2E,)), neighbours in ascending order.
 
     Only marks 1 to 3 are edges: `FORBIDDEN` pairs are not neighbours.
     """
     n = marks.shape[0]
-    start = np.zeros(n + 1, np.int64)
+    start = np.empty(n + 1, np.int64)
+    start[0] = 0
     for i in range(n):
         count = 0
         for j in range(n):
@@ -54,14 +56,15 @@ def neighbour_lists(marks):
     return start, neighbour
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def possible_ancestors(marks, start, neighbour, node, out, stack):
     """Set ``out[z]`` to 1 for each z with a possibly directed path to ``node`` (and for itself).
 
     On such a path no edge has an arrowhead at its earlier end or a tail at its later end.
     ``out`` uint8 (N,), ``stack`` int64 (N,). Neighbour lists may still name removed edges.
     """
-    out[:] = 0
+    for z in range(len(out)):
+        out[z] = 0
     out[node] = 1
     stack[0] = node
     top = 1
@@ -82,7 +85,7 @@ def possible_ancestors(marks, start, neighbour, node, out, stack):
                 top += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def possible_ancestor_matrix(marks, start, neighbour):
     """Return uint8 (N, N): entry [x, z] is 1 if z is a possible ancestor of x (or x itself)."""
     n = marks.shape[0]

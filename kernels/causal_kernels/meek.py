@@ -20,8 +20,8 @@ that is far below what the tests cost.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from causal_kernels.compiled import kernel
 from causal_kernels.graph import ARROW, CIRCLE, NONE, TAIL, neighbour_lists
 from causal_kernels.orientation import CONFLICT, in_sepset
 
@@ -38,7 +38,7 @@ __all__ = [
 CLAIMED = 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _direct(marks, claims, i, j, simultaneous):
     """Claim, or in sequential mode write, i -> j; return 1 if written."""
     if marks[i, j] != CIRCLE or claims[i, j] == CONFLICT:
@@ -51,7 +51,7 @@ def _direct(marks, claims, i, j, simultaneous):
     return 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def settle_directions(marks, claims, start, neighbour):
     """Write the claims of one rule, forget them, keep conflicts; return the number of changes."""
     changed = 0
@@ -72,7 +72,7 @@ def settle_directions(marks, claims, start, neighbour):
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _initial_directions(marks, claims, tiers, blocked, start, neighbour):
     """Undirected edges; into later tiers, and i -> j where ``blocked[i, j]``.
 
@@ -93,7 +93,7 @@ def _initial_directions(marks, claims, tiers, blocked, start, neighbour):
                 marks[i, j] = ARROW
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def v_structures(
     marks, claims, start, neighbour, sepset_start, sepset_size, sepset_members, simultaneous
 ):
@@ -113,7 +113,7 @@ def v_structures(
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def meek_1(marks, claims, start, neighbour, simultaneous):
     """If A -> B - C and A and C are not adjacent: orient B -> C."""
     changed = 0
@@ -130,7 +130,7 @@ def meek_1(marks, claims, start, neighbour, simultaneous):
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def meek_2(marks, claims, start, neighbour, simultaneous):
     """If A -> B -> C and A - C: orient A -> C."""
     changed = 0
@@ -147,7 +147,7 @@ def meek_2(marks, claims, start, neighbour, simultaneous):
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def meek_3(marks, claims, start, neighbour, simultaneous):
     """If A - B, A - C -> B, A - D -> B and C and D are not adjacent: orient A -> B."""
     changed = 0
@@ -172,7 +172,7 @@ def meek_3(marks, claims, start, neighbour, simultaneous):
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def meek_4(marks, claims, start, neighbour, simultaneous):
     """If A - B, A - C, A - D, D -> C -> B and B and D are not adjacent: orient A -> B."""
     changed = 0
@@ -199,7 +199,6 @@ def meek_4(marks, claims, start, neighbour, simultaneous):
     return changed
 
 
-@njit(cache=True, nogil=True)
 def orient_cpdag(marks, tiers, blocked, sepset_start, sepset_size, sepset_members, simultaneous):
     """Reset all marks, then apply the v-structures and Meek's rules to a fixed point, in place.
 
@@ -219,16 +218,9 @@ def orient_cpdag(marks, tiers, blocked, sepset_start, sepset_size, sepset_member
     settle_directions(marks, claims, start, neighbour)
     changed = 1
     while changed > 0:
-        changed = meek_1(marks, claims, start, neighbour, simultaneous)
-        changed += settle_directions(marks, claims, start, neighbour)
-        changed += meek_2(marks, claims, start, neighbour, simultaneous)
-        changed += settle_directions(marks, claims, start, neighbour)
-        changed += meek_3(marks, claims, start, neighbour, simultaneous)
-        changed += settle_directions(marks, claims, start, neighbour)
-        changed += meek_4(marks, claims, start, neighbour, simultaneous)
-        changed += settle_directions(marks, claims, start, neighbour)
-    for i in range(n):
-        for k in range(start[i], start[i + 1]):
-            if marks[i, neighbour[k]] == CIRCLE:
-                marks[i, neighbour[k]] = TAIL
+        changed = 0
+        for rule in (meek_1, meek_2, meek_3, meek_4):
+            changed += rule(marks, claims, start, neighbour, simultaneous)
+            changed += settle_directions(marks, claims, start, neighbour)
+    marks[marks == CIRCLE] = TAIL
     return claims

@@ -25,8 +25,8 @@ sweeps over the edges. Together that was one or two hundredths of the time of le
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from causal_kernels.compiled import kernel
 from causal_kernels.graph import ARROW, CIRCLE, NONE, TAIL, neighbour_lists
 
 __all__ = [
@@ -46,7 +46,7 @@ CLAIMED_TAIL = 2
 CONFLICT = 4
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _reset(marks, tiers, blocked, start, neighbour):
     """Do what `initial_marks` does, for edges that are known."""
     some = blocked.shape[0] > 0
@@ -57,7 +57,7 @@ def _reset(marks, tiers, blocked, start, neighbour):
             marks[i, j] = ARROW if into else CIRCLE
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def initial_marks(marks, tiers, blocked):
     """Reset the marks of all edges in place: circles, arrowheads into later tiers.
 
@@ -68,7 +68,7 @@ def initial_marks(marks, tiers, blocked):
     _reset(marks, tiers, blocked, start, neighbour)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _claim(marks, claims, i, j, mark, simultaneous):
     """Claim, or in sequential mode write, ``mark`` at j on the edge i-j; return 1 if written."""
     if simultaneous:
@@ -80,7 +80,7 @@ def _claim(marks, claims, i, j, mark, simultaneous):
     return 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _settle(marks, claims, start, neighbour):
     """Write the claims of one rule, forget them, keep conflicts; return the number of changes."""
     changed = 0
@@ -101,7 +101,7 @@ def _settle(marks, claims, start, neighbour):
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def in_sepset(node, i, j, sepset_start, sepset_size, sepset_members):
     """Tell whether the node is in the stored separating set of i and j."""
     if i > j:
@@ -113,7 +113,7 @@ def in_sepset(node, i, j, sepset_start, sepset_size, sepset_members):
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rule_0(
     marks, claims, start, neighbour, sepset_start, sepset_size, sepset_members, simultaneous
 ):
@@ -133,7 +133,7 @@ def rule_0(
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rule_1(marks, claims, start, neighbour, simultaneous):
     """If A *-> B o-* C and A and C are not adjacent: orient B -> C."""
     changed = 0
@@ -151,7 +151,7 @@ def rule_1(marks, claims, start, neighbour, simultaneous):
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rule_2(marks, claims, start, neighbour, simultaneous):
     """If A -> B *-> C or A *-> B -> C, and A *-o C: orient A *-> C."""
     changed = 0
@@ -172,7 +172,7 @@ def rule_2(marks, claims, start, neighbour, simultaneous):
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rule_3(marks, claims, start, neighbour, simultaneous):
     """If A *-> B <-* C, A *-o D o-* C, A and C not adjacent, D *-o B: orient D *-> B."""
     changed = 0
@@ -197,7 +197,7 @@ def rule_3(marks, claims, start, neighbour, simultaneous):
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rule_4(
     marks, claims, start, neighbour, sepset_start, sepset_size, sepset_members, simultaneous,
     visited, queue,
@@ -258,7 +258,6 @@ def rule_4(
     return changed
 
 
-@njit(cache=True, nogil=True)
 def orient(marks, tiers, blocked, sepset_start, sepset_size, sepset_members, simultaneous):
     """Reset all marks and apply R0, then R1-R4 to a fixed point, in place.
 
@@ -276,12 +275,10 @@ def orient(marks, tiers, blocked, sepset_start, sepset_size, sepset_members, sim
     _settle(marks, claims, start, neighbour)
     changed = 1
     while changed > 0:
-        changed = rule_1(marks, claims, start, neighbour, simultaneous)
-        changed += _settle(marks, claims, start, neighbour)
-        changed += rule_2(marks, claims, start, neighbour, simultaneous)
-        changed += _settle(marks, claims, start, neighbour)
-        changed += rule_3(marks, claims, start, neighbour, simultaneous)
-        changed += _settle(marks, claims, start, neighbour)
+        changed = 0
+        for rule in (rule_1, rule_2, rule_3):
+            changed += rule(marks, claims, start, neighbour, simultaneous)
+            changed += _settle(marks, claims, start, neighbour)
         changed += rule_4(
             marks, claims, start, neighbour, sepset_start, sepset_size, sepset_members,
             simultaneous, visited, queue,

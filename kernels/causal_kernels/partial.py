@@ -28,7 +28,7 @@ N. J. Higham, Accuracy and Stability of Numerical Algorithms, chapter 10.
 
 from __future__ import annotations
 
-from numba import njit
+from causal_kernels.compiled import kernel
 
 __all__ = ["NOISE", "OK", "SINGULAR", "TIE", "partial_correlation", "tie_bound"]
 
@@ -38,13 +38,13 @@ NOISE = 1e-9  # what an entry may be off, beyond which a remaining variance mean
 TIE = 1e-12  # |partial correlations| that differ by no more are equal
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def tie_bound(lowest):
     """Return the largest squared partial correlation that ties with the squared ``lowest``."""
     return (lowest**0.5 + TIE) ** 2
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def partial_correlation(correlation, x, y, given, size, tolerance, work):
     """Return (status, r) of the correlation of x and y given ``given[:size]``.
 

@@ -18,14 +18,14 @@ Search, possible-d-sep.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from causal_kernels.compiled import kernel
 from causal_kernels.graph import ARROW, NONE, neighbour_lists
 
 __all__ = ["is_pds_set", "pds_distance_matrix", "pds_distances", "pds_pools", "pds_tree"]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def pds_distances(
     marks, start, neighbour, tiers, last_tier, root, max_depth, distance, seen, stamp, queue
 ):
@@ -35,7 +35,8 @@ def pds_distances(
     ``seen`` int64 (N, N) marks pairs by ``stamp``, which must be new; ``queue`` int64
     (>= 2E, 2). Neighbour lists may still name removed edges.
     """
-    distance[:] = 0
+    for z in range(len(distance)):
+        distance[z] = 0
     tail = 0
     for k in range(start[root], start[root + 1]):
         v = neighbour[k]
@@ -70,30 +71,34 @@ def pds_distances(
                     tail += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def pds_distance_matrix(marks, start, neighbour, tiers, max_depth, needed):
     """Return int16 (N, N): row x holds the PDS-distances from x within tiers up to that of x.
 
     ``needed`` uint8 (N,): rows that are 0 there are left 0.
     """
     n = marks.shape[0]
-    out = np.zeros((n, n), np.int16)
+    out = np.empty((n, n), np.int16)
     distance = np.empty(n, np.int64)
-    seen = np.full((n, n), -1, np.int64)
+    seen = np.empty((n, n), np.int64)
     queue = np.empty((max(1, len(neighbour)), 2), np.int64)
     for root in range(n):
-        if needed[root] == 0:
-            continue
-        pds_distances(
-            marks, start, neighbour, tiers, tiers[root], root, max_depth, distance, seen, root,
-            queue,
-        )  # fmt: skip
+        for z in range(n):
+            seen[root, z] = -1
+    for root in range(n):
+        for z in range(n):
+            distance[z] = 0
+        if needed[root] != 0:
+            pds_distances(
+                marks, start, neighbour, tiers, tiers[root], root, max_depth, distance, seen, root,
+                queue,
+            )  # fmt: skip
         for z in range(n):
             out[root, z] = distance[z]
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def pds_pools(marks, start, neighbour, tiers, ancestor, current, edges):
     """Return int16 (2 E, N): possible-d-sep sets for each edge (a, b), around b and around a.
 
@@ -157,7 +162,7 @@ def pds_pools(marks, start, neighbour, tiers, ancestor, current, edges):
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def is_pds_set(marks, root, members, size, pair_seen, queue, reached):
     """Tell whether every member is the end of a PDS-path from the root inside the members.
 
@@ -202,7 +207,7 @@ def is_pds_set(marks, root, members, size, pair_seen, queue, reached):
     return found == size
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def pds_tree(marks, allowed, root, max_depth):
     """Return (node, parent, depth), int64 (M,) each, of the PDS-tree in breadth-first order.
 

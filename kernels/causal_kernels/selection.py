@@ -14,8 +14,7 @@ Circles with contradicting claims (`CONFLICT`) are read as circles and stay circ
 
 from __future__ import annotations
 
-from numba import njit
-
+from causal_kernels.compiled import kernel
 from causal_kernels.cycles import rule_5
 from causal_kernels.graph import CIRCLE, NONE, TAIL, neighbour_lists
 from causal_kernels.orientation import CONFLICT
@@ -26,7 +25,7 @@ __all__ = ["complete_selection", "rule_6", "rule_7"]
 BUDGET = 2_000_000
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rule_6(marks, claims, start, neighbour):
     """If A - B o-* C: orient B -* C (the tail at B)."""
     changed = 0
@@ -47,7 +46,7 @@ def rule_6(marks, claims, start, neighbour):
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rule_7(marks, claims, start, neighbour):
     """If A -o B o-* C and A and C are not adjacent: orient B -* C (the tail at B)."""
     changed = 0
@@ -66,7 +65,6 @@ def rule_7(marks, claims, start, neighbour):
     return changed
 
 
-@njit(cache=True, nogil=True)
 def complete_selection(marks, claims, simultaneous, budget=BUDGET):
     """Apply R5, then R6 and R7 to a fixed point, in place; they only turn circles into tails.
 
@@ -76,9 +74,8 @@ def complete_selection(marks, claims, simultaneous, budget=BUDGET):
     """
     start, neighbour = neighbour_lists(marks)
     found, source, target, given_up = rule_5(marks, start, neighbour, budget)
-    for m in range(len(found)):
-        if found[m] == 1 and claims[source[m], target[m]] != CONFLICT:
-            marks[source[m], target[m]] = TAIL
+    tails = (found == 1) & (claims[source, target] != CONFLICT)
+    marks[source[tails], target[tails]] = TAIL
     changed = 1
     while changed > 0:
         changed = rule_6(marks, claims, start, neighbour)

@@ -42,8 +42,8 @@ Near-singular: see `causal_kernels.partial`. An undecidable test separates nothi
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from causal_kernels.compiled import kernel
 from causal_kernels.graph import ARROW, NONE
 from causal_kernels.partial import NOISE, OK, partial_correlation, tie_bound
 from causal_kernels.pds import is_pds_set
@@ -56,7 +56,7 @@ ICD_SEP = 1
 BEYOND = 2
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _values(r_ab, row_a, row_b, weight_a, weight_b, outside, stop, values):
     """Fill ``values[:stop]`` with squared partial correlations; infinite for nodes outside."""
     for c in range(stop):
@@ -64,7 +64,7 @@ def _values(r_ab, row_a, row_b, weight_a, weight_b, outside, stop, values):
         values[c] = rest * rest * weight_a[c] * weight_b[c] + outside[c]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _values_of_two(
     r_ab, row_a, row_b, weight_a, weight_b, outside_a, outside_b, stop, values
 ):  # fmt: skip
@@ -74,7 +74,7 @@ def _values_of_two(
         values[c] = rest * rest * weight_a[c] * weight_b[c] + min(outside_a[c], outside_b[c])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _first_smallest(values, bits, stop):
     """Return (smallest of ``values[:stop]``, place of the first that ties with it).
 
@@ -95,7 +95,7 @@ def _first_smallest(values, bits, stop):
     return lowest, at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _count_either(marks_a, marks_b, stop):
     """Return how many of the first nodes are adjacent to one of two nodes or to both."""
     count = 0
@@ -104,11 +104,12 @@ def _count_either(marks_a, marks_b, stop):
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _negative_lists(inverse):
     """Return (start, node): for each node the others with a negative entry, ascending."""
     n = inverse.shape[0]
-    start = np.zeros(n + 1, np.int64)
+    start = np.empty(n + 1, np.int64)
+    start[0] = 0
     for i in range(n):
         count = 0
         for j in range(n):
@@ -126,7 +127,7 @@ def _negative_lists(inverse):
     return start, node
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def inverse_rest(correlation, tolerance):
     """Return float64 (N, N): 1 / (1 - r^2), or -1 where 1 - r^2 cannot be told from zero.
 
@@ -144,7 +145,7 @@ def inverse_rest(correlation, tolerance):
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def prepare_one(inverse, marks, start, neighbour, tiers):
     """Return what `order_one` needs besides, once for a graph.
 
@@ -154,18 +155,25 @@ def prepare_one(inverse, marks, start, neighbour, tiers):
     node; ``choices`` int64 (N,): neighbours among these.
     """
     n = inverse.shape[0]
-    outside = np.where(marks == NONE, np.inf, 0.0)
+    outside = np.empty((n, n), np.float64)
     copies_start, copies = _negative_lists(inverse)
     reach = np.empty(n, np.int64)
-    choices = np.zeros(n, np.int64)
+    choices = np.empty(n, np.int64)
+    stop = 0
     for i in range(n):
-        reach[i] = np.searchsorted(tiers, tiers[i], side="right")
+        for j in range(n):
+            outside[i, j] = np.inf if marks[i, j] == NONE else 0.0
+        while stop < n and tiers[stop] <= tiers[i]:
+            stop += 1
+        reach[i] = stop
+        count = 0
         for k in range(start[i], start[i + 1]):
-            choices[i] += 1 if neighbour[k] < reach[i] else 0
+            count += 1 if neighbour[k] < stop else 0
+        choices[i] = count
     return outside, copies_start, copies, reach, choices
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def order_one(
     correlation, inverse, marks, start, neighbour, tiers, prepared, edges,
     best, member, tests, undecided,
@@ -259,7 +267,7 @@ def order_one(
     return candidates
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def needed_roots(tiers, edges, ancestor, r):
     """Return uint8 (N,): 1 for nodes around which a set of size r may lie, by condition 3 alone.
 
@@ -267,7 +275,9 @@ def needed_roots(tiers, edges, ancestor, r):
     more than testing does.
     """
     n = ancestor.shape[0]
-    needed = np.zeros(n, np.uint8)
+    needed = np.empty(n, np.uint8)
+    for z in range(n):
+        needed[z] = 0
     for e in range(edges.shape[0]):
         a = np.int64(edges[e, 0])
         b = np.int64(edges[e, 1])
@@ -285,7 +295,7 @@ def needed_roots(tiers, edges, ancestor, r):
     return needed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def is_in_pool(distance, root, members, size, farthest):
     """Tell whether all members have a distance of 1..``farthest`` from the root."""
     for i in range(size):
@@ -295,7 +305,7 @@ def is_in_pool(distance, root, members, size, farthest):
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def all_adjacent(marks, node, members, size):
     """Tell whether all members are adjacent to a node."""
     for i in range(size):
@@ -304,7 +314,7 @@ def all_adjacent(marks, node, members, size):
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def keep_reached(marks, root, pool, size, near, seen, queue, reached):
     """Keep the members of the pool that a PDS-path inside the pool leads to; return how many.
 
@@ -353,7 +363,7 @@ def keep_reached(marks, root, pool, size, near, seen, queue, reached):
     return kept
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _note_set(current, r, ordered, row, always):
     """Write the first r of ``current`` to ``row``, ascending, if they are lower or ``always``.
 
@@ -376,7 +386,7 @@ def _note_set(current, r, ordered, row, always):
         row[i] = ordered[i]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def order_r(
     correlation, marks, tiers, edges, distance, ancestor, kind, r, squared_threshold, tolerance,
     budget, best, members, tests, undecided,
@@ -411,14 +421,15 @@ def order_r(
     var_a = np.empty(r, np.float64)
     var_b = np.empty(r, np.float64)
     pivots = np.empty(r, np.float64)
-    volume = np.ones(r + 1, np.float64)  # product of the pivots
+    volume = np.empty(r + 1, np.float64)  # product of the pivots
+    volume[0] = 1.0
     # below this a remaining variance may be noise although no single pivot is small: since no
     # eigenvalue is below volume / e (mean of the others at most 1), s^2 <= (r + 2) e v / volume
     doubtful = 2.7182818284590455 * (r + 2) * NOISE
     block = np.empty((r + 2, r + 3), np.float64)
     index = np.empty(r + 1, np.int64)
     current = np.empty(r, np.int64)
-    far = np.zeros(r + 1, np.int64)
+    far = np.empty(r + 1, np.int64)
     pair_seen = np.empty((r + 1, r), np.uint8)
     queue = np.empty((r * (r + 1), 2), np.int64)
     reached = np.empty(r, np.uint8)
@@ -455,8 +466,8 @@ def order_r(
                 row = 2 * e + side if beyond else root
                 row_b = 2 * e if beyond else b
                 # 1. the pool: near nodes (adjacent to the root) first
-                size = 0
-                near = 0
+                size = np.int64(0)
+                near = size
                 for step in range(2):
                     for z in range(n):
                         d = distance[row, z]
@@ -573,15 +584,14 @@ def order_r(
                         value = rest * rest / (left_a * left_b)
                         if value > bound:
                             continue
-                        if walk == 1:
-                            _note_set(current, r, ordered, members[e], False)
-                        elif value < lowest:
+                        if walk == 0:
+                            if value >= lowest:
+                                tied = True
+                                continue
                             bound = tie_bound(value)
                             tied = lowest <= bound
                             lowest = value
-                            _note_set(current, r, ordered, members[e], True)
-                        else:
-                            tied = True
+                        _note_set(current, r, ordered, members[e], walk == 0)
                     level -= 1
                     if level >= 0:
                         index[level] += 1

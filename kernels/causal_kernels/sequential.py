@@ -17,8 +17,8 @@ depends on the order of the nodes. Used to compare with other implementations.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from causal_kernels.compiled import kernel
 from causal_kernels.graph import NONE, possible_ancestors
 from causal_kernels.partial import OK, partial_correlation
 from causal_kernels.pds import is_pds_set, pds_distances
@@ -26,7 +26,7 @@ from causal_kernels.pds import is_pds_set, pds_distances
 __all__ = ["order_one_sequential", "order_r_sequential"]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def order_one_sequential(
     correlation, marks, tiers, edges, squared_threshold, tolerance,
     best, member, tests, undecided,
@@ -67,7 +67,7 @@ def order_one_sequential(
     return candidates
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def order_r_sequential(
     correlation, marks, snapshot, start, neighbour, tiers, edges, previous_tier, r,
     squared_threshold, tolerance, budget, best, members, tests, undecided,

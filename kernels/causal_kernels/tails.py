@@ -23,15 +23,15 @@ open edges, and on sparse graphs walks are short, so it stays below the cost of 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from causal_kernels.compiled import kernel
 from causal_kernels.graph import ARROW, CIRCLE, NONE, TAIL, neighbour_lists
 from causal_kernels.orientation import CONFLICT
 
 __all__ = ["complete_tails", "rule_8", "rule_9", "rule_10", "uncovered_reach"]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rule_8(marks, claims, start, neighbour):
     """If A -> B -> C or A -o B -> C, and A o-> C: orient A -> C (the tail at A)."""
     changed = 0
@@ -54,13 +54,13 @@ def rule_8(marks, claims, start, neighbour):
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _leaves(marks, a, b):
     """Tell whether the edge a-b can be the first of a possibly directed path out of a."""
     return marks[b, a] != ARROW and marks[a, b] != TAIL
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def uncovered_reach(marks, start, neighbour, a, reach, seen, stamp, queue):
     """Fill ``reach`` uint8 (degree of a, N): uncovered possibly directed paths out of a.
 
@@ -71,7 +71,8 @@ def uncovered_reach(marks, start, neighbour, a, reach, seen, stamp, queue):
     """
     for k in range(start[a], start[a + 1]):
         row = k - start[a]
-        reach[row, :] = 0
+        for x in range(marks.shape[0]):
+            reach[row, x] = 0
         mu = neighbour[k]
         if not _leaves(marks, a, mu):
             continue
@@ -107,7 +108,7 @@ def uncovered_reach(marks, start, neighbour, a, reach, seen, stamp, queue):
     return stamp
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rule_9(marks, claims, start, neighbour, a, reach):
     """If A o-> C and an uncovered possibly directed path A, B, ..., C with B, C not adjacent.
 
@@ -127,7 +128,7 @@ def rule_9(marks, claims, start, neighbour, a, reach):
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _two_ways(marks, start, neighbour, a, c, reach, met):
     """Tell whether R10 finds B, D and two ways to them that start apart, for the edge A o-> C.
 
@@ -159,7 +160,7 @@ def _two_ways(marks, start, neighbour, a, c, reach, met):
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rule_10(marks, claims, start, neighbour, a, reach, met):
     """If A o-> C, B -> C <- D, and uncovered possibly directed paths lead from A to B and to D.
 
@@ -177,7 +178,7 @@ def rule_10(marks, claims, start, neighbour, a, reach, met):
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def complete_tails(marks, claims):
     """Apply R8, R9, R10 to a fixed point, in place; they only turn circles into tails.
 
@@ -188,9 +189,11 @@ def complete_tails(marks, claims):
     most = 0
     for i in range(n):
         most = max(most, start[i + 1] - start[i])
-    reach = np.zeros((most, n), np.uint8)
+    reach = np.empty((most, n), np.uint8)
     met = np.empty(most, np.int64)
-    seen = np.full(len(neighbour), -1, np.int64)
+    seen = np.empty(len(neighbour), np.int64)
+    for k in range(len(neighbour)):
+        seen[k] = -1
     queue = np.empty((len(neighbour) + 1, 2), np.int64)
     stamp = np.int64(0)
     changed = 1
