@@ -57,7 +57,10 @@ def collect(
     evidence = None
     if learner.keep_evidence:
         evidence = PairEvidence(
-            *(condense(v, place) for v in (learner.weakest, learner.z, learner.pair_tests))
+            condense(learner.weakest, place),
+            condense(learner.z, place),
+            # numbers of 64 bits like the others: only moved, so one compiled kernel does
+            condense(learner.pair_tests.view(np.float64), place).view(np.int64),
         )
     return LearnedStructure(
         pag=PAG(marks),

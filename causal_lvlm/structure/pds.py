@@ -189,4 +189,5 @@ def pds_tree(
         if given.shape != (n,):
             raise StructureError(f"allowed has shape {given.shape}; the graph needs ({n},)")
         mask = given.astype(np.uint8)
-    return PDSTree(*kernel(graph.marks, mask, root, depth))
+    # a copy that can be written to, as the graphs that are learned: one compiled kernel for both
+    return PDSTree(*kernel(graph.marks.copy(), mask, root, depth))

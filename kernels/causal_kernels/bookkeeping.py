@@ -158,9 +158,9 @@ def collect_separators(marks, place, node, sepset_start, sepset_size, sepset_nod
 
 @kernel
 def condense(values, place):
-    """Return the upper triangle of an (N, N) array row by row, in the caller's numbering."""
+    """Return the upper triangle of a float64 (N, N) array row by row, in the caller's numbering."""
     n = values.shape[0]
-    out = np.empty(n * (n - 1) // 2, values.dtype)
+    out = np.empty(n * (n - 1) // 2, np.float64)
     k = 0
     for i in range(n):
         for j in range(i + 1, n):
