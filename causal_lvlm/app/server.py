@@ -152,9 +152,10 @@ def _warm_up() -> None:
     import numpy as np
 
     from causal_lvlm.structure import learn_structure, pds_tree
+    from causal_lvlm.structure.compiling import compile_kernels
 
-    correlation = np.where(np.eye(6), 1.0, 0.5)
-    learned = learn_structure(correlation, n_samples=100, algorithm="ordered_icd")
+    compile_kernels(tree=True)  # a question that comes meanwhile is told about it
+    learned = learn_structure(np.where(np.eye(6), 1.0, 0.5), n_samples=100, algorithm="ordered_icd")
     pds_tree(learned.pag, root=5, max_depth=2)
 
 

@@ -90,6 +90,7 @@ def causal(
     """
     # Explanations know attributions (as orders to search in), so this import must come late.
     from causal_lvlm.explanation.explain import explain
+    from causal_lvlm.structure.compiling import seconds_compiling
 
     if against is not None:
         options = {"tester": "contrast", "against": against, **options}
@@ -102,6 +103,7 @@ def causal(
         units = units if units is not None else candidate_units(trace.layout, target)
     counted = _Counted(trace)
     made: list[Attribution] = []
+    compiled = seconds_compiling()
     for number, token in enumerate(tokens):
         tell = progress
         if progress is not None and len(tokens) > 1:
@@ -140,6 +142,7 @@ def causal(
         model_runs=sum(one.model_runs for one in made) + counted.forwards,
         backward_passes=counted.backwards,
         notes=notes,
+        seconds_apart=seconds_compiling() - compiled,
     )
 
 

@@ -182,7 +182,7 @@ def attribute(
     with _peak_memory(trace) as memory:
         started = time.perf_counter()
         scores = function(trace, found, **options)
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started - scores.seconds_apart
     values, errors = _checked(scores, name, len(trace.layout), found.start)
     notes = tuple(scores.notes)
     if not values.any():

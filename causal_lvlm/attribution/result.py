@@ -39,6 +39,8 @@ class Scores(NamedTuple):
         What a reader of the scores should know, such as a gap in completeness.
     standard_error : ndarray of float64, shape (T,), or None
         Of `values`, where they are a mean over samples.
+    seconds_apart : float
+        How much of the call's time is no part of the method: compiling kernels, once.
     """
 
     values: FloatArray
@@ -47,6 +49,7 @@ class Scores(NamedTuple):
     backward_passes: int = 0
     notes: tuple[str, ...] = ()
     standard_error: FloatArray | None = None
+    seconds_apart: float = 0.0
 
 
 def spread(unit_scores: npt.ArrayLike, units: Units, n_positions: int) -> FloatArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,7 @@ from causal_lvlm.cli import learn_trust
 from causal_lvlm.cli.learn_options import as_option, chosen_columns, node_pairs, tiers_of
 from causal_lvlm.cli.matrix import read_input
 from causal_lvlm.cli.overwriting import LEARNED, results_folder, spare
-from causal_lvlm.cli.support import INTERRUPTED, Debug, Json, clear_errors, given, say
+from causal_lvlm.cli.support import INTERRUPTED, Debug, Json, KernelBar, clear_errors, given, say
 from causal_lvlm.cli.tables import Loaded
 from causal_lvlm.errors import CausalLVLMError
 
@@ -158,6 +158,7 @@ def learn(
         import causal_lvlm as cl
         from causal_lvlm.cli import graph_report
         from causal_lvlm.structure.compare import compare_graphs
+        from causal_lvlm.structure.compiling import compile_kernels
         from causal_lvlm.structure.knowledge import BackgroundKnowledge
 
         knowledge = BackgroundKnowledge(
@@ -179,7 +180,12 @@ def learn(
             tiers=None if ordered is None else ordered[1],
         )  # fmt: skip
         truth = None if compare is None else graph_report.read_truth(compare, names, algorithm)
-        _compile(source, algorithm, variant, ordered is not None)
+        kernels = KernelBar()
+        with closing(kernels):  # icd and ordered_icd call the same kernels
+            compile_kernels(
+                algorithm or "icd", variant or "stable", bool(selection_bias),
+                progress=kernels.show if progress else None,
+            )  # fmt: skip
         start = time.perf_counter()
         with _bar(progress) as shown:
             structure = cl.learn_structure(source, n_jobs=jobs, progress=shown, **options)
@@ -251,25 +257,6 @@ def _source(
         loaded.values, input=kind, n_samples=n_samples, names=loaded.names, rows=loaded.rows,
         head=head, sink=sink, drop=drop, notes=loaded.notes,
     )  # fmt: skip
-
-
-def _compile(
-    source: CorrelationSource, algorithm: str | None, variant: str | None, ordered: bool
-) -> None:
-    """Compile or load what learning calls, so that its time, and time limit, are without that."""
-    import numpy as np
-
-    import causal_lvlm as cl
-    from causal_lvlm.structure.sources import CorrelationSource
-
-    equal = np.full((5, 5), 0.5) + 0.5 * np.eye(5)  # no partial correlation of it is zero
-    learned = cl.learn_structure(
-        CorrelationSource(equal, kind=source.kind, names=source.names and tuple("abcde")),
-        threshold=1e-6,
-        **given(algorithm=algorithm, variant=variant, order=list(range(5)) if ordered else None),
-    )
-    if learned.stopped == "interrupted":
-        raise KeyboardInterrupt
 
 
 def _check_level(source: CorrelationSource, n_samples: int | None, threshold: float | None) -> None:

@@ -110,6 +110,31 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return facts.st_ino, facts.st_mtime_ns
 
 
+class KernelBar:
+    """A bar on stderr for compiling kernels, which is there only if there are some to compile."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def show(self, done: int, total: int) -> None:
+        """Show how far compiling is (the callback of `compile_kernels`)."""
+        from tqdm import tqdm
+
+        from causal_lvlm.structure.compiling import COMPILING
+
+        if self._bar is None:
+            self._bar = tqdm(
+                total=total, file=sys.stderr, leave=False, desc=COMPILING, unit="kernel"
+            )
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
 class Progress:
     """A progress bar on stderr, which is removed before anything else is printed."""
 
@@ -117,6 +142,7 @@ class Progress:
         from tqdm import tqdm
 
         self.bar = tqdm(total=steps, file=sys.stderr, leave=False, unit="step")
+        self._kernels = KernelBar()
 
     def __enter__(self) -> Progress:
         """Start."""
@@ -124,6 +150,7 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         """Remove the bar, also after an error."""
+        self._kernels.close()
         self.bar.close()
 
     def step(self, text: str) -> None:
@@ -137,6 +164,12 @@ class Progress:
 
     def inside(self, stage: str, used: int, most: int) -> None:
         """Show how far a search is (the callback of `causal_lvlm.explain`)."""
+        from causal_lvlm.structure.compiling import COMPILING
+
+        if stage == COMPILING:
+            self._kernels.show(used, most)
+            return
+        self._kernels.close()
         self.bar.set_postfix_str(f"{stage}, {used}/{most} model runs")
 
 

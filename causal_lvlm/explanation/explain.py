@@ -65,6 +65,7 @@ from causal_lvlm.explanation.scope_search import ScopeSearch
 from causal_lvlm.explanation.testers import TESTERS
 from causal_lvlm.explanation.tried import tried_sets
 from causal_lvlm.storage import versions
+from causal_lvlm.structure.compiling import COMPILING, compile_kernels
 from causal_lvlm.tokens import (
     Target,
     TargetLike,
@@ -177,7 +178,9 @@ def explain(
     n_jobs : int, optional
         Threads for structure learning.
     progress : callable, optional
-        Called with (stage, runs used, max_runs) when a stage begins.
+        Called with (stage, runs used, max_runs) when a stage begins. In the stage "compiling
+        kernels (once)", which is no part of `time_limit` and ``seconds``, with the number of
+        kernels compiled and to compile instead.
 
     Returns
     -------
@@ -241,6 +244,12 @@ def explain(
         remark = trace.layer_remark(layer)
         if remark is not None:
             given["layer_remark"] = remark
+    compiled = 0.0
+    if usable:  # no part of the search: neither of its time limit nor of its seconds
+        compiled = compile_kernels(
+            algorithm, variant, tree=True, progress=lambda done, of: tell(COMPILING, done, of)
+        )
+        budget.deadline = deadline = None if deadline is None else deadline + compiled
     tell("learning graphs", budget.used, max_runs)
     graphs = learn_graphs(
         correlations, trace.layout, chosen.text, max_radius=max_radius, alpha=alpha,
@@ -282,7 +291,7 @@ def explain(
         model_id=trace.model_id,
         revision=trace.revision,
         seed=seed,
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - started - compiled,
     )
 
 

@@ -33,7 +33,6 @@ Colombo, Maathuis, JMLR 15 (2014); Meek, UAI 1995.
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import threading
@@ -55,6 +54,7 @@ from causal_lvlm.structure.checks import (
 )
 from causal_lvlm.structure.chunks import Limits
 from causal_lvlm.structure.collect import collect
+from causal_lvlm.structure.compiling import compile_kernels
 from causal_lvlm.structure.inputs import as_source
 from causal_lvlm.structure.knowledge import BackgroundKnowledge, Masks
 from causal_lvlm.structure.learner import Learner
@@ -319,7 +319,7 @@ def _learn(
     if threshold is None and alpha is None:
         alpha = DEFAULT_ALPHA
     if time_limit is not None:
-        _compile(algorithm, variant, bool(selection_bias))
+        compile_kernels(algorithm, variant, bool(selection_bias))
     values, tolerance = check_correlation(source.correlation)
     n = len(values)
     if algorithm != "ordered_icd" and order is None and tiers is None:
@@ -383,15 +383,6 @@ def _learn(
             learner, permutation, stopped, parameters, correlation=kept, names=names,
             notes=(*notes, *learner.notes),
         )
-    )  # fmt: skip
-
-
-@functools.cache
-def _compile(algorithm: str, variant: str, selection_bias: bool) -> None:
-    """Compile what a first call would compile, so that it does not count as time to learn."""
-    _learn(
-        np.full((5, 5), 0.5) + 0.5 * np.eye(5), threading.Event(), threshold=0.01,
-        algorithm=algorithm, variant=variant, selection_bias=selection_bias,
     )  # fmt: skip
 
 

@@ -34,8 +34,8 @@ with own_cache():
         possible_ancestor_matrix,
         possible_ancestors,
     )
-    from causal_kernels.meek import orient_cpdag
-    from causal_kernels.orientation import CONFLICT, initial_marks, orient
+    from causal_kernels.meek import CPDAG_RULES, orient_cpdag
+    from causal_kernels.orientation import CONFLICT, PAG_RULES, initial_marks, orient
     from causal_kernels.partial import NOISE, OK, SINGULAR, TIE, partial_correlation
     from causal_kernels.pds import (
         is_pds_set,
@@ -44,7 +44,7 @@ with own_cache():
         pds_pools,
         pds_tree,
     )
-    from causal_kernels.selection import complete_selection
+    from causal_kernels.selection import SELECTION_RULES, complete_selection
     from causal_kernels.separation import (
         BEYOND,
         ICD_SEP,
@@ -63,12 +63,15 @@ __all__ = [
     "BEYOND",
     "CIRCLE",
     "CONFLICT",
+    "CPDAG_RULES",
     "FORBIDDEN",
     "ICD_SEP",
     "NEIGHBOURS",
     "NOISE",
     "NONE",
     "OK",
+    "PAG_RULES",
+    "SELECTION_RULES",
     "SINGULAR",
     "TAIL",
     "TIE",

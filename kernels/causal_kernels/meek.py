@@ -26,6 +26,7 @@ from causal_kernels.graph import ARROW, CIRCLE, NONE, TAIL, neighbour_lists
 from causal_kernels.orientation import CONFLICT, in_sepset
 
 __all__ = [
+    "CPDAG_RULES",
     "meek_1",
     "meek_2",
     "meek_3",
@@ -224,3 +225,10 @@ def orient_cpdag(marks, tiers, blocked, sepset_start, sepset_size, sepset_member
             changed += settle_directions(marks, claims, start, neighbour)
     marks[marks == CIRCLE] = TAIL
     return claims
+
+
+# what `orient_cpdag` calls; from Python, so that each rule is compiled once and not again inside it
+CPDAG_RULES = [
+    neighbour_lists, _initial_directions, v_structures, meek_1, meek_2, meek_3, meek_4,
+    settle_directions,
+]  # fmt: skip

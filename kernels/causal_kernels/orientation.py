@@ -31,6 +31,7 @@ from causal_kernels.graph import ARROW, CIRCLE, NONE, TAIL, neighbour_lists
 
 __all__ = [
     "CONFLICT",
+    "PAG_RULES",
     "in_sepset",
     "initial_marks",
     "orient",
@@ -285,3 +286,7 @@ def orient(marks, tiers, blocked, sepset_start, sepset_size, sepset_members, sim
         )  # fmt: skip
         changed += _settle(marks, claims, start, neighbour)
     return claims
+
+
+# what `orient` calls; from Python, so that each rule is compiled once and not again inside it
+PAG_RULES = [neighbour_lists, _reset, rule_0, rule_1, rule_2, rule_3, rule_4, _settle]

@@ -19,7 +19,7 @@ from causal_kernels.cycles import rule_5
 from causal_kernels.graph import CIRCLE, NONE, TAIL, neighbour_lists
 from causal_kernels.orientation import CONFLICT
 
-__all__ = ["complete_selection", "rule_6", "rule_7"]
+__all__ = ["SELECTION_RULES", "complete_selection", "rule_6", "rule_7"]
 
 # Steps of search that one edge may cost in R5, some hundredths of a second
 BUDGET = 2_000_000
@@ -81,3 +81,7 @@ def complete_selection(marks, claims, simultaneous, budget=BUDGET):
         changed = rule_6(marks, claims, start, neighbour)
         changed += rule_7(marks, claims, start, neighbour)
     return given_up
+
+
+# what `complete_selection` calls
+SELECTION_RULES = [neighbour_lists, rule_5, rule_6, rule_7]
