@@ -172,6 +172,4 @@ def warm_up() -> None:
     place = np.arange(n)
     collect_separators(marks, place, place, *sepsets)
     condense(evidence[0], place)
-    condense(pair_tests, place)
-    marks.setflags(write=False)
     pds_tree(marks, np.ones(n, np.uint8), 0, 1)

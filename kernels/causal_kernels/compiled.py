@@ -36,11 +36,16 @@ def _is_kernel(value: Any) -> bool:
 
 def with_called(functions: Iterable[Any]) -> list[Any]:
     """Return the kernels among the functions and all kernels that these call."""
-    found: list[Any] = [f for f in functions if _is_kernel(f)]
-    for function in found:  # grows
-        names, module = function.py_func.__code__.co_names, function.py_func.__globals__
-        found += [module[n] for n in names if _is_kernel(module.get(n)) and module[n] not in found]
-    return found
+    found = dict.fromkeys(f for f in functions if _is_kernel(f))
+    ahead = list(found)
+    while ahead:
+        function = ahead.pop()
+        module = function.py_func.__globals__
+        for name in function.py_func.__code__.co_names:
+            if _is_kernel(module.get(name)) and module[name] not in found:
+                found[module[name]] = None
+                ahead.append(module[name])
+    return list(found)
 
 
 def pending(functions: Iterable[Any]) -> list[Any]:

@@ -61,15 +61,48 @@ def test_an_edit_in_another_file_is_noticed(tmp_path):
     assert len(list((tmp_path / "causal-kernels").iterdir())) == 2
 
 
-def test_own_folder_only_without_a_users_choice(tmp_path):
+def test_folder_is_in_the_users_cache_or_where_numba_is_told(tmp_path):
     code = (
-        "import causal_kernels.cache as c, numba.core.config as n; print(c.cache_folder(), "
-        "repr(n.CACHE_DIR))"
+        "import causal_kernels.cache as c, numba.core.caching as n; print(c.cache_folder(), "
+        "any('causal' in cls.__module__ for cls in n.CacheImpl._locator_classes))"
     )
     assert run(KERNELS, tmp_path, code).startswith(str(tmp_path / "causal-kernels"))
-    assert run(KERNELS, tmp_path, code).endswith("''")  # other packages are not affected
+    assert run(KERNELS, tmp_path, code).endswith("False")  # other packages are not affected
     chosen = run(KERNELS, tmp_path, code, NUMBA_CACHE_DIR=str(tmp_path / "mine"))
-    assert chosen.startswith("None")
+    assert chosen.startswith(str(tmp_path / "mine" / "causal-kernels"))
+
+
+@pytest.mark.skipif(not JIT, reason="needs compiled kernels")
+def test_installed_in_two_places_compiled_once(tmp_path):
+    """Neither the path nor the dates of the files are in the key."""
+    code = (
+        "import numpy as np; from causal_kernels.graph import neighbour_lists as f;"
+        "from causal_kernels.compiled import pending; print(len(pending([f])));"
+        "f(np.ones((3, 3), np.uint8)); print(sum(f.stats.cache_hits.values()))"
+    )
+    found = []
+    for name in ("one", "two"):
+        root = tmp_path / name
+        shutil.copytree(KERNELS, root, ignore=shutil.ignore_patterns("__pycache__"))
+        os.utime(root / "causal_kernels" / "graph.py", (0, 0) if name == "two" else None)
+        found.append(run(root, tmp_path, code).split())
+    assert found == [["1", "0"], ["0", "1"]]
+
+
+@pytest.mark.skipif(not JIT, reason="needs compiled kernels")
+def test_nowhere_to_write(tmp_path):
+    """Without a place for machine code kernels compile, and say that they will."""
+    root = tmp_path / "kernels"
+    shutil.copytree(KERNELS, root, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "file").write_text("")
+    code = (
+        "import numba.core.caching as n; n.CacheImpl._locator_classes = [];"
+        "import numpy as np; from causal_kernels.graph import neighbour_lists as f;"
+        "from causal_kernels.compiled import pending; print(len(pending([f])));"
+        "print(f(np.ones((3, 3), np.uint8))[0])"
+    )
+    found = run(root, tmp_path, code, XDG_CACHE_HOME=str(tmp_path / "file" / "none"))
+    assert found.splitlines() == ["1", "[0 3 6 9]"]
 
 
 def test_folders_not_used_for_a_month_go(tmp_path):
