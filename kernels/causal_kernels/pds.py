@@ -35,8 +35,7 @@ def pds_distances(
     ``seen`` int64 (N, N) marks pairs by ``stamp``, which must be new; ``queue`` int64
     (>= 2E, 2). Neighbour lists may still name removed edges.
     """
-    for z in range(len(distance)):
-        distance[z] = 0
+    distance[:] = 0
     tail = 0
     for k in range(start[root], start[root + 1]):
         v = neighbour[k]

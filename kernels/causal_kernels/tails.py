@@ -71,8 +71,7 @@ def uncovered_reach(marks, start, neighbour, a, reach, seen, stamp, queue):
     """
     for k in range(start[a], start[a + 1]):
         row = k - start[a]
-        for x in range(marks.shape[0]):
-            reach[row, x] = 0
+        reach[row, :] = 0
         mu = neighbour[k]
         if not _leaves(marks, a, mu):
             continue
