@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from causal_lvlm.correlation import TokenCorrelation, attention_correlation
     from causal_lvlm.errors import CausalLVLMError
     from causal_lvlm.explanation import Explanation, exhaustive_explanation, explain
-    from causal_lvlm.lvlm import LVLM, Trace, load_model
+    from causal_lvlm.lvlm import LVLM, Family, Trace, load_model
     from causal_lvlm.metrics import evaluate, list_metrics
     from causal_lvlm.structure import (
         PAG,
@@ -46,6 +46,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load_model": "lvlm",
+    "Family": "lvlm",
     "LVLM": "lvlm",
     "Trace": "lvlm",
     "TokenLayout": "tokens",
@@ -81,6 +82,7 @@ __all__ = [
     "BackgroundKnowledge",
     "CausalLVLMError",
     "Explanation",
+    "Family",
     "LearnedStructure",
     "PDSTree",
     "Target",

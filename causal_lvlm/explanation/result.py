@@ -243,7 +243,8 @@ class Explanation:
         """Say in plain words what was found, and how sure it is."""
         from causal_lvlm.explanation.wording import sentence
 
-        return sentence(self)
+        remark = self.summary.get("parameters", {}).get("geometry_remark")
+        return sentence(self) + (f" Note: {remark}." if remark else "")
 
     def _repr_html_(self) -> str:
         """Show the explanation in a notebook."""

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from causal_lvlm.lvlm.family import Family
     from causal_lvlm.lvlm.gradients import BackwardPass, LayerGradient
     from causal_lvlm.lvlm.loading import load_model
     from causal_lvlm.lvlm.memory import PeakMemory
@@ -25,6 +26,7 @@ __all__ = [
     "BackwardPass",
     "EmbeddingEvaluation",
     "Evaluation",
+    "Family",
     "LayerGradient",
     "LayerTensors",
     "PeakMemory",
@@ -36,6 +38,7 @@ __all__ = [
 # Loaded on first use: a saved trace can be opened without torch.
 _HOMES = {
     "LVLM": "model",
+    "Family": "family",
     "BackwardPass": "gradients",
     "BackendCheck": "results",
     "Evaluation": "results",

@@ -66,8 +66,8 @@ def image_attention(prepared: Prepared) -> ImageAttention:
     family = prepared.lvlm.family
     if family.soft_map is None:
         raise UnsupportedModelError(
-            f"image tokens of {family.name} have rectangles of their own or there is no image; "
-            "use trace.attention and layout.patch_box"
+            f"{family.name}: there is no image, or attention to it is attention to image tokens; "
+            "use trace.attention, and layout.patch_box where they have a place in the image"
         )
     if len(prepared.images) != 1:
         raise UnsupportedModelError(

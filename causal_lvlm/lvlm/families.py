@@ -7,6 +7,7 @@ masking, gradients) is taken from the model itself and shared.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,10 @@ def _language_model(model: Any) -> Any:
     return model.language_model
 
 
+# What the tests of `tests/lvlm/families` paint and compare, with this version and an older one.
+_tested = partial(Family, tested="5.23.0")
+
+_NO_PIXELS = "remove (drop, block), edges, neutral"
 _CHATML = "<|im_start|>user\n{image}{{prompt}}<|im_end|>\n<|im_start|>assistant\n"
 _QWEN_FRAME = _CHATML.format(image="{placeholder}")
 _QWEN_AROUND = ("<|vision_start|>", "<|vision_end|>")
@@ -62,7 +67,7 @@ _IDEFICS_FRAME = "<|im_start|>User:{placeholder}{prompt}<end_of_utterance>\nAssi
 _GEMMA_FRAME = "<start_of_turn>user\n{placeholder}{prompt}<end_of_turn>\n<start_of_turn>model\n"
 
 FAMILIES: tuple[Family, ...] = (
-    Family(
+    _tested(
         name="LLaVA-1.5",
         model_types=("llava",),
         mapping="one square grid, row by row",
@@ -70,21 +75,21 @@ FAMILIES: tuple[Family, ...] = (
         plain_frame="USER: {placeholder}\n{prompt} ASSISTANT:",
         tower_positions=_patch_positions,
     ),
-    Family(
+    _tested(
         name="LLaVA-NeXT",
         model_types=("llava_next",),
         mapping="whole image, then its tiles as one map with line breaks",
         geometry=anyres,
         plain_frame="USER: {placeholder}\n{prompt} ASSISTANT:",
     ),
-    Family(
+    _tested(
         name="LLaVA-OneVision",
         model_types=("llava_onevision",),
         mapping="whole image, then its tiles as one map (shrunk if large) with line breaks",
         geometry=anyres,
         plain_frame=_CHATML.format(image="{placeholder}\n"),
     ),
-    Family(
+    _tested(
         name="Qwen2-VL",
         model_types=("qwen2_vl",),
         mapping="stretched, 2 x 2 patches merged, as many tokens as pixels ask for",
@@ -92,7 +97,7 @@ FAMILIES: tuple[Family, ...] = (
         plain_frame=_QWEN_FRAME,
         around=_QWEN_AROUND,
     ),
-    Family(
+    _tested(
         name="Qwen2.5-VL",
         model_types=("qwen2_5_vl",),
         mapping="stretched, 2 x 2 patches merged, as many tokens as pixels ask for",
@@ -100,14 +105,14 @@ FAMILIES: tuple[Family, ...] = (
         plain_frame=_QWEN_FRAME,
         around=_QWEN_AROUND,
     ),
-    Family(
+    _tested(
         name="Idefics3",
         model_types=("idefics3",),
         mapping="tiles, then the whole image",
         geometry=row_column_tiles,
         plain_frame=_IDEFICS_FRAME,
     ),
-    Family(
+    _tested(
         name="SmolVLM",
         model_types=("smolvlm",),
         mapping="tiles, then the whole image",
@@ -115,7 +120,7 @@ FAMILIES: tuple[Family, ...] = (
         plain_frame=_IDEFICS_FRAME,
         processor="the real processor, without num2words (videos only)",
     ),
-    Family(
+    _tested(
         name="PaliGemma",
         model_types=("paligemma",),
         mapping="one square grid, row by row; the whole prompt looks ahead",
@@ -124,14 +129,14 @@ FAMILIES: tuple[Family, ...] = (
         fill={"token_type_ids": 1},
         tower_positions=_patch_positions,
     ),
-    Family(
+    _tested(
         name="InternVL",
         model_types=("internvl",),
         mapping="tiles, then a thumbnail",
         geometry=canvas,
         plain_frame=_CHATML.format(image="{placeholder}\n"),
     ),
-    Family(
+    _tested(
         name="Gemma 3",
         model_types=("gemma3",),
         mapping="one square grid (pooled); image tokens look ahead",
@@ -139,7 +144,7 @@ FAMILIES: tuple[Family, ...] = (
         plain_frame=_GEMMA_FRAME,
         placeholder="<start_of_image>",
     ),
-    Family(
+    _tested(
         name="Pixtral",
         model_types=("llava",),
         vision_types=("pixtral",),
@@ -148,7 +153,7 @@ FAMILIES: tuple[Family, ...] = (
         plain_frame="[INST]{placeholder}{prompt}[/INST]",
         processor="the real image processor; text expanded by hand (its class needs torchvision)",
     ),
-    Family(
+    _tested(
         name="Mistral 3",
         model_types=("mistral3",),
         mapping="stretched, 2 x 2 patches merged, rows ended by [IMG_BREAK]",
@@ -156,7 +161,7 @@ FAMILIES: tuple[Family, ...] = (
         plain_frame="[INST]{placeholder}{prompt}[/INST]",
         processor="the real image processor; text expanded by hand (its class needs torchvision)",
     ),
-    Family(
+    _tested(
         name="Qwen3-VL",
         model_types=("qwen3_vl",),
         mapping="stretched, 2 x 2 patches merged; features added in deeper layers too",
@@ -164,14 +169,14 @@ FAMILIES: tuple[Family, ...] = (
         plain_frame=_QWEN_FRAME,
         around=_QWEN_AROUND,
     ),
-    Family(
+    _tested(
         name="Aya Vision",
         model_types=("aya_vision",),
         mapping="tiles, then a thumbnail",
         geometry=canvas,
         masking="remove (block alone: windows count tokens), edges, neutral, pixels",
     ),
-    Family(
+    _tested(
         name="FastVLM",
         model_types=("fast_vlm",),
         mapping="one square grid, row by row",
@@ -179,7 +184,7 @@ FAMILIES: tuple[Family, ...] = (
         plain_frame=_CHATML.format(image="{placeholder}\n"),
         processor="the real processor; a ConvNeXt tower in place of timm's",
     ),
-    Family(
+    _tested(
         name="Gemma 4",
         model_types=("gemma4",),
         mapping="stretched, 3 x 3 patches pooled, as many tokens as pixels ask for",
@@ -187,7 +192,7 @@ FAMILIES: tuple[Family, ...] = (
         plain_frame=_GEMMA_FRAME,
         oldest="5.23.0",
     ),
-    Family(
+    _tested(
         name="BLIP-2",
         model_types=("blip-2",),
         mapping="learned queries without a place in the image; soft map from the Q-Former",
@@ -196,9 +201,9 @@ FAMILIES: tuple[Family, ...] = (
         head=_language_model,
         soft_map="q-former",
         prepends=True,
-        masking="remove (drop, block), edges, neutral",
+        masking=_NO_PIXELS,
     ),
-    Family(
+    _tested(
         name="InstructBLIP",
         model_types=("instructblip",),
         mapping="learned queries without a place in the image; soft map from the Q-Former",
@@ -207,9 +212,25 @@ FAMILIES: tuple[Family, ...] = (
         head=_language_model,
         soft_map="q-former",
         prepends=True,
-        masking="remove (drop, block), edges, neutral",
+        masking=_NO_PIXELS,
     ),
-    Family(
+    _tested(
+        name="Idefics2",
+        model_types=("idefics2",),
+        mapping="learned queries (a Perceiver) without a place in the image",
+        geometry=no_grid,
+        plain_frame="User:{placeholder}{prompt}<end_of_utterance>\nAssistant:",
+        masking=_NO_PIXELS,
+    ),
+    _tested(
+        name="Aria",
+        model_types=("aria",),
+        mapping="learned queries (a resampler) without a place in the image",
+        geometry=no_grid,
+        plain_frame=_CHATML.format(image="{placeholder}"),
+        masking=_NO_PIXELS,
+    ),
+    _tested(
         name="Mllama",
         model_types=("mllama",),
         mapping="no image tokens: words only; soft map from cross-attention",
@@ -225,7 +246,7 @@ _TEXT_TYPES = tuple(
     "starcoder2 stablelm opt gpt_neox glm4 apertus nemotron".split()
 )
 
-TEXT = Family(
+TEXT = _tested(
     name="Text decoder",
     model_types=_TEXT_TYPES,
     mapping="no image: words only",
@@ -252,7 +273,7 @@ _REFUSED = {
 }
 
 
-def _guess(model_type: str) -> Family:
+def guess(model_type: str) -> Family:
     """Return the family of an unknown type: its geometry is read off a ramp, or it is refused."""
     return Family(
         name=f"unknown ({model_type})",
@@ -288,13 +309,15 @@ def supported_types() -> list[tuple[str, str]]:
     return [(t, f.name) for f in (*FAMILIES, TEXT) for t in f.model_types]
 
 
-def family_of(config: Any) -> Family:
+def family_of(config: Any, given: Family | None = None) -> Family:
     """Return the family that serves a model.
 
     Parameters
     ----------
     config : PretrainedConfig or str
         The model's configuration, or its type.
+    given : Family, optional
+        The user's own entry, which comes before the table.
 
     Raises
     ------
@@ -302,6 +325,13 @@ def family_of(config: Any) -> Family:
         If none does; the message lists those supported.
     """
     model_type = config if isinstance(config, str) else getattr(config, "model_type", None)
+    if given is not None:
+        if model_type not in given.model_types:
+            raise UnsupportedModelError(
+                f"the family {given.name!r} serves {list(given.model_types)} and the model's type "
+                f"is {model_type!r}; name it in the family's model_types"
+            )
+        return given
     vision = getattr(getattr(config, "vision_config", None), "model_type", None)
     serving = [family for family in (*FAMILIES, TEXT) if model_type in family.model_types]
     if _writes_with_an_encoder(config):  # BLIP-2 comes with either kind of language model
@@ -321,7 +351,7 @@ def family_of(config: Any) -> Family:
             f"models are: {supported}"
         )
     if vision is not None and model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        return _guess(str(model_type))
+        return guess(str(model_type))
     raise UnsupportedModelError(
         f"models of type {model_type!r} are not supported; supported types: {supported}"
     )

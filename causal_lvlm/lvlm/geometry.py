@@ -57,6 +57,18 @@ class Cells:
     n_tokens: int
     has_grid: bool = True
 
+    def offsets(self) -> list[IntArray]:
+        """Return which of the image's tokens the cells of each tile are."""
+        found: list[IntArray] = []
+        at = 0
+        for tile in self.tiles:
+            own = tile.offsets
+            if own is None:
+                own = np.arange(at, at + tile.rows * tile.cols, dtype=np.int64)
+            at = int(own.max(initial=at - 1)) + 1
+            found.append(own)
+        return found
+
 
 @dataclass(frozen=True)
 class Site:
@@ -78,6 +90,8 @@ class Site:
         Number of image tokens of the whole prompt.
     placeholder : str
         What stands for an image in a prompt.
+    image_token_id : int
+        Id of the tokens that stand for its features.
     """
 
     config: Any
@@ -88,6 +102,7 @@ class Site:
     n_images: int = 1
     n_tokens: int = 0
     placeholder: str = "<image>"
+    image_token_id: int = -1
 
 
 def _entry(size: Any, key: str) -> int | None:

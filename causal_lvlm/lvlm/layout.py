@@ -123,11 +123,8 @@ def _grids(
     for number, (cells, size) in enumerate(images):
         positions = np.array(image_positions[start : start + cells.n_tokens], dtype=np.int64)
         start += cells.n_tokens
-        used, at = np.zeros(cells.n_tokens, dtype=bool), 0
-        for index, tile in enumerate(cells.tiles):
-            n_cells = tile.rows * tile.cols
-            offsets = np.arange(at, at + n_cells) if tile.offsets is None else tile.offsets
-            at = int(offsets.max(initial=at - 1)) + 1
+        used = np.zeros(cells.n_tokens, dtype=bool)
+        for index, (tile, offsets) in enumerate(zip(cells.tiles, cells.offsets(), strict=True)):
             used[offsets] = True
             mine = positions[offsets]
             grids.append(ImageGrid(number, index, tile.rows, tile.cols, mine, tile.boxes, size))

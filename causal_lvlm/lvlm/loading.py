@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from causal_lvlm.errors import ModelMemoryError, UnsupportedModelError
-from causal_lvlm.lvlm.families import family_of
+from causal_lvlm.lvlm.families import Family, family_of
 from causal_lvlm.lvlm.memory import available_memory, gigabytes, parse_memory
 from causal_lvlm.lvlm.model import LVLM
 from causal_lvlm.lvlm.unreadable import loading_error
@@ -39,6 +39,7 @@ def load_model(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     max_memory: int | str | None = None,
+    family: Family | None = None,
 ) -> LVLM:
     """Load a vision-language model of a supported family.
 
@@ -60,6 +61,9 @@ def load_model(
     max_memory : int or str, optional
         What one call that evaluates masked rows may take besides the model, in bytes or as text
         (``"2GB"``). By default the fastest batch is taken, and halved where it does not fit.
+    family : Family, optional
+        An entry of your own for a type that the table of families lacks, or serves otherwise. Its
+        rectangles are confirmed on the model by painting, for every new size of image.
 
     Returns
     -------
@@ -76,7 +80,7 @@ def load_model(
     """
     budget = parse_memory(max_memory)
     if isinstance(name_or_path, tuple):
-        lvlm = LVLM(*name_or_path)
+        lvlm = LVLM(*name_or_path, family=family)
         lvlm.max_memory = budget
         return lvlm
     embedded = name_or_path is None
@@ -87,7 +91,7 @@ def load_model(
     number_format = _dtype(dtype, place, embedded)
     with _explained(source, revision, "configuration"):
         config = AutoConfig.from_pretrained(source, **options)
-    family = family_of(config)  # refuse before reading gigabytes
+    family = family_of(config, family)  # refuse before reading gigabytes
     if not embedded:
         _check_memory(source, config, number_format, place, family.text_only)
     processors = AutoTokenizer if family.text_only else AutoProcessor
@@ -102,7 +106,7 @@ def load_model(
         model = model.to(place)
     model.requires_grad_(False)  # ours alone: gradients are taken with respect to activations
     found = getattr(model.config, "_commit_hash", None) or revision
-    lvlm = LVLM(model, processor, _EMBEDDED_ID if embedded else str(source), found)
+    lvlm = LVLM(model, processor, _EMBEDDED_ID if embedded else str(source), found, family=family)
     lvlm.max_memory = budget
     return lvlm
 

@@ -23,13 +23,14 @@ from causal_lvlm.errors import (
 from causal_lvlm.lvlm.attention_function import Recorder, recording, switched
 from causal_lvlm.lvlm.compiled import uncompiled
 from causal_lvlm.lvlm.context import Context, decoder_arguments, injected, read_context
-from causal_lvlm.lvlm.families import family_of
+from causal_lvlm.lvlm.families import Family, family_of
 from causal_lvlm.lvlm.given import check_weights, plain_model
 from causal_lvlm.lvlm.images import ImageLike
 from causal_lvlm.lvlm.inputs import Processed, process, whole_inputs
 from causal_lvlm.lvlm.layout import token_text
 from causal_lvlm.lvlm.pace import Pace
 from causal_lvlm.lvlm.parts import Parts
+from causal_lvlm.lvlm.placing import Placed
 from causal_lvlm.lvlm.state import kept, own_modes, plain_generation
 from causal_lvlm.lvlm.threads import one_thread
 from causal_lvlm.lvlm.trace import Trace
@@ -51,6 +52,9 @@ class LVLM:
     model_id : str
         Hub id or path it came from.
     revision : str, optional
+    family : Family, optional
+        What there is to say about the model's family, where it is not in the table; see
+        `causal_lvlm.load_model`.
 
     Attributes
     ----------
@@ -72,10 +76,16 @@ class LVLM:
     """
 
     def __init__(
-        self, model: Any, processor: Any, model_id: str = "in memory", revision: str | None = None
+        self,
+        model: Any,
+        processor: Any,
+        model_id: str = "in memory",
+        revision: str | None = None,
+        *,
+        family: Family | None = None,
     ) -> None:
         self.model = plain_model(model)
-        self.family = family_of(self.model.config)
+        self.family = family_of(self.model.config, family)
         check_weights(self.model)
         if self.family.text_only:
             self.tokenizer = getattr(processor, "tokenizer", None) or processor
@@ -99,6 +109,7 @@ class LVLM:
         self.placeholder, self.image_token_id = self._image_token()
         self.is_tiny = int(self.text_config.hidden_size) < _TINY_WIDTH
         self._geometry_errors: dict[Any, float] = {}
+        self._places: dict[Any, Placed] = {}  # of families that no test has painted, by sizes
         self.pace = Pace()
 
     def _image_token(self) -> tuple[str, int]:

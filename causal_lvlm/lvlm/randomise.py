@@ -55,9 +55,11 @@ def randomised(lvlm: LVLM, n_layers: int, *, seed: int, head: bool = True) -> LV
         lvlm.processor,
         f"{lvlm.model_id} (top {n_layers} layers{' and head' if head else ''} random, seed {seed})",
         lvlm.revision,
+        family=lvlm.family,
     )
     other.max_memory = lvlm.max_memory
     other._geometry_errors = dict(lvlm._geometry_errors)
+    other._places = dict(lvlm._places)
     with torch.no_grad():
         if head:
             _redraw(_head_parameters(other), _generator(seed, _HEAD))

@@ -2,10 +2,11 @@
 
 1. The image is opened upright, the prompt rendered (see `prompts`), and both go through the model's
    own processor.
-2. The model generates greedily with its own ``generate`` and cache, its checkpoint's settings set
+2. Image tokens are given their rectangles (see `placing`).
+3. The model generates greedily with its own ``generate`` and cache, its checkpoint's settings set
    aside (see `generation`); log-probabilities come from its unprocessed logits.
-3. The layout is built and its geometry checked against a coordinate ramp.
-4. One teacher-forced pass over prompt and answer, with image features computed once and merged by
+4. The layout is built and its geometry checked against a coordinate ramp.
+5. One teacher-forced pass over prompt and answer, with image features computed once and merged by
    us, must reproduce the generation: everything later (attention, masking, gradients) rests on that
    pass.
 """
@@ -17,16 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 
 from causal_lvlm.checks import whole_number
 from causal_lvlm.errors import EmptyAnswerError, ImageError, SelfCheckError
 from causal_lvlm.lvlm.generation import answer_text, generate, own_settings, settings_remark
-from causal_lvlm.lvlm.geometry import Cells, Site
 from causal_lvlm.lvlm.images import ImageLike, open_images
 from causal_lvlm.lvlm.layout import build_layout
 from causal_lvlm.lvlm.length import check_length
 from causal_lvlm.lvlm.model import LVLM
+from causal_lvlm.lvlm.placing import place
 from causal_lvlm.lvlm.prepared import Prepared
 from causal_lvlm.lvlm.prompts import render_prompt
 from causal_lvlm.lvlm.ramp import geometry_error
@@ -76,12 +76,12 @@ def run(
         in_text=not lvlm.family.prepends,
         around=lvlm.family.around,
     )
+    processed = lvlm.process(pictures, rendered.text, rendered=rendered.rendered)
+    n_prompt = int(processed.inputs["input_ids"].shape[1])
+    check_length(lvlm.text_config, lvlm.model_id, n_prompt, max_new_tokens)
+    placed = place(lvlm, pictures, rendered.text, processed.inputs)
     with lvlm.session(), torch.no_grad():
-        processed = lvlm.process(pictures, rendered.text, rendered=rendered.rendered)
-        n_prompt = int(processed.inputs["input_ids"].shape[1])
-        check_length(lvlm.text_config, lvlm.model_id, n_prompt, max_new_tokens)
         said = generate(lvlm, processed.inputs, max_new_tokens, on_token)
-    cells = _cells(lvlm, pictures, processed.inputs)
     layout = build_layout(
         lvlm.tokenizer,
         said.token_ids,
@@ -90,7 +90,7 @@ def run(
         expanded=processed.expanded,
         placeholder=lvlm.placeholder,
         image_token_id=lvlm.image_token_id,
-        images=[(c, picture.size) for c, picture in zip(cells, pictures, strict=True)],
+        images=[(c, picture.size) for c, picture in zip(placed.cells, pictures, strict=True)],
     )
     if not (layout.modality == "generated").any():
         raise EmptyAnswerError(
@@ -100,7 +100,8 @@ def run(
     sizes = tuple(picture.size for picture in pictures)
     if sizes not in lvlm._geometry_errors:
         # Rectangles depend on the sizes of the images alone.
-        lvlm._geometry_errors[sizes] = geometry_error(lvlm, layout, sizes)
+        error = max(placed.error, geometry_error(lvlm, layout, sizes))
+        lvlm._geometry_errors[sizes] = error
     prepared = Prepared(lvlm, pictures, layout, rendered.text, processed.inputs)
     check = check_run(prepared, said.log_probs, lvlm._geometry_errors[sizes])
     if not check.passed:
@@ -130,32 +131,12 @@ def run(
             "decoding": "greedy",
             "finished": said.finished,
             "set_aside": settings,
-            "remarks": [remark for remark in [settings_remark(settings)] if remark],
+            "remarks": [r for r in (settings_remark(settings), placed.remark) if r],
             "seed": seed,
             "dtype": str(lvlm.dtype).removeprefix("torch."),
             "device": str(lvlm.device),
+            "geometry": placed.source,
+            "geometry_remark": placed.remark,
         },
         _link=Link(prepared),
     )
-
-
-def _cells(
-    lvlm: LVLM, pictures: Sequence[Image.Image], inputs: Mapping[str, torch.Tensor]
-) -> list[Cells]:
-    """Ask the family's geometry about each image."""
-    n_tokens = int((inputs["input_ids"] == lvlm.image_token_id).sum())
-    return [
-        lvlm.family.geometry(
-            Site(
-                lvlm.model.config,
-                lvlm.processor,
-                picture.size,
-                inputs,
-                index,
-                len(pictures),
-                n_tokens,
-                lvlm.placeholder,
-            )
-        )
-        for index, picture in enumerate(pictures)
-    ]

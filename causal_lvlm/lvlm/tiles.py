@@ -66,9 +66,13 @@ def _tokens(site: Site) -> int:
     """Return the number of tokens of one image: counted, or asked of the processor if several."""
     if site.n_images == 1:
         return site.n_tokens
-    blank = Image.new("RGB", site.image_size)
-    ids = site.processor(images=[blank], text=[site.placeholder], return_tensors="pt")["input_ids"]
-    return int((ids == site.config.image_token_id).sum())
+    return _alone(site, Image.new("RGB", site.image_size))[1]
+
+
+def _alone(site: Site, picture: Image.Image) -> tuple[Any, int]:
+    """Send a picture of the image's size through the processor: inputs, number of image tokens."""
+    inputs = site.processor(images=[[picture]], text=[site.placeholder], return_tensors="pt")
+    return inputs, int((inputs["input_ids"] == site.image_token_id).sum())
 
 
 def _edge(tokens: int) -> int:
@@ -192,59 +196,74 @@ def canvas(site: Site) -> Cells:
 def ramp_cells(site: Site) -> Cells:
     """Read off a coordinate ramp what every token sees: the way for an unknown family.
 
-    1. The ramp goes through the processor; its output must be one picture per tile, and the number
-       of image tokens must be a square one for each tile.
+    1. The ramp goes through the processor; its output must be one picture per tile, and the image
+       tokens of a tile must divide it into square patches. (Processors that return rows of patches
+       with the size of their grid say themselves how it is divided.)
     2. In every tile the mean colour of a column (row) of cells must grow evenly: the line through
        them gives the tile's rectangle. Cells of padding have less blue and are left out of it.
+
+    This is what the image processor does; whether the model keeps to it is for the caller to ask.
 
     Raises
     ------
     UnsupportedModelError
         If any of this does not hold.
     """
+    vision = getattr(site.config, "vision_config", None)
+    if "image_grid_thw" in site.inputs and hasattr(vision, "spatial_merge_size"):
+        return patch_grid(site)
     width, height = site.image_size
-    inputs = site.processor(
-        images=[ramp_image(site.image_size)], text=[site.placeholder], return_tensors="pt"
-    )
-    tokens = int((inputs["input_ids"] == site.config.image_token_id).sum())
+    inputs, tokens = _alone(site, ramp_image(site.image_size))
+    tokens = site.n_tokens if site.n_images == 1 else tokens
     tiles = picture_tiles(inputs, site.processor.image_processor)
-    if not len(tiles) or tokens % len(tiles):
+    if not len(tiles) or not tokens or tokens % len(tiles):
         raise UnsupportedModelError(
-            f"the geometry of {site.config.model_type!r} is not known, and its {tokens} image "
-            f"tokens do not belong to {len(tiles)} pictures; supported are the families that "
-            "`causal-lvlm models` lists"
+            f"its {tokens} image tokens do not belong to {len(tiles)} pictures"
         )
-    edge = _edge(tokens // len(tiles))
     found = []
     for tile in tiles:
-        cells = cell_colours(tile, edge, edge).reshape(3, edge, edge)
-        x = _line(cells[0], cells[2], 1, edge) * width
-        y = _line(cells[1], cells[2], 0, edge) * height
+        rows, cols = _divided(tokens // len(tiles), *tile.shape[1:])
+        cells = cell_colours(tile, rows, cols).reshape(3, rows, cols)
+        x = _line(cells[0], cells[2], 1) * width
+        y = _line(cells[1], cells[2], 0) * height
         x, y = np.clip(x, 0, width), np.clip(y, 0, height)
-        found.append(Tile(edge, edge, _boxes(x, y)))
+        found.append(Tile(rows, cols, _boxes(x, y)))
     return Cells(tuple(found), tokens)
 
 
-def _line(colour: FloatArray, blue: FloatArray, axis: int, edge: int) -> FloatArray:
+def _divided(tokens: int, tall: int, wide: int) -> tuple[int, int]:
+    """Return (rows, columns) of square patches that a picture of some pixels is divided into."""
+    rows = round(math.sqrt(tokens * tall / wide))
+    cols = tokens // max(rows, 1)
+    # What is left over at the end of a picture may be almost a patch.
+    patch = min(tall // max(rows, 1), wide // max(cols, 1))
+    if rows * cols != tokens or not patch or (tall // patch, wide // patch) != (rows, cols):
+        raise UnsupportedModelError(
+            f"its {tokens} image tokens do not divide a picture of {wide} x {tall} pixels into "
+            "square patches"
+        )
+    return rows, cols
+
+
+def _line(colour: FloatArray, blue: FloatArray, axis: int) -> FloatArray:
     """Return edges of columns (axis 1) or rows (0) from a line through their colour."""
     lit = blue > 0.99
+    edge = lit.shape[axis]
     index = np.broadcast_to(np.arange(edge)[None] if axis else np.arange(edge)[:, None], lit.shape)
     if len(np.unique(index[lit])) < 2:
-        raise UnsupportedModelError("the geometry of this model cannot be read off a ramp")
+        raise UnsupportedModelError("too few of its image tokens see the image")
     slope, start = np.polyfit(index[lit], colour[lit], 1)
     away = np.abs(start + slope * index[lit] - colour[lit]).max()
     # Eight bits, and the border that enlarging holds constant, bend the line a little.
     if slope <= 0 or away > 0.3 * slope + 1 / 255:
-        raise UnsupportedModelError(
-            "the geometry of this model cannot be read off a ramp: its image tokens do not lie "
-            "row by row; supported are the families that `causal-lvlm models` lists"
-        )
+        raise UnsupportedModelError("its pictures do not show the image row by row")
     return np.asarray(start + slope * (np.arange(edge + 1) - 0.5), dtype=np.float64)
 
 
 def no_grid(site: Site) -> Cells:
     """Learned queries: tokens of the image that belong to no place in it."""
-    return Cells((), site.n_tokens // site.n_images, has_grid=False)
+    share, rest = divmod(site.n_tokens, site.n_images)
+    return Cells((), share + rest * (site.index == site.n_images - 1), has_grid=False)
 
 
 def cross_attended(site: Site) -> Cells:

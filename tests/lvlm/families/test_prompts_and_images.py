@@ -8,18 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import transformers
 
 import causal_lvlm as cl
 from causal_lvlm.cli.results import describe
 from causal_lvlm.errors import ImageError, PromptError, UnsupportedModelError
-from causal_lvlm.lvlm import LVLM, Trace, families
-from causal_lvlm.lvlm.families import FAMILIES, Family, family_of
-from causal_lvlm.lvlm.geometry import Cells, Site, Tile
+from causal_lvlm.lvlm import LVLM, Trace
+from causal_lvlm.lvlm.families import FAMILIES, family_of
 from causal_lvlm.lvlm.interventions import mask_pixels
 from causal_lvlm.lvlm.ramp import cell_errors, geometry_error
-from causal_lvlm.lvlm.tiles import stretched
 from tests.lvlm.families.tiny import BUILDERS
 from tests.lvlm.helpers import noise_image, random_masks
 from tests.models import tiny_llava
@@ -27,8 +24,7 @@ from tests.models import tiny_llava
 PROMPT = "What is it?"
 SEVERAL = (
     "llava paligemma paligemma2 llava_next llava_onevision qwen2_vl qwen2_5_vl qwen3_vl idefics3 "
-    "smolvlm internvl gemma3 "
-    "pixtral mistral3 aya_vision fast_vlm gemma4 mllama"
+    "smolvlm internvl gemma3 pixtral mistral3 aya_vision fast_vlm gemma4 mllama"
 ).split()
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: "
@@ -220,65 +216,6 @@ def test_encoder_decoders_are_refused_by_name():
         family_of(t5)
     opt = transformers.Blip2Config(text_config=transformers.OPTConfig().to_dict())
     assert family_of(opt).name == "BLIP-2"
-
-
-def vip_llava() -> tuple[Any, Any]:
-    """Return a model of a type that no family serves, with LLaVA's processor."""
-    model, processor = tiny_llava(seed=5)
-    config = transformers.VipLlavaConfig(
-        vision_config=model.config.vision_config,
-        text_config=model.config.text_config,
-        image_token_index=model.config.image_token_id,
-        vision_feature_layers=[-1, -2],
-        image_seq_length=16,
-        tie_word_embeddings=False,
-    )
-    torch.manual_seed(0)
-    return transformers.VipLlavaForConditionalGeneration(config).eval(), processor
-
-
-def test_an_unknown_family_is_read_off_a_ramp():
-    lvlm = LVLM(*vip_llava())
-    assert lvlm.family.guessed and lvlm.family.status == "experimental"
-    image = noise_image((90, 60))
-    trace = lvlm.run(image, "what ?", max_new_tokens=2)
-    known = LVLM(*tiny_llava(seed=5)).run(image, "what ?", max_new_tokens=2)
-    found, right = trace.layout.grids[0], known.layout.grids[0]
-    assert (found.rows, found.cols) == (right.rows, right.cols)
-    np.testing.assert_allclose(found.boxes, right.boxes, atol=0.7)
-
-
-def test_a_new_family_is_one_entry_and_one_function(monkeypatch):
-    def one_square(site: Site) -> Cells:
-        boxes = stretched(4, 4, (0.0, 0.0, *(float(v) for v in site.image_size)))
-        return Cells((Tile(4, 4, boxes),), 16)
-
-    entry = Family("VipLLaVA", ("vipllava",), "one square grid", one_square)
-    monkeypatch.setattr(families, "FAMILIES", (*families.FAMILIES, entry))
-    lvlm = LVLM(*vip_llava())
-    trace = lvlm.run(noise_image((60, 60)), "what ?", max_new_tokens=3)
-    assert lvlm.family is entry and trace.self_check.passed
-    assert cl.explain(trace, target=1, max_runs=40, n_random=2).model_runs > 0
-    # The same function on an image that is cropped is caught by the ramp.
-    with pytest.warns(UserWarning, match="self-check"):
-        trace = lvlm.run(noise_image((200, 60)), "what ?", max_new_tokens=3)
-    assert not trace.self_check.passed and trace.self_check.geometry_error > 0.5
-
-
-def test_an_unknown_family_that_is_not_understood_is_refused(monkeypatch):
-    model, processor = vip_llava()
-    lvlm = LVLM(model, processor)
-    images = processor.image_processor
-    plain = type(images).__call__
-
-    def shuffled(self, *args, **kwargs):
-        found = plain(self, *args, **kwargs)
-        found["pixel_values"] = found["pixel_values"].flip(-1)  # mirrored: right becomes left
-        return found
-
-    monkeypatch.setattr(type(images), "__call__", shuffled)
-    with pytest.raises(UnsupportedModelError, match="row by row"):
-        lvlm.run(noise_image((90, 60)), "what ?", max_new_tokens=2)
 
 
 def test_every_type_named_has_a_configuration():
