@@ -71,7 +71,7 @@ class Family:
     plain_frame: str = "{placeholder}\n{prompt}"
     placeholder: str | None = None
     fill: Mapping[str, int] = field(default_factory=dict)
-    head: Callable[[Any], Any] = _itself
+    head: Callable[[Any], Any] = field(default_factory=lambda: _itself)
     tower_positions: Callable[[Any, IntArray], IntArray] | None = None
     prepends: bool = False
     text_only: bool = False

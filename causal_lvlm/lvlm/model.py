@@ -30,7 +30,6 @@ from causal_lvlm.lvlm.inputs import Processed, process, whole_inputs
 from causal_lvlm.lvlm.layout import token_text
 from causal_lvlm.lvlm.pace import Pace
 from causal_lvlm.lvlm.parts import Parts
-from causal_lvlm.lvlm.placing import Placed
 from causal_lvlm.lvlm.state import kept, own_modes, plain_generation
 from causal_lvlm.lvlm.threads import one_thread
 from causal_lvlm.lvlm.trace import Trace
@@ -109,7 +108,7 @@ class LVLM:
         self.placeholder, self.image_token_id = self._image_token()
         self.is_tiny = int(self.text_config.hidden_size) < _TINY_WIDTH
         self._geometry_errors: dict[Any, float] = {}
-        self._places: dict[Any, Placed] = {}  # of families that no test has painted, by sizes
+        self._places: dict[Any, Any] = {}  # see `placing`; of families that no test has painted
         self.pace = Pace()
 
     def _image_token(self) -> tuple[str, int]:

@@ -17,22 +17,22 @@ of it. So do tokens in another order, such as columns before rows, mirrored or w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 
-from causal_lvlm.arrays import FloatArray
+from causal_lvlm.arrays import BoolArray, FloatArray, IntArray
 from causal_lvlm.errors import ImageError, UnsupportedModelError
-from causal_lvlm.lvlm.geometry import Cells, Site
+from causal_lvlm.lvlm.family import Family
+from causal_lvlm.lvlm.geometry import Cells, Site, Tile
+from causal_lvlm.lvlm.ramp import Sighted
 from causal_lvlm.lvlm.tiles import no_grid
-
-if TYPE_CHECKING:
-    from causal_lvlm.lvlm.model import LVLM
 
 __all__ = ["Placed", "painting_error", "place"]
 
@@ -42,6 +42,22 @@ _GROUNDS = 3  # of noise; the second and third where the first does not show it
 # ground. (Of whole cells, three of four were right in 3 of 24 random resamplers of two by two.)
 _FEW = 8
 _BLOCKS = 24  # of noise along the shorter side: coarse enough to survive being made smaller
+
+
+class Paintable(Sighted, Protocol):
+    """What is asked of a model (`LVLM`) whose image tokens are placed."""
+
+    family: Family
+    model: Any
+    model_id: str
+    image_token_id: int
+    _places: dict[Any, Any]
+
+    def session(self) -> AbstractContextManager[None]:
+        """Keep what a call puts on the model inside a block."""
+
+    def embed(self, inputs: Mapping[str, torch.Tensor], token_ids: torch.Tensor) -> Any:
+        """Return embeddings (1, T, D + additions) and what else the language model is given."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +85,14 @@ class Placed:
 
 
 def place(
-    lvlm: LVLM, pictures: Sequence[Image.Image], text: str, inputs: Mapping[str, torch.Tensor]
+    lvlm: Paintable, pictures: Sequence[Image.Image], text: str, inputs: Mapping[str, torch.Tensor]
 ) -> Placed:
     """Ask the family's geometry about each image, and the model where nobody has tested that.
 
     Parameters
     ----------
-    lvlm : LVLM
+    lvlm : Paintable
+        An `LVLM`.
     pictures : sequence of Image
     text : str
         The rendered prompt.
@@ -101,10 +118,13 @@ def place(
     sizes = tuple(picture.size for picture in pictures)
     if sizes not in lvlm._places:  # kept: it costs runs of the vision tower
         lvlm._places[sizes] = _confirmed(lvlm, pictures, text, sites)
-    return lvlm._places[sizes]
+    found: Placed = lvlm._places[sizes]
+    return found
 
 
-def _confirmed(lvlm: LVLM, pictures: Sequence[Image.Image], text: str, sites: list[Site]) -> Placed:
+def _confirmed(
+    lvlm: Paintable, pictures: Sequence[Image.Image], text: str, sites: list[Site]
+) -> Placed:
     """Place the tokens of a family that no test has painted."""
     family = lvlm.family
     who = f"type {lvlm.model.config.model_type!r} is in no table of families"
@@ -115,10 +135,10 @@ def _confirmed(lvlm: LVLM, pictures: Sequence[Image.Image], text: str, sites: li
             raise UnsupportedModelError(
                 f"{n_tokens} tokens were expected and the prompt holds {sites[0].n_tokens}"
             )
-    except UnsupportedModelError as error:
+    except UnsupportedModelError as refused:
         if not family.guessed:
             raise
-        return _absent(lvlm, pictures, text, sites, f"{who}, and {error}")
+        return _absent(lvlm, pictures, text, sites, f"{who}, and {refused}")
     if not any(one.tiles for one in cells):
         return _absent(lvlm, pictures, text, sites, f"the family {family.name!r} says so")
     right, error = painting_error(lvlm, pictures, text, cells)
@@ -135,7 +155,7 @@ def _confirmed(lvlm: LVLM, pictures: Sequence[Image.Image], text: str, sites: li
 
 
 def _sites(
-    lvlm: LVLM, pictures: Sequence[Image.Image], inputs: Mapping[str, torch.Tensor]
+    lvlm: Paintable, pictures: Sequence[Image.Image], inputs: Mapping[str, torch.Tensor]
 ) -> list[Site]:
     n_tokens = int((inputs["input_ids"] == lvlm.image_token_id).sum())
     first = Site(
@@ -152,7 +172,7 @@ def _sites(
 
 
 def _absent(
-    lvlm: LVLM, pictures: Sequence[Image.Image], text: str, sites: list[Site], why: str
+    lvlm: Paintable, pictures: Sequence[Image.Image], text: str, sites: list[Site], why: str
 ) -> Placed:
     """Say that there is no grid; of several images, each must at least reach the model."""
     noise = [_noise(picture.size, seed) for seed, picture in enumerate(pictures)]
@@ -169,7 +189,7 @@ def _absent(
     return Placed(tuple(no_grid(site) for site in sites), "absent", remark)
 
 
-def _whole(lvlm: LVLM, pictures: Sequence[Image.Image], text: str) -> list[torch.Tensor]:
+def _whole(lvlm: Paintable, pictures: Sequence[Image.Image], text: str) -> list[torch.Tensor]:
     """Return all that the language model is given."""
     inputs = lvlm.process(pictures, text).inputs
     with lvlm.session(), torch.no_grad():
@@ -178,13 +198,14 @@ def _whole(lvlm: LVLM, pictures: Sequence[Image.Image], text: str) -> list[torch
 
 
 def painting_error(
-    lvlm: LVLM, pictures: Sequence[Image.Image], text: str, cells: Sequence[Cells]
+    lvlm: Paintable, pictures: Sequence[Image.Image], text: str, cells: Sequence[Cells]
 ) -> tuple[int, float]:
     """Paint cells until one changes another token most.
 
     Parameters
     ----------
-    lvlm : LVLM
+    lvlm : Paintable
+        An `LVLM`.
     pictures : sequence of Image
         Only their sizes count.
     text : str
@@ -200,37 +221,61 @@ def painting_error(
         where there is none.
     """
     grounds = [_Ground(lvlm, [p.size for p in pictures], text, seed) for seed in range(_GROUNDS)]
+    right = -1
+    for right, one in enumerate(_rectangles(cells)):
+        change = np.zeros(one.n_tokens)
+        for ground in grounds:
+            change += ground.change(one.image, one.box)
+            most = int(change[one.own].argmax())
+            mine = change[one.own[one.cell]]
+            found = most == one.cell and mine > change[one.apart].max(initial=0.0)
+            if found and not one.everywhere:
+                break
+        if not found:
+            (r0, c0), (r1, c1) = (divmod(i, one.tile.cols) for i in (one.cell, most))
+            return right, float(max(1, abs(r0 - r1), abs(c0 - c1)))
+    return right + 1, 0.0 if right >= 0 else 1.0  # nothing to paint confirms nothing
+
+
+@dataclass(frozen=True)
+class _Rectangle:
+    """A rectangle to paint within a cell, and what may change with it."""
+
+    image: int
+    tile: Tile
+    cell: int
+    box: FloatArray
+    own: IntArray  # which of the prompt's image tokens are the tile's
+    apart: BoolArray  # those of no cell that meets the rectangle
+    everywhere: bool  # on every ground
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.apart)
+
+
+def _rectangles(cells: Sequence[Cells]) -> Iterator[_Rectangle]:
+    """Yield what to paint: a few cells of every tile, or all quarters of those of a small one."""
     n_tiles = sum(len(one.tiles) for one in cells)
+    n_tokens = sum(one.n_tokens for one in cells)
     generator = np.random.default_rng(0)
-    right = start = 0
+    start = 0
     for number, one in enumerate(cells):
-        owned = one.offsets()
-        boxes = np.full((sum(c.n_tokens for c in cells), 4), np.nan)
+        owned = [start + offsets for offsets in one.offsets()]
+        boxes = np.full((n_tokens, 4), np.nan)
         for tile, own in zip(one.tiles, owned, strict=True):
-            boxes[start + own] = tile.boxes
+            boxes[own] = tile.boxes
         for tile, own in zip(one.tiles, owned, strict=True):
             few = len(own) <= _FEW
             area = np.prod(tile.boxes[:, 2:] - tile.boxes[:, :2], axis=1)
             whole = np.flatnonzero(area > 0.5 * area.max())  # the others are cut, or padding
             chosen = whole if few else generator.permutation(whole)[: max(3, _CELLS // n_tiles)]
-            for cell in chosen:
-                for part in _quarters(tile.boxes[cell]) if few else [tile.boxes[cell]]:
-                    apart = ~_meets(boxes, part)
-                    apart[start + own] = False
-                    change = np.zeros(len(boxes))
-                    for count, ground in enumerate(grounds, start=1):
-                        change += ground.change(number, part)
-                        most = int(change[start + own].argmax())
-                        mine = change[start + own[cell]]
-                        found = most == cell and mine > change[apart].max(initial=0.0)
-                        if found and (count == _GROUNDS or not few):
-                            break
-                    if not found:
-                        (r0, c0), (r1, c1) = divmod(int(cell), tile.cols), divmod(most, tile.cols)
-                        return right, float(max(1, abs(r0 - r1), abs(c0 - c1)))
-                    right += 1
+            for cell in chosen.tolist():
+                for box in _quarters(tile.boxes[cell]) if few else [tile.boxes[cell]]:
+                    apart = ~_meets(boxes, box)
+                    apart[own] = False
+                    yield _Rectangle(number, tile, cell, box, own, apart, few)
         start += one.n_tokens
-    return right, 0.0
 
 
 def _quarters(box: FloatArray) -> list[FloatArray]:
@@ -243,7 +288,9 @@ def _quarters(box: FloatArray) -> list[FloatArray]:
 class _Ground:
     """Pictures of noise to paint on, and what the image tokens are without paint."""
 
-    def __init__(self, lvlm: LVLM, sizes: Sequence[tuple[int, int]], text: str, seed: int) -> None:
+    def __init__(
+        self, lvlm: Paintable, sizes: Sequence[tuple[int, int]], text: str, seed: int
+    ) -> None:
         self._lvlm, self._text = lvlm, text
         self.pictures = [_noise(size, seed + 10 * n) for n, size in enumerate(sizes)]
 
@@ -260,7 +307,7 @@ class _Ground:
         return found
 
 
-def _features(lvlm: LVLM, pictures: Sequence[Image.Image], text: str) -> FloatArray:
+def _features(lvlm: Paintable, pictures: Sequence[Image.Image], text: str) -> FloatArray:
     """Return what enters the language model at the image tokens, float64 (N, D + additions)."""
     inputs = lvlm.process(pictures, text).inputs
     with lvlm.session(), torch.no_grad():

@@ -12,7 +12,7 @@ Qwen-VL and Gemma 4, one row per patch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -20,10 +20,24 @@ from PIL import Image
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.tokens import ImageGrid, TokenLayout
 
-if TYPE_CHECKING:
-    from causal_lvlm.lvlm.model import LVLM
+__all__ = [
+    "Sighted",
+    "cell_colours",
+    "cell_errors",
+    "geometry_error",
+    "picture_tiles",
+    "ramp_image",
+]
 
-__all__ = ["cell_colours", "cell_errors", "geometry_error", "picture_tiles", "ramp_image"]
+
+class Sighted(Protocol):
+    """What is asked of a model (`LVLM`) that looks at a ramp."""
+
+    processor: Any
+    placeholder: str
+
+    def process(self, images: Sequence[Image.Image], text: str) -> Any:
+        """Send images and a prompt's text through the processor."""
 
 
 def ramp_image(image_size: tuple[int, int]) -> Image.Image:
@@ -37,13 +51,14 @@ def ramp_image(image_size: tuple[int, int]) -> Image.Image:
 
 
 def geometry_error(
-    lvlm: LVLM, layout: TokenLayout, image_sizes: Sequence[tuple[int, int]]
+    lvlm: Sighted, layout: TokenLayout, image_sizes: Sequence[tuple[int, int]]
 ) -> float:
     """Return the largest distance between predicted and measured cell centres, in cells.
 
     Parameters
     ----------
-    lvlm : LVLM
+    lvlm : Sighted
+        An `LVLM`.
     layout : TokenLayout
     image_sizes : sequence of (width, height)
         Of every image, in the order of the prompt.
@@ -57,7 +72,7 @@ def geometry_error(
 
 
 def cell_errors(
-    lvlm: LVLM, layout: TokenLayout, image_sizes: Sequence[tuple[int, int]]
+    lvlm: Sighted, layout: TokenLayout, image_sizes: Sequence[tuple[int, int]]
 ) -> list[tuple[float, ImageGrid]]:
     """Return the largest distance within each grid that can be compared; see `geometry_error`."""
     if not layout.grids:
@@ -114,7 +129,7 @@ def _distance(boxes: FloatArray, cells: FloatArray, image_size: tuple[int, int])
 
 
 def _seen(
-    inputs: dict[str, Any], grids: tuple[ImageGrid, ...], lvlm: LVLM
+    inputs: dict[str, Any], grids: tuple[ImageGrid, ...], lvlm: Sighted
 ) -> list[tuple[ImageGrid, FloatArray]]:
     """Return grids and the mean colour (3, rows * cols) each of their cells sees."""
     images = lvlm.processor.image_processor
