@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from causal_lvlm.storage import decode_image, encode_image
+from causal_lvlm.rasters import decode_images, encode_image
+from causal_lvlm.summary import pictures_of
 
 __all__ = ["explanation_card", "trace_card"]
 
@@ -42,8 +43,7 @@ def explanation_card(explanation: Any) -> str:
     str
     """
     summary, main = explanation.summary, explanation.main
-    encoded = [summary.get("image"), *summary.get("more_images", ())]
-    images = [decode_image(text) for text in encoded if text is not None]
+    images = decode_images(pictures_of(summary), "image")
     numbers = {p: n for n, unit in enumerate(main.units, start=1) for p in unit}
     pictures = [
         _picture(

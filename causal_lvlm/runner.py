@@ -29,7 +29,8 @@ from typing import Any, BinaryIO, TypeAlias
 
 from causal_lvlm.checks import whole_number
 from causal_lvlm.errors import OutputError
-from causal_lvlm.storage import to_jsonable
+from causal_lvlm.fields import choice, maybe, number, record, settings, text, whole
+from causal_lvlm.storage import parse_json, to_jsonable
 from causal_lvlm.workers import Key, Setup, Work, outcomes_of
 
 __all__ = ["RunSummary", "read_config", "read_lines", "run_items"]
@@ -233,18 +234,18 @@ def _read(path: Path, *, first_only: bool = False) -> _Content:
         )
     config: dict[str, Any] | None = None
     lines: dict[Key, dict[str, Any]] = {}
-    for number, raw in enumerate(data[:size].split(b"\n")[:-1], start=1):
+    for place, raw in enumerate(data[:size].split(b"\n")[:-1], start=1):
         try:
-            value = json.loads(raw)
-            if number == 1:
-                config = _config_of(value)
+            value = parse_json(raw)
+            if place == 1:
+                config = dict(_HEAD(value, "")["config"])
             else:
                 lines[_key_of(value)] = value
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if number == 1:
+        except (ValueError, OutputError) as error:
+            if place == 1:
                 raise OutputError(_FOREIGN.format(path=str(path))) from error
             raise OutputError(
-                f"line {number} of {str(path)!r} is no line of results ({error!r}); choose "
+                f"line {place} of {str(path)!r} is no line of results ({error}); choose "
                 "another file, or restart to overwrite this one"
             ) from error
     if first_only:
@@ -261,21 +262,23 @@ def _may_be_cut_off(data: bytes) -> bool:
     return data.startswith(first) or first.startswith(data)
 
 
-def _config_of(value: Any) -> dict[str, Any]:
-    if value["kind"] != KIND or not isinstance(value["config"], dict):
-        raise ValueError("another kind")
-    return dict(value["config"])
+def _key(value: Any, where: str) -> Key:
+    return text(value, where) if isinstance(value, str) else whole(None, None)(value, where)
+
+
+_HEAD = record({"kind": choice(KIND), "config": settings()})
+_ERROR = record({"type": text, "message": text})
+_LINE = {"key": _key, "digest": maybe(text), "seconds": number(0.0)}
+_LINES = {
+    "result": record({**_LINE, "result": settings()}, {"digest", "seconds"}),
+    "error": record({**_LINE, "error": _ERROR}, {"digest", "seconds"}),
+}
 
 
 def _key_of(value: Any) -> Key:
     """Return the key of a line; everybody who reads lines relies on what is checked here."""
-    key, error = value["key"], value.get("error")
-    if isinstance(key, bool) or not isinstance(key, (str, int)):
-        raise ValueError(f"the key is a {type(key).__name__}")
-    if not (isinstance(value.get("result"), dict) if error is None else isinstance(error, dict)):
-        raise ValueError("neither result nor error")
-    if error is not None and not all(isinstance(error.get(n), str) for n in ("type", "message")):
-        raise ValueError("an error without type and message")
+    kind = "error" if isinstance(value, dict) and "error" in value else "result"
+    key: Key = _LINES[kind](value, "")["key"]
     return key
 
 

@@ -2,27 +2,26 @@
 
 1. Pictures: a whitelist of formats, a limit in bytes, and a limit in pixels that is read from the
    header before anything is decoded (a decompression bomb is small as a file).
-2. Saved explanations: a limit in bytes, and the pictures inside it under the same limits.
+2. Saved explanations: a limit in bytes, and the pictures inside it under the same limits, with
+   limits of their number and of their pixels in all.
 3. Strokes painted over a picture: numbers, within limits.
 4. Names in a link: files inside the results folder, and nothing else.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
-import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw
 
 from causal_lvlm.errors import ImageError, OutputError
+from causal_lvlm.rasters import FORMATS, check_pictures, picture_size
+from causal_lvlm.storage import read_json
+from causal_lvlm.summary import pictures_of
 
 __all__ = [
     "FORMATS",
@@ -34,9 +33,9 @@ __all__ = [
     "painted",
 ]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_BYTES = 20_000_000
-MAX_PIXELS = 25_000_000
+MAX_PIXELS = 25_000_000  # of one picture
+MAX_TOTAL = 50_000_000  # of all pictures of one explanation
 MAX_JSON_BYTES = 64_000_000
 _MAX_POINTS = 20_000
 _MAX_STROKES = 500
@@ -83,28 +82,12 @@ def _too_large(size: int) -> str:
 
 
 def _check_header(data: bytes) -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower
-            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-                width, height = opened.size
-                frames = getattr(opened, "n_frames", 1)
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"the picture has far more pixels than the {MAX_PIXELS / 1e6:.0f} million allowed. "
-            "Make it smaller"
-        ) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise ImageError(
-            f"this is no picture that can be used; allowed are {', '.join(FORMATS)}"
-        ) from error
+    width, height = picture_size(data)
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"the picture has {width} x {height} pixels; allowed are {MAX_PIXELS / 1e6:.0f} "
             "million. Make it smaller"
         )
-    if frames > 1:
-        raise ImageError(f"the file holds {frames} pictures (an animation?); give a single one")
 
 
 def checked_json(path: str | os.PathLike[str]) -> Path:
@@ -113,33 +96,18 @@ def checked_json(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     OutputError
-        If it is too large, no JSON, or holds a picture that is too large.
+        If it is too large, no JSON, or holds a picture that is too large, or too many.
     """
     file = Path(path)
     try:
-        size = file.stat().st_size
-        if size > MAX_JSON_BYTES:
-            raise OutputError(
-                f"the file has {size / 1e6:.0f} MB; allowed are {MAX_JSON_BYTES / 1e6:.0f} MB"
-            )
-        value = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise OutputError(
-            f"{file.name!r} is no saved explanation ({type(error).__name__}); give an "
-            "explanation.json"
-        ) from error
-    if not isinstance(value, dict) or value.get("kind") != "explanation":
-        kind = value.get("kind") if isinstance(value, dict) else type(value).__name__
-        raise OutputError(f"{file.name!r} holds {kind!r}, not a saved explanation")
-    trace = value.get("trace")
-    if not isinstance(trace, dict):
-        raise OutputError(f"{file.name!r} holds no trace: it is damaged")
-    for picture in [trace.get("image"), *(trace.get("more_images") or [])]:
-        if picture is not None:
-            try:
-                _check_header(base64.b64decode(picture))
-            except (ImageError, TypeError, binascii.Error) as error:
-                raise OutputError(f"the picture inside {file.name!r}: {error}") from error
+        value = read_json(file, "explanation", most=MAX_JSON_BYTES)
+        trace = value.get("trace")
+        if not isinstance(trace, dict) or not isinstance(trace.get("more_images", []), list):
+            raise OutputError("it holds no whole trace")
+        check_pictures(pictures_of(trace), "a picture inside it", each=MAX_PIXELS, total=MAX_TOTAL)
+    except OutputError as error:
+        told = str(error).replace(repr(str(file)), repr(file.name))  # no path of the server
+        raise OutputError(f"{file.name!r} is no explanation that can be opened: {told}") from error
     return file
 
 

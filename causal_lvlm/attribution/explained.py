@@ -40,8 +40,10 @@ import numpy as np
 
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.attribution.result import Attribution, spread
-from causal_lvlm.storage import decode_image, to_jsonable
-from causal_lvlm.tokens import ImageGrid, TokenLayout, Units, candidate_units
+from causal_lvlm.rasters import decode_images
+from causal_lvlm.storage import to_jsonable
+from causal_lvlm.summary import layout_of, pictures_of
+from causal_lvlm.tokens import TokenLayout, Units, candidate_units
 from causal_lvlm.units import make_units, units_name
 
 if TYPE_CHECKING:
@@ -156,27 +158,11 @@ def _resolved(
 ) -> tuple[Units, str]:
     if isinstance(units, Units):
         return units, units_name(units)
-    layout = units if isinstance(units, TokenLayout) else _layout(explanation.summary)
+    layout = units if isinstance(units, TokenLayout) else layout_of(explanation.summary)
     if not isinstance(units, str):
         return candidate_units(layout, explanation.target), "patch+token"
-    picture = explanation.summary.get("image")
-    image = None if picture is None else decode_image(picture)
-    return make_units(layout, explanation.target, units, image=image), units_name(units)
-
-
-def _layout(summary: Mapping[str, Any]) -> TokenLayout:
-    """Rebuild the layout that `Trace.to_dict` wrote."""
-    return TokenLayout(
-        tokens=tuple(summary["tokens"]),
-        token_ids=np.array(summary["token_ids"]),
-        modality=np.array(summary["modality"]),
-        grids=tuple(
-            ImageGrid(**{**grid, "image_size": tuple(grid["image_size"])})
-            for grid in summary["grids"]
-        ),
-        words=np.array(summary["words"]),
-        n_prompt=int(summary["n_prompt"]),
-    )
+    images = decode_images(pictures_of(explanation.summary)) or None
+    return make_units(layout, explanation.target, units, image=images), units_name(units)
 
 
 class _Parts:

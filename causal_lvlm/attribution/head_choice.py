@@ -40,6 +40,19 @@ from causal_lvlm.attribution.info import Progress
 from causal_lvlm.attribution.weights import check_finite, target_rows
 from causal_lvlm.checks import check_choice, whole_number
 from causal_lvlm.errors import OutputError, TargetError
+from causal_lvlm.fields import (
+    array,
+    damaged,
+    many,
+    maybe,
+    reading,
+    record,
+    rows,
+    settings,
+    table,
+    text,
+    whole,
+)
 from causal_lvlm.storage import read_json, versions, write_json
 from causal_lvlm.tokens import Target, TargetLike, candidate_units, resolve_target
 
@@ -137,25 +150,31 @@ class HeadChoice:
         OutputError
             If the file cannot be read, is of another format, or holds no choice of heads.
         """
-        value = read_json(path, KIND)
-        if value.get("format") != FORMAT:
-            raise OutputError(
-                f"{str(path)!r} is of format {value.get('format')!r}, this version reads {FORMAT}; "
-                "delete it and choose the heads again"
-            )
-        try:
-            return cls(
-                heads=tuple((int(layer), int(head)) for layer, head in value["heads"]),
-                **{
-                    name: value[name]
-                    for name in (
-                        "effects", "masses", "n_probes", "model_id", "revision", "fingerprint",
-                        "parameters", "model_runs", "versions",
-                    )
-                },
-            )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as error:
-            raise OutputError(f"{str(path)!r} is damaged or incomplete: {error!r}") from error
+        value = read_json(path, KIND, format=FORMAT)
+        with reading(path, "choice of heads"):
+            fields = _SAVED(value, "")
+            shape = fields["effects"].shape
+            if fields["masses"].shape != shape:
+                raise damaged("masses", "must have the shape of effects")
+            if any(layer >= shape[0] or head >= shape[1] for layer, head in fields["heads"]):
+                raise damaged("heads", f"must be layers and heads of {shape}")
+            return cls(**fields)
+
+
+_SAVED = record(
+    {
+        "heads": many(rows(whole(0), whole(0))),
+        "effects": array(np.float64, None, None, nan=True),
+        "masses": array(np.float64, None, None, nan=True),
+        "n_probes": whole(0),
+        "model_id": text,
+        "revision": maybe(text),
+        "fingerprint": maybe(text),
+        "parameters": settings(),
+        "model_runs": whole(0),
+        "versions": table(text),
+    }
+)
 
 
 def fingerprint(trace: Any) -> str | None:

@@ -16,8 +16,21 @@ import numpy as np
 import numpy.typing as npt
 
 from causal_lvlm.arrays import FloatArray, frozen
-from causal_lvlm.errors import OutputError
+from causal_lvlm.fields import (
+    array,
+    damaged,
+    many,
+    maybe,
+    number,
+    reading,
+    record,
+    settings,
+    table,
+    text,
+    whole,
+)
 from causal_lvlm.storage import read_json, versions, write_json
+from causal_lvlm.summary import target_check
 from causal_lvlm.tokens import Target, TokenLayout, Units
 
 __all__ = ["Attribution", "Scores", "spread"]
@@ -259,32 +272,32 @@ class Attribution:
             If the file cannot be read or holds no attribution.
         """
         value = read_json(path, KIND)
-        try:
-            target = value["target"]
-            error = value.get("standard_error")
-            return cls(
-                method=value["method"],
-                scores=np.asarray(value["scores"], dtype=np.float64),
-                target=Target(
-                    positions=tuple(target["positions"]),
-                    token_ids=tuple(target["token_ids"]),
-                    text=target["text"],
-                    occurrence=tuple(target["occurrence"]),
-                ),
-                parameters=value["parameters"],
-                model_runs=value["model_runs"],
-                backward_passes=value["backward_passes"],
-                seconds=value["seconds"],
-                model_id=value["model_id"],
-                revision=value["revision"],
-                versions=value["versions"],
-                units_name=value.get("units", "patch+token"),
-                seed=value.get("seed"),
-                peak_memory=value.get("peak_memory"),
-                notes=tuple(value.get("notes", ())),
-                standard_error=None if error is None else np.asarray(error, dtype=np.float64),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise OutputError(
-                f"{str(path)!r} is no complete attribution ({error!r}); save it again"
-            ) from error
+        with reading(path, "attribution"):
+            fields = _SAVED(value, "")
+            units = fields.pop("units", "patch+token")
+            found = cls(units_name=units, **fields)
+            if found.target.positions[-1] >= len(found.scores):
+                raise damaged("scores", f"are {len(found.scores)}, which the target lies beyond")
+            return found
+
+
+_SAVED = record(
+    {
+        "method": text,
+        "scores": array(np.float64, None, nan=True),
+        "target": target_check(),
+        "parameters": settings(),
+        "model_runs": whole(0),
+        "backward_passes": whole(0),
+        "seconds": number(0.0),
+        "model_id": text,
+        "revision": maybe(text),
+        "versions": table(text),
+        "units": text,
+        "seed": maybe(whole(None, None)),
+        "peak_memory": maybe(whole()),
+        "notes": many(text),
+        "standard_error": maybe(array(np.float64, None, nan=True)),
+    },
+    {"units", "seed", "peak_memory", "notes", "standard_error"},
+)

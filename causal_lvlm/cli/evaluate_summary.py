@@ -9,12 +9,31 @@ from typing import Any
 
 import numpy as np
 
-from causal_lvlm.cli.evaluate_item import KEPT
 from causal_lvlm.errors import OutputError
+from causal_lvlm.fields import maybe, number, record, text
+from causal_lvlm.fields import table as table_of
 
 __all__ = ["check_line", "summarise", "table"]
 
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+
+
+_MEASURED = record(
+    {
+        "model_runs": number(0.0),
+        "backward_passes": number(0.0),
+        "seconds": number(0.0),
+        "peak_memory": maybe(number()),
+        "metrics": table_of(record({"value": maybe(number())})),
+    }
+)
+_FAILED = record({"error": record({"message": text})})
+
+
+def _entry(value: Any, where: str) -> dict[str, Any]:
+    failed = isinstance(value, Mapping) and "error" in value
+    checked: dict[str, Any] = (_FAILED if failed else _MEASURED)(value, where)
+    return checked
 
 
 def check_line(line: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
@@ -25,34 +44,13 @@ def check_line(line: Mapping[str, Any], config: Mapping[str, Any], path: Path) -
     OutputError
         Names the item and what is not as it was written.
     """
-
-    def wrong(what: str) -> OutputError:
-        return OutputError(
-            f"the results of {line['key']!r} in {str(path)!r} are damaged ({what}); take the line "
-            "out and start again: the item is done again"
-        )
-
-    methods = line["result"].get("methods")
-    for name in config["methods"]:
-        entry = methods.get(name) if isinstance(methods, dict) else None
-        if not isinstance(entry, dict):
-            raise wrong(f"nothing about {name}")
-        if "error" in entry:
-            if not (isinstance(entry["error"], dict) and "message" in entry["error"]):
-                raise wrong(f"the error of {name}")
-            continue
-        numbers = {key: entry.get(key) for key in KEPT if key != "notes"}
-        metrics = entry.get("metrics")
-        for metric, found in metrics.items() if isinstance(metrics, dict) else [("metrics", None)]:
-            numbers[metric] = found.get("value", ()) if isinstance(found, dict) else ()
-        for key, value in numbers.items():
-            missing = value is None and key in ("model_runs", "backward_passes", "seconds")
-            if (
-                missing
-                or isinstance(value, bool)
-                or not isinstance(value, (int, float, type(None)))
-            ):
-                raise wrong(f"{key} of {name}")
+    try:
+        record({"methods": record(dict.fromkeys(config["methods"], _entry))})(line["result"], "")
+    except OutputError as error:
+        raise OutputError(
+            f"the results of {str(line['key'])[:40]!r} in {str(path)!r} are damaged ({error}); "
+            "take the line out and start again: the item is done again"
+        ) from error
 
 
 def summarise(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from causal_lvlm.cli.support import say
 from causal_lvlm.cli.tables import Loaded, read_parquet, read_text
+from causal_lvlm.errors import DataError, OutputError
+from causal_lvlm.npz import read_array, read_arrays
 
 __all__ = ["read_input"]
 
 KINDS = ("correlation", "attention", "data", "covariance")
+MAX_BYTES = 64 * 2**30  # of all arrays of a .npz file together
 
 
 def read_input(path: Path, key: str | None, header: bool | None = None) -> Loaded:
@@ -30,9 +32,9 @@ def read_input(path: Path, key: str | None, header: bool | None = None) -> Loade
     Raises
     ------
     ValueError
-        If there is no such file, or it cannot be read as what its name says.
+        If there is no such file.
     DataError
-        If a text is no table.
+        If it cannot be read as what its name says.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -74,22 +76,21 @@ def _labelled(loaded: Loaded) -> Loaded:
 def _arrays(path: Path, key: str | None) -> Loaded:
     names, kind = None, "auto"
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            values = loaded
+        if path.suffix.lower() == ".npy":
+            values = read_array(path)
         else:
-            with loaded:
-                chosen = _chosen(list(loaded.files), key)
-                values = loaded[chosen]
-                kind = chosen if chosen in KINDS else "auto"
-                if "names" in loaded.files and loaded["names"].dtype.kind == "U":
-                    names = tuple(loaded["names"].tolist())
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"cannot read a matrix from {str(path)!r}: {error}") from error
+            stored = read_arrays(path, most=MAX_BYTES)
+            chosen = _chosen(list(stored), key)
+            values = stored[chosen]
+            kind = chosen if chosen in KINDS else "auto"
+            if "names" in stored and stored["names"].dtype.kind == "U":
+                names = tuple(stored["names"].ravel().tolist())
+    except (OutputError, ValueError) as error:
+        raise DataError(f"cannot read a matrix from {str(path)!r}: {error}") from error
     if values.dtype.names is not None:
         return Loaded({name: values[name] for name in values.dtype.names}, names, kind)
     if values.dtype.kind not in "biuf":
-        raise ValueError(f"{str(path)!r} holds values of type {values.dtype}, not real numbers")
+        raise DataError(f"{str(path)!r} holds values of type {values.dtype}, not real numbers")
     return Loaded(values, names, kind)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,10 @@ import typer
 from causal_lvlm.cli.overwriting import spare
 from causal_lvlm.cli.support import Debug, clear_errors, one_thread, say
 from causal_lvlm.errors import OutputError
+from causal_lvlm.fields import many, reading, record, text
+from causal_lvlm.rasters import check_pictures, picture_size
+from causal_lvlm.storage import read_object
+from causal_lvlm.summary import pictures_of
 
 if TYPE_CHECKING:
     from causal_lvlm.viz.case import Case
@@ -20,7 +23,9 @@ __all__ = ["read_results", "report"]
 
 Group = tuple[Path, int] | None
 INDEX = "explanation.json"  # as `causal_lvlm.viz.bundle` calls it
-_LISTS = ("explanations", "attributions", "metrics", "stability", "heads")
+MAX_FILES, MAX_BYTES = 5_000, 2_000_000_000  # of all files of a page
+MAX_PIXELS = 1_000_000_000  # of all runs of a page
+LISTS = ("explanations", "attributions", "metrics", "stability", "heads")
 _BESIDE = ("heat-*.json", "metrics*.json", "stability*.json", "heads*.json")
 
 
@@ -98,7 +103,7 @@ def read_results(files: Sequence[Path]) -> tuple[list[Case], list[str]]:
     }
     found: dict[str, list[tuple[Any, Group]]] = {kind: [] for kind in readers}
     for path, (named, group) in _expanded(files).items():
-        kind = str(_read(path).get("kind"))
+        kind = str(read_object(path).get("kind"))[:40]
         if kind in readers:
             found[kind].append((readers[kind](path), group))
         elif named:
@@ -113,6 +118,7 @@ def read_results(files: Sequence[Path]) -> tuple[list[Case], list[str]]:
     runs: dict[tuple[Any, ...], list[tuple[Any, Group]]] = {}
     for explanation, group in found["explanation"]:
         runs.setdefault(_run_of(explanation), []).append((explanation, group))
+    _check_pixels(members[0][0] for members in runs.values())
     cases = []
     remarks: list[str] = []
     used: set[int] = set()
@@ -146,13 +152,33 @@ def read_results(files: Sequence[Path]) -> tuple[list[Case], list[str]]:
     return cases, remarks
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file; empty if it holds no mapping."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise OutputError(f"cannot read a saved result from {str(path)!r}: {error}") from error
-    return value if isinstance(value, dict) else {}
+_NAMED = record({"file": text})
+_RUNS = record({"runs": many(record(dict.fromkeys(LISTS, many(_NAMED)), frozenset(LISTS)))})
+
+
+def _check_totals(paths: Iterable[Path]) -> None:
+    """Raise `OutputError` where the files are more than one page can be made of."""
+    sizes = [path.stat().st_size for path in paths if path.is_file()]
+    if len(sizes) > MAX_FILES or sum(sizes) > MAX_BYTES:
+        raise OutputError(
+            f"{len(sizes)} files with {sum(sizes) / 1e6:.0f} MB are too much for one page; at most "
+            f"{MAX_FILES} files and {MAX_BYTES / 1e6:.0f} MB are allowed: make several pages"
+        )
+
+
+def _check_pixels(explanations: Iterable[Any]) -> None:
+    """Raise `OutputError` where all runs together have too many pixels, before any is drawn."""
+    pixels = sum(
+        width * height
+        for explanation in explanations
+        for data in check_pictures(pictures_of(explanation.summary))
+        for width, height in (picture_size(data),)
+    )
+    if pixels > MAX_PIXELS:
+        raise OutputError(
+            f"the pictures of these runs have {pixels / 1e6:.0f} million pixels; one page may have "
+            f"{MAX_PIXELS / 1e6:.0f} million: make several pages"
+        )
 
 
 def _expanded(files: Sequence[Path]) -> dict[Path, tuple[bool, Group]]:
@@ -161,31 +187,36 @@ def _expanded(files: Sequence[Path]) -> dict[Path, tuple[bool, Group]]:
     An index names the files of its runs. A single explanation that ``explain --out`` wrote has no
     index: what the command wrote beside it belongs to it.
     """
+    inside = {f: sorted(f.glob("*.json")) if f.is_dir() else [f] for f in files}
+    _check_totals(dict.fromkeys(path for paths in inside.values() for path in paths))
     listed: dict[Path, tuple[bool, Group]] = {}
-    for given in files:
-        inside = sorted(given.glob("*.json")) if given.is_dir() else [given]
-        values = {path: _read(path) for path in inside if path.name == INDEX or path == given}
-        for path, value in values.items():
-            for number, run in enumerate(value.get("runs", ())):
-                entries = [e for name in _LISTS for e in run.get(name, ())]
-                for entry in entries:
-                    file = path.with_name(Path(entry["file"]).name)
-                    listed.setdefault(file, (True, (path, number)))
+    values: dict[Path, dict[str, Any]] = {}
+    for given, paths in inside.items():
+        for path in paths:
+            if path.name != INDEX and path != given:
+                continue
+            value = values.setdefault(path, read_object(path))
+            if value.get("kind") == "explanations":
+                with reading(path, "index of explanations"):
+                    for number, run in enumerate(_RUNS(value, "")["runs"]):
+                        for entry in (e for name in LISTS for e in run.get(name, ())):
+                            file = path.with_name(Path(entry["file"]).name)
+                            listed.setdefault(file, (True, (path, number)))
             if given.name == INDEX and value.get("kind") == "explanation":
                 beside = [p for pattern in _BESIDE for p in sorted(given.parent.glob(pattern))]
                 for file in beside:
                     listed.setdefault(file, (False, None))
-        for path in inside:
+        for path in paths:
             if values.get(path, {}).get("kind") != "explanations":
                 listed.setdefault(path, (path == given, None))
+    _check_totals(listed)
     return listed
 
 
 def _run_of(explanation: Any) -> tuple[Any, ...]:
     summary = explanation.summary
-    images = (summary.get("image"), *summary.get("more_images", ()))
     said = (summary["prompt"], summary["answer"], tuple(summary["token_ids"]))
-    return explanation.model_id, *said, images
+    return explanation.model_id, *said, *pictures_of(summary)
 
 
 def _fits(result: Any, explanation: Any) -> bool:
@@ -193,13 +224,25 @@ def _fits(result: Any, explanation: Any) -> bool:
     ids = explanation.summary["token_ids"]
     if result.target is None:
         return False
-    positions = result.target.positions
     return (
         getattr(result, "model_id", None) in (None, explanation.model_id)
         and len(getattr(result, "scores", ids)) == len(ids)
-        and positions[-1] < len(ids)
-        and tuple(ids[p] for p in positions) == tuple(result.target.token_ids)
+        and _reach(result) < len(ids)
+        and tuple(ids[p] for p in result.target.positions) == tuple(result.target.token_ids)
     )
+
+
+def _reach(result: Any) -> int:
+    """Return the last position that a result names."""
+    graphs = getattr(result, "graphs", None) or [result]
+    members = [p for graph in graphs for unit in getattr(graph, "members", ()) for p in unit]
+    rows = [
+        p
+        for value in getattr(result, "values", ())
+        for row in value.detail.get("rows", ())
+        for p in row.get("positions", ())
+    ]
+    return max((result.target.positions[-1], *members, *rows))
 
 
 def _short(text: str, most: int = 32) -> str:

@@ -10,18 +10,31 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from causal_lvlm.arrays import IntArray, frozen
+from causal_lvlm.arrays import IntArray
 from causal_lvlm.correlation import TokenCorrelation
 from causal_lvlm.errors import CorrelationError
-from causal_lvlm.structure import LearnedStructure, PairEvidence, PDSTree, learn_structure, pds_tree
+from causal_lvlm.fields import (
+    Check,
+    array,
+    damaged,
+    many,
+    maybe,
+    number,
+    record,
+    rows,
+    text,
+    whole,
+)
+from causal_lvlm.structure import LearnedStructure, PDSTree, learn_structure, pds_tree
 from causal_lvlm.structure.export import from_dict as pag_from_dict
+from causal_lvlm.structure.saved import SUMMARY, evidence_arrays, separations
 from causal_lvlm.tokens import TokenLayout
 
 __all__ = ["EVIDENCE", "HeadGraph", "learn_graphs"]
@@ -104,39 +117,48 @@ class HeadGraph:
             for name in (EVIDENCE[:3] if pairs is None else EVIDENCE)
         }
 
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> HeadGraph:
-        """Invert `to_dict`."""
-        summary = value["structure"]
-        mass = value.get("candidate_mass")  # files of version 0.1 do not have it
-        structure = LearnedStructure(
-            pag=pag_from_dict(value["pag"]),
-            separator_start=np.array(value["separator_start"], dtype=np.int64),
-            separator_nodes=np.array(value["separator_nodes"], dtype=np.int64),
-            undecided=np.array(value["undecided"], dtype=np.int64).reshape(-1, 2),
-            evidence=_pair_evidence(value),
-            tests_per_size=tuple(summary["tests_per_size"]),
-            complete=summary["complete"],
-            stopped=summary["stopped"],
-            conflicts=summary["conflicts"],
-            thresholds=tuple(summary["thresholds"]),
-            parameters=summary["parameters"],
-            versions=summary["versions"],
-            _eigenvalue=summary["smallest_eigenvalue"],
-        )
-        return cls(
-            head=value["head"],
-            structure=structure,
-            tree=PDSTree.from_dict(value["tree"]),
-            positions=frozen(value["positions"], np.int64),
-            members=tuple(tuple(m) for m in value["members"]),
-            labels=tuple(value["labels"]),
-            target_node=value["target_node"],
-            sink_mass=value["sink_mass"],
-            sinks=tuple(value["sinks"]),
-            dropped=tuple((d[0], d[1]) for d in value["dropped"]),
-            candidate_mass=math.nan if mass is None else mass,
-        )
+    @staticmethod
+    def check(n_positions: int) -> Check:
+        """Return the check of a saved graph over a sequence of this length.
+
+        See `causal_lvlm.fields`.
+        """
+        position = whole(0, n_positions - 1)
+        read_nodes = record({"members": many(many(position, least=1), least=1)})
+
+        def check(value: Any, where: str) -> HeadGraph:
+            n = len(read_nodes(value, where)["members"])
+            schema = {
+                "head": maybe(whole(0)),
+                "positions": array(np.int64, n, low=0, high=n_positions - 1),
+                "members": many(many(position, least=1)),
+                "labels": many(text, length=n),
+                "target_node": whole(0, n - 1),
+                "sink_mass": number(nan=True),
+                "sinks": many(position),
+                "dropped": many(rows(position, text)),
+                "candidate_mass": number(nan=True),  # files of version 0.1 do not have it
+                "tree": PDSTree.check(n),
+                "pag": lambda found, _: pag_from_dict(found),
+                "structure": SUMMARY,
+            }
+            fields = record(schema, {"candidate_mass"})(value, where)
+            summary, tree, pag = fields.pop("structure"), fields["tree"], fields.pop("pag")
+            if pag.n_nodes != n:
+                raise damaged(f"{where}.pag", f"has {pag.n_nodes} nodes instead of {n}")
+            if tree.root != fields["target_node"]:
+                raise damaged(f"{where}.tree", "has another root than the target")
+            eigenvalue = summary.pop("smallest_eigenvalue")
+            structure = LearnedStructure(
+                pag=pag,
+                **separations(pag, value, where),
+                evidence=evidence_arrays(n, value, where),
+                _eigenvalue=math.nan if eigenvalue is None else eigenvalue,
+                **summary,
+            )
+            return HeadGraph(structure=structure, **fields)
+
+        return check
 
     def to_networkx(self) -> Any:
         """Return the PAG as a networkx graph whose nodes carry label and position."""
@@ -152,17 +174,6 @@ def _plain(values: Any) -> list[Any]:
     """Return a list in which None stands for NaN."""
     items: list[Any] = values.tolist()
     return [None if item != item else item for item in items]
-
-
-def _pair_evidence(value: Mapping[str, Any]) -> PairEvidence | None:
-    if "weakest" not in value:
-        return None
-    # JSON has no NaN: what was not tested comes back as None
-    return PairEvidence(
-        np.array(value["weakest"], dtype=np.float64),
-        np.array(value["z"], dtype=np.float64),
-        np.array(value["tests"], dtype=np.int64),
-    )
 
 
 def learn_graphs(

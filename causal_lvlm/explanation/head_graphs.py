@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from causal_lvlm.correlation import TokenCorrelation, attention_correlations
-from causal_lvlm.errors import OutputError
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
+from causal_lvlm.fields import many, maybe, reading, record, settings, table, text
 from causal_lvlm.storage import read_json, to_jsonable, versions, write_json
+from causal_lvlm.summary import MAX_POSITIONS, target_check
 from causal_lvlm.tokens import Target, TargetLike, resolve_target
 
 __all__ = ["HeadGraphs", "head_graphs"]
@@ -76,25 +77,20 @@ class HeadGraphs:
             If the file cannot be read or holds no such graphs.
         """
         value = read_json(path, KIND)
-        try:
-            target = value["target"]
-            return cls(
-                target=Target(
-                    positions=tuple(target["positions"]),
-                    token_ids=tuple(target["token_ids"]),
-                    text=target["text"],
-                    occurrence=(target["occurrence"][0], target["occurrence"][1]),
-                ),
-                graphs=tuple(HeadGraph.from_dict(graph) for graph in value["graphs"]),
-                parameters=value["parameters"],
-                model_id=value["model_id"],
-                revision=value["revision"],
-                versions=value["versions"],
-            )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise OutputError(
-                f"{str(path)!r} holds no complete graphs of heads ({error!r}); save them again"
-            ) from error
+        with reading(path, "graphs of heads"):
+            return cls(**_SAVED(value, ""))
+
+
+_SAVED = record(
+    {
+        "target": target_check(),
+        "graphs": many(HeadGraph.check(MAX_POSITIONS)),
+        "parameters": settings(),
+        "model_id": maybe(text),
+        "revision": maybe(text),
+        "versions": table(text),
+    }
+)
 
 
 def head_graphs(

@@ -15,16 +15,33 @@ from typing import Any
 
 import numpy as np
 
-from causal_lvlm.errors import OutputError
 from causal_lvlm.explanation.graphs import EVIDENCE, HeadGraph
 from causal_lvlm.explanation.tried import TriedSet
+from causal_lvlm.fields import (
+    Check,
+    damaged,
+    instance,
+    many,
+    maybe,
+    number,
+    reading,
+    record,
+    rows,
+    settings,
+    table,
+    text,
+    whole,
+)
+from causal_lvlm.npz import read_beside
 from causal_lvlm.storage import read_json, write_bytes, write_json
+from causal_lvlm.summary import check_summary, target_check
 from causal_lvlm.tokens import Target
 
 __all__ = ["ExplainingSet", "Explanation"]
 
 # Pairs without an edge whose separating sets still fit into a readable JSON file.
 MAX_PAIRS_IN_JSON = 50_000
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -114,16 +131,28 @@ class ExplainingSet:
         """
         return "" if self.size == 1 or self.minimality == "none" else self.minimality
 
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> ExplainingSet:
-        """Rebuild from JSON, where tuples have become lists."""
-        tuples = {
-            "positions": tuple(value["positions"]),
-            "units": tuple(tuple(u) for u in value["units"]),
-            "alternatives": tuple(tuple(a) for a in value["alternatives"]),
-            "predicted_after": tuple(value["predicted_after"]),
-        }
-        return cls(**{**value, **tuples})
+    @staticmethod
+    def check(n_positions: int) -> Check:
+        """Return the check of a saved set in a run of this length (see `causal_lvlm.fields`)."""
+        position = whole(0, n_positions - 1)
+        count, share = whole(0), maybe(number(0.0, 1.0 + 1e-6))
+        read = instance(
+            ExplainingSet,
+            positions=many(position), units=many(many(position, least=1)),
+            alternatives=many(many(position)), radius=maybe(count), head=maybe(count),
+            probability_before=share, probability_after=share, random_flip_rate=share,
+            n_random=count, model_runs=count, grown_size=maybe(count),
+        )  # fmt: skip
+
+        def check(value: Any, where: str) -> ExplainingSet:
+            found: ExplainingSet = read(value, where)
+            if sorted(found.positions) != sorted(p for unit in found.units for p in unit):
+                raise damaged(where, "has other positions than its units")
+            if found.verified and not found.units:
+                raise damaged(where, "is verified, but has no members")
+            return found
+
+        return check
 
 
 @dataclass(frozen=True)
@@ -256,7 +285,7 @@ class Explanation:
         """Return everything as plain data; `load` reads it back."""
         return {
             "kind": "explanation",
-            "format": 1,
+            "format": FORMAT,
             "target": asdict(self.target),
             "sentence": self.sentence(),
             "sets": {name: asdict(s) for name, s in self.sets.items()},
@@ -314,40 +343,51 @@ class Explanation:
         OutputError
             If a file is missing, damaged, or no explanation.
         """
-        value = read_json(path, "explanation")
-        try:
+        value = read_json(path, "explanation", format=FORMAT)
+        with reading(path, "explanation"):
             if "arrays" in value:
-                with np.load(Path(path).with_name(value["arrays"]), allow_pickle=False) as stored:
-                    for k, graph in enumerate(value["graphs"]):
-                        graph |= {
-                            name: stored[f"{k}/{name}"]
-                            for name in EVIDENCE
-                            if f"{k}/{name}" in stored.files
-                        }
+                _add_arrays(value, Path(path))
             return cls.from_dict(value)
-        except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
-            raise OutputError(f"{str(path)!r} is damaged or incomplete: {error!r}") from error
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Explanation:
-        """Invert `to_dict`."""
-        target = value["target"]
-        plain = (
-            "mode", "tester", "against", "masking", "backend", "graph_outcome", "model_runs",
-            "parameters", "versions", "model_id", "revision", "seed", "seconds",
-        )  # fmt: skip
-        return cls(
-            target=Target(
-                positions=tuple(target["positions"]),
-                token_ids=tuple(target["token_ids"]),
-                text=target["text"],
-                occurrence=(target["occurrence"][0], target["occurrence"][1]),
-            ),
-            sets={name: ExplainingSet.from_dict(s) for name, s in value["sets"].items()},
-            graphs=tuple(HeadGraph.from_dict(g) for g in value["graphs"]),
-            dropped_heads=tuple(value["dropped_heads"]),
-            excluded=tuple((e[0], e[1]) for e in value["excluded"]),
-            summary=value["trace"],
-            tried=tuple(TriedSet.from_dict(t) for t in value.get("tried", ())),
-            **{name: value[name] for name in plain},
-        )
+        """Invert `to_dict`.
+
+        Raises
+        ------
+        OutputError
+            If a field is missing, or is not what it must be.
+        """
+        layout = check_summary(value.get("trace"), "trace")
+        n = len(layout)
+        fields = record(
+            {
+                "target": target_check(layout.token_ids, layout.n_prompt),
+                "sets": table(ExplainingSet.check(n), least=1),
+                "mode": text, "tester": text, "against": maybe(text),
+                "masking": text, "backend": text, "graph_outcome": text,
+                "graphs": many(HeadGraph.check(n)),
+                "dropped_heads": many(text),
+                "excluded": many(rows(whole(0, n - 1), text)),
+                "model_runs": whole(0),
+                "parameters": settings(layer_remark=maybe(text)),
+                "versions": table(text),
+                "model_id": text, "revision": maybe(text),
+                "seed": whole(None, None), "seconds": number(0.0),
+                "tried": many(TriedSet.check(n)),
+            },
+            {"tried"},
+        )(value, "")  # fmt: skip
+        for name, one in fields["sets"].items():
+            if one.scope != name:
+                raise damaged(f"sets.{name}", f"is of the scope {one.scope!r}")
+        return cls(summary=value["trace"], **fields)
+
+
+def _add_arrays(value: dict[str, Any], path: Path) -> None:
+    """Put the evidence that lies in a file beside the explanation where it belongs."""
+    stored = read_beside(path, value)
+    graphs = many(lambda graph, where: graph)(value.get("graphs"), "graphs")
+    for k, graph in enumerate(graphs):
+        if isinstance(graph, dict):
+            graph |= {n: stored[f"{k}/{n}"] for n in EVIDENCE if f"{k}/{n}" in stored}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from causal_lvlm.explanation.evaluator import SubsetEvaluator
+from causal_lvlm.fields import Check, instance, many, number, whole
 
 __all__ = ["MAX_TRIED", "TriedSet", "tried_sets"]
 
@@ -40,15 +40,14 @@ class TriedSet:
     changed: bool
     margin: float
 
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> TriedSet:
-        """Rebuild from JSON, where tuples have become lists."""
-        return cls(
-            units=tuple(tuple(u) for u in value["units"]),
-            probability=float(value["probability"]),
-            first_choice=tuple(value["first_choice"]),
-            changed=bool(value["changed"]),
-            margin=float(value["margin"]),
+    @staticmethod
+    def check(n_positions: int) -> Check:
+        """Return the check of a saved one in a run of this length (see `causal_lvlm.fields`)."""
+        position = whole(0, n_positions - 1)
+        return instance(
+            TriedSet,
+            units=many(many(position, least=1)),
+            probability=number(0.0, 1.0 + 1e-6, nan=True),
         )
 
 

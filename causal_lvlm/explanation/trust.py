@@ -23,8 +23,9 @@ import numpy as np
 from causal_lvlm.arrays import FloatArray, IntArray, frozen
 from causal_lvlm.checks import whole_number
 from causal_lvlm.correlation import TokenCorrelation, attention_correlations
-from causal_lvlm.errors import OutputError, StructureError
+from causal_lvlm.errors import StructureError
 from causal_lvlm.explanation.changed import LEARN_OPTIONS, ChangedTrace, influence_products
+from causal_lvlm.fields import array, damaged, many, maybe, number, reading, record, whole
 from causal_lvlm.storage import read_json, to_jsonable, write_json
 from causal_lvlm.structure.aggregate import aggregate_graphs
 from causal_lvlm.structure.learn import learn_structure
@@ -35,14 +36,17 @@ from causal_lvlm.structure.resample import (
     shuffled_turns,
     stop_if_interrupted,
 )
-from causal_lvlm.structure.stability import EdgeStability
+from causal_lvlm.structure.stability import EdgeStability, saved_runs
 from causal_lvlm.structure.weights import jittered
+from causal_lvlm.summary import MAX_POSITIONS, target_check
 from causal_lvlm.tokens import Target, TargetLike, resolve_target
 
 __all__ = ["TargetStability", "explanation_stability", "target_stability"]
 
 KIND = "target-stability"
 Members = tuple[tuple[int, ...], ...]
+_POSITION = whole(0, MAX_POSITIONS)
+MAX_NODES = 5_000  # five numbers for each pair are made of a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,49 +108,55 @@ class TargetStability:
             If the file cannot be read or holds no such result.
         """
         value = read_json(path, KIND)
-        try:
+        with reading(path, "stability"):
             return cls.from_dict(value)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise OutputError(
-                f"{str(path)!r} holds no complete stability ({error!r}); save it again"
-            ) from error
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> TargetStability:
-        """Rebuild what `save` wrote from its JSON."""
-        n = len(value["members"])
+        """Rebuild what `save` wrote from its JSON.
+
+        Raises
+        ------
+        OutputError
+            If a field is missing, or is not what it must be.
+        """
+        n = len(record({"members": many(many(_POSITION, least=1), least=1)})(value, "")["members"])
+        if n > MAX_NODES:
+            raise damaged("members", f"are {n}; at most {MAX_NODES} nodes are read")
+        share, node = number(0.0, 1.0 + 1e-9), whole(0, n - 1)
+        marks_of = array(np.float64, 3, low=0.0, high=1.0 + 1e-9)
+        fields = record(
+            {
+                "edges": many(
+                    record({"source": node, "target": node, "frequency": share,
+                            "marks_source": marks_of, "marks_target": marks_of})
+                ),
+                "edge_counts": array(np.int64, None, low=0),
+                "positions": array(np.int64, n, low=0, high=MAX_POSITIONS),
+                "members": many(many(_POSITION, least=1)),
+                "target_node": node,
+                "runs_without_target": whole(0),
+                "answer_target": maybe(target_check()),
+            }
+        )(value, "")  # fmt: skip
         frequency, marks = np.zeros((n, n)), np.zeros((n, n, 4))
-        for edge in value["edges"]:
+        for edge in fields["edges"]:
             i, j = edge["source"], edge["target"]
             frequency[i, j] = frequency[j, i] = edge["frequency"]
             marks[j, i, 1:], marks[i, j, 1:] = edge["marks_source"], edge["marks_target"]
         marks[:, :, 0] = 1.0 - marks[:, :, 1:].sum(axis=2)
-        edges = EdgeStability(
-            edge_frequency=frequency,
-            mark_frequency=marks,
-            edge_counts=np.array(value["edge_counts"]),
-            n_runs=value["runs"],
-            incomplete_runs=value["incomplete_runs"],
-            parameters=value["parameters"],
-            versions=value["versions"],
-            names=None if value["names"] is None else tuple(value["names"]),
-            kind=value["graph"],
-        )
-        found = value["answer_target"]
         return cls(
-            edges=edges,
-            positions=np.array(value["positions"]),
-            members=tuple(tuple(m) for m in value["members"]),
-            target_node=value["target_node"],
-            runs_without_target=value["runs_without_target"],
-            target=None
-            if found is None
-            else Target(
-                positions=tuple(found["positions"]),
-                token_ids=tuple(found["token_ids"]),
-                text=found["text"],
-                occurrence=(found["occurrence"][0], found["occurrence"][1]),
+            edges=EdgeStability(
+                edge_frequency=frequency,
+                mark_frequency=marks,
+                edge_counts=fields["edge_counts"],
+                **saved_runs(value, n),
             ),
+            target=fields["answer_target"],
+            **{
+                name: fields[name]
+                for name in ("positions", "members", "target_node", "runs_without_target")
+            },
         )
 
 

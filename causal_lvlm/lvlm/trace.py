@@ -20,14 +20,27 @@ from causal_lvlm.arrays import BoolArray, Float32Array, FloatArray, IntArray, fr
 from causal_lvlm.errors import (
     CausalLVLMError,
     DetachedTraceError,
-    OutputError,
     SelfCheckError,
     UnsupportedModelError,
 )
+from causal_lvlm.fields import (
+    array,
+    instance,
+    many,
+    maybe,
+    reading,
+    record,
+    settings,
+    table,
+    text,
+    whole,
+)
 from causal_lvlm.lvlm.results import BackendCheck, Evaluation, SelfCheck
 from causal_lvlm.lvlm.verbs import ProbeVerbs
-from causal_lvlm.storage import decode_image, encode_image, read_json, write_json
-from causal_lvlm.tokens import ImageGrid, Target, TargetLike, TokenLayout, resolve_target
+from causal_lvlm.rasters import decode_images, encode_image
+from causal_lvlm.storage import read_json, write_json
+from causal_lvlm.summary import check_summary, pictures_of
+from causal_lvlm.tokens import Target, TargetLike, TokenLayout, resolve_target
 
 if TYPE_CHECKING:
     from causal_lvlm.lvlm.cross import ImageAttention
@@ -382,33 +395,24 @@ class Trace(ProbeVerbs):
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Trace:
-        """Invert `to_dict`; the result has no model."""
-        encoded = [value["image"], *value.get("more_images", [])]
-        images = tuple(decode_image(image) for image in encoded if image is not None)
-        layout = TokenLayout(
-            tokens=tuple(value["tokens"]),
-            token_ids=np.array(value["token_ids"]),
-            modality=np.array(value["modality"]),
-            grids=tuple(
-                ImageGrid(**{**grid, "image_size": tuple(grid["image_size"])})
-                for grid in value["grids"]
-            ),
-            words=np.array(value["words"]),
-            n_prompt=int(value["n_prompt"]),
-        )
-        return cls(
-            prompt=value["prompt"],
-            answer=value["answer"],
-            image=images[0] if images else None,
-            images=images,
-            layout=layout,
-            log_probs=np.array(value["log_probs"], dtype=np.float64),
-            self_check=SelfCheck(**value["self_check"]),
-            model_id=value["model_id"],
-            revision=value["revision"],
-            versions=value["versions"],
-            parameters=value["parameters"],
-        )
+        """Invert `to_dict`; the result has no model.
+
+        Raises
+        ------
+        OutputError
+            If a field is missing, or is not what it must be.
+        """
+        layout = check_summary(value)
+        fields = record(
+            {
+                "prompt": text, "answer": text, "model_id": text, "revision": maybe(text),
+                "log_probs": array(np.float64, len(layout) - layout.n_prompt, nan=True),
+                "self_check": instance(SelfCheck), "versions": table(text),
+                "parameters": settings(blocked=many(whole(0, len(layout) - 1))),
+            }
+        )(value, "")  # fmt: skip
+        images = decode_images(pictures_of(value), "image")
+        return cls(layout=layout, image=images[0] if images else None, images=images, **fields)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
@@ -420,7 +424,5 @@ class Trace(ProbeVerbs):
             If the file cannot be read or is no saved trace.
         """
         value = read_json(path, _KIND)
-        try:
+        with reading(path, "trace"):
             return cls.from_dict(value)
-        except (KeyError, TypeError, ValueError) as error:
-            raise OutputError(f"{str(path)!r} is damaged: {error!r}") from error

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from causal_lvlm.errors import OutputError
+from causal_lvlm.fields import (
+    Check,
+    flag,
+    instance,
+    many,
+    maybe,
+    number,
+    reading,
+    record,
+    settings,
+    table,
+    text,
+    whole,
+)
 from causal_lvlm.storage import read_json, to_jsonable, versions, write_json
+from causal_lvlm.summary import target_check
 from causal_lvlm.tokens import Target
 
 __all__ = ["Measured", "MetricInfo", "MetricTable", "MetricValue"]
@@ -225,29 +239,62 @@ class MetricTable:
             If the file cannot be read or is no saved table.
         """
         value = read_json(path, KIND)
-        try:
+        with reading(path, "table of metrics"):
             return cls.from_dict(value)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise OutputError(
-                f"{str(path)!r} is no complete table of metrics ({error!r}); save it again"
-            ) from error
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> MetricTable:
-        """Invert `to_dict`."""
-        target = value["target"]
-        return cls(
-            values=tuple(MetricValue(**v) for v in value["values"]),
-            target=Target(
-                positions=tuple(target["positions"]),
-                token_ids=tuple(target["token_ids"]),
-                text=target["text"],
-                occurrence=(target["occurrence"][0], target["occurrence"][1]),
-            ),
-            parameters=value["parameters"],
-            model_runs=value["model_runs"],
-            seconds=value["seconds"],
-            model_id=value["model_id"],
-            revision=value["revision"],
-            versions=value["versions"],
+        """Invert `to_dict`.
+
+        Raises
+        ------
+        OutputError
+            If a field is missing, or is not what it must be.
+        """
+        return cls(**_TABLE(value, ""))
+
+
+_MASKED = {
+    "mode": text,
+    "budget": whole(0),
+    "rows": many(
+        record(
+            {"k": whole(0), "positions": many(whole(0)), "probability": number(0.0, 1.0 + 1e-6),
+             "first_choice": many(text), "changed": flag}
         )
+    ),
+}  # fmt: skip
+
+
+def _value_check() -> Check:
+    from causal_lvlm.metrics.masked_top import MASKED_TOP
+
+    counts = {"model_runs": whole(0), "asked": whole(0)}
+    read = instance(MetricValue, detail=settings(), **counts)
+    masked = record(_MASKED)
+
+    def check(value: Any, where: str) -> MetricValue:
+        found: MetricValue = read(value, where)
+        if found.metric.startswith(MASKED_TOP):  # the page shows what stands in there
+            return replace(found, detail={**found.detail, **masked(found.detail, where)})
+        return found
+
+    return check
+
+
+def _values(value: Any, where: str) -> tuple[MetricValue, ...]:
+    return many(_value_check())(value, where)
+
+
+_TABLE = record(
+    {
+        "target": target_check(),
+        "values": _values,
+        "parameters": settings(steps=maybe(whole(0))),
+        "model_runs": whole(0),
+        "seconds": number(0.0),
+        "model_id": maybe(text),
+        "revision": maybe(text),
+        "versions": table(text),
+    }
+)

@@ -14,11 +14,17 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
-import numpy as np
 
-from causal_lvlm.errors import StructureError
+from causal_lvlm.errors import OutputError, StructureError
+from causal_lvlm.fields import choice, many, maybe, record, text, whole
 from causal_lvlm.storage import write_bytes
-from causal_lvlm.structure.named import NamedGraph, check_confidence, check_kind, node_texts
+from causal_lvlm.structure.named import (
+    NamedGraph,
+    check_confidence,
+    check_kind,
+    empty_marks,
+    node_texts,
+)
 from causal_lvlm.structure.pag import ARROW, CIRCLE, PAG, TAIL, edge_symbol, edges
 
 if TYPE_CHECKING:
@@ -97,7 +103,7 @@ def from_networkx(graph: nx.Graph) -> NamedGraph:
     if None in labels or len({str(label) for label in labels}) < len(labels):
         labels = list(graph.nodes)
     position = {node: k for k, node in enumerate(graph.nodes)}
-    marks = np.zeros((len(position), len(position)), dtype=np.uint8)
+    marks = empty_marks(len(position))
     marked = False
     for u, v, data in graph.edges(data=True):
         i, j = position[u], position[v]
@@ -206,7 +212,7 @@ def to_dict(
     }
 
 
-def from_dict(value: dict[str, Any]) -> PAG:
+def from_dict(value: Any) -> PAG:
     """Invert `to_dict`.
 
     Raises
@@ -214,18 +220,10 @@ def from_dict(value: dict[str, Any]) -> PAG:
     StructureError
         If the value does not describe a PAG.
     """
-    try:
-        n = len(value["nodes"])
-        marks = [[0] * n for _ in range(n)]
-        for edge in value["edges"]:
-            marks[edge["source"]][edge["target"]] = _CODES[edge["mark_target"]]
-            marks[edge["target"]][edge["source"]] = _CODES[edge["mark_source"]]
-    except (KeyError, IndexError, TypeError) as error:
-        raise StructureError(f"not a PAG as `to_dict` writes it: {error!r}") from error
-    return PAG(marks)  # type: ignore[arg-type]
+    return named_from_dict(value).pag
 
 
-def named_from_dict(value: dict[str, Any]) -> NamedGraph:
+def named_from_dict(value: Any) -> NamedGraph:
     """Invert `to_dict`, names and kind included (labels that are not all different are numbered).
 
     Raises
@@ -233,11 +231,25 @@ def named_from_dict(value: dict[str, Any]) -> NamedGraph:
     StructureError
         If the value does not describe a graph.
     """
-    pag = from_dict(value)
-    labels = [str(node.get("label", k)) for k, node in enumerate(value["nodes"])]
-    if len(set(labels)) < len(labels):
-        labels = [str(k) for k in range(len(labels))]
-    return NamedGraph(pag, tuple(labels), value.get("kind"))
+    try:
+        labels = record({"nodes": many(record({"label": text}, {"label"}))})(value, "")["nodes"]
+        n = len(labels)
+        mark, node = choice(*_CODES), whole(0, n - 1)
+        edge = record({"source": node, "target": node, "mark_source": mark, "mark_target": mark})
+        found = record({"edges": many(edge), "kind": maybe(text)}, {"kind"})(value, "")
+    except OutputError as error:
+        raise StructureError(f"not a PAG as `to_dict` writes it: {error}") from error
+    marks = empty_marks(n)
+    for one in found["edges"]:
+        i, j = one["source"], one["target"]
+        pair = _CODES[one["mark_source"]], _CODES[one["mark_target"]]
+        if marks[i, j] and pair != (marks[j, i], marks[i, j]):
+            raise StructureError(f"two edges between {i} and {j} have different marks")
+        marks[j, i], marks[i, j] = pair
+    names = [one.get("label", str(k)) for k, one in enumerate(labels)]
+    if len(set(names)) < n:
+        names = [str(k) for k in range(n)]
+    return NamedGraph(PAG(marks), tuple(names), found.get("kind"))
 
 
 def to_json(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import networkx as nx
-import numpy as np
-
 from causal_lvlm.errors import OutputError, StructureError
-from causal_lvlm.structure.export import from_networkx, named_from_dict
+from causal_lvlm.fields import many, maybe, plain, record, text, whole
+from causal_lvlm.storage import parse_json, read_bytes
+from causal_lvlm.structure.export import named_from_dict
+from causal_lvlm.structure.graphml import from_graphml
 from causal_lvlm.structure.named import NamedGraph
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.structure.result import LearnedStructure
@@ -42,21 +41,25 @@ def read_graph(path: str | os.PathLike[str], kind: str | None = None) -> NamedGr
         If it cannot be read.
     """
     file = Path(path)
+    data = read_bytes(file)
     try:
-        if file.suffix.lower() == ".graphml":
-            return from_networkx(nx.read_graphml(file))
-        text = file.read_text(encoding="utf-8")
-        if file.suffix.lower() == ".json":
-            return _from_json(json.loads(text), file)
-        return from_tetrad(text) if "Graph Nodes:" in text else from_pcalg(text, kind)
-    except StructureError as error:
-        raise StructureError(f"{str(path)!r} holds no graph: {error}") from error
+        suffix = file.suffix.lower()
+        if suffix == ".graphml":
+            return from_graphml(data)
+        if suffix == ".json":
+            return _from_json(parse_json(data), file)
+        words = data.decode("utf-8-sig")
+        return from_tetrad(words) if "Graph Nodes:" in words else from_pcalg(words, kind)
     except OutputError:
         raise
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutputError(f"cannot read a graph from {str(path)!r}: {error}") from error
-    except (ValueError, SyntaxError, nx.NetworkXError) as error:  # JSON, XML, GraphML
+    except ValueError as error:  # StructureError among them
         raise StructureError(f"{str(path)!r} holds no graph: {error}") from error
+
+
+_MARKS = record(
+    {"marks": many(many(whole(0, 3))), "names": maybe(many(plain)), "kind": maybe(text)},
+    {"names", "kind"},
+)
 
 
 def _from_json(value: Any, file: Path) -> NamedGraph:
@@ -65,9 +68,10 @@ def _from_json(value: Any, file: Path) -> NamedGraph:
         names = learned.names or tuple(str(k) for k in range(learned.n_nodes))
         return NamedGraph(learned.pag, names, learned.kind)
     if isinstance(value, dict) and "marks" in value:
-        pag = PAG(np.array(value["marks"]))  # type: ignore[arg-type]
-        given = value.get("names") or range(pag.n_nodes)
-        return NamedGraph(pag, tuple(str(name) for name in given), value.get("kind"))
+        found = _MARKS(value, "")
+        pag = PAG([list(row) for row in found["marks"]])  # type: ignore[arg-type]
+        given = found.get("names") or range(pag.n_nodes)
+        return NamedGraph(pag, tuple(str(name) for name in given), found.get("kind"))
     if not isinstance(value, dict) or "nodes" not in value:
         raise StructureError("neither nodes and edges nor marks")
     return named_from_dict(value)

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from causal_lvlm.arrays import FloatArray, frozen
+from causal_lvlm.arrays import FloatArray, UInt8Array, frozen
 from causal_lvlm.errors import StructureError
 from causal_lvlm.structure.pag import ARROW, CIRCLE, PAG, TAIL
 
-__all__ = ["NamedGraph", "check_confidence", "check_kind", "node_texts"]
+__all__ = ["NamedGraph", "check_confidence", "check_kind", "empty_marks", "node_texts"]
 
 KINDS = ("pag", "cpdag")
+MAX_NODES = 20_000  # of a graph from a file; its matrix of marks has the square of it
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,19 @@ def check_kind(pag: PAG, kind: str) -> None:
             "a CPDAG has only the edges --> and ---, but this graph has circles or <->; "
             "is it a PAG (kind='pag')?"
         )
+
+
+def empty_marks(n: int) -> UInt8Array:
+    """Return the marks of a graph without edges, uint8 (n, n), to be filled from a file.
+
+    Raises
+    ------
+    StructureError
+        If a file names more nodes than a graph can have here.
+    """
+    if n > MAX_NODES:
+        raise StructureError(f"a graph of {n} nodes is too large; at most {MAX_NODES} are read")
+    return np.zeros((n, n), dtype=np.uint8)
 
 
 def node_texts(pag: PAG, labels: Sequence[str] | None) -> list[str]:

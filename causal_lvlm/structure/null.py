@@ -32,9 +32,23 @@ from causal_lvlm.arrays import BoolArray, FloatArray, IntArray, UInt8Array, froz
 from causal_lvlm.checks import check_choice, whole_number
 from causal_lvlm.covariance import correlation_of_rows
 from causal_lvlm.errors import AttentionError, OutputError, StructureError
+from causal_lvlm.fields import (
+    array,
+    choice,
+    many,
+    maybe,
+    reading,
+    record,
+    settings,
+    table,
+    text,
+    whole,
+)
+from causal_lvlm.npz import read_beside
 from causal_lvlm.storage import read_json, to_jsonable, versions, write_bytes, write_json
 from causal_lvlm.structure.inputs import correlation_from_data
 from causal_lvlm.structure.learn import learn_structure
+from causal_lvlm.structure.named import KINDS, check_kind
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.structure.resample import Sampled, checked_table, in_threads, stop_if_interrupted
 from causal_lvlm.structure.tables import checked_names
@@ -197,25 +211,28 @@ class NullEdges:
             If a file is missing, unreadable or holds something else.
         """
         value = read_json(path, _KIND)
-        try:
-            with np.load(
-                Path(path).with_name(str(value.get("arrays"))), allow_pickle=False
-            ) as stored:
-                data = {name: stored[name] for name in stored.files}
-            names = value["names"]
-            return cls(
-                PAG(data["marks"]),
-                data["counts"],
-                data["degrees"],
-                data["pair_frequency"],
-                parameters=value["parameters"],
-                versions=value["versions"],
-                names=None if names is None else tuple(names),
-                kind=value["graph"],
-                incomplete=value["incomplete"],
-            )
-        except (OSError, KeyError, ValueError) as error:
-            raise OutputError(f"cannot read a saved null from {str(path)!r}: {error}") from error
+        with reading(path, "null"):
+            fields = record({"nodes": whole(0), "permutations": whole(1), "graph": choice(*KINDS)})
+            n, runs, kind = fields(value, "").values()
+            arrays = record(
+                {
+                    "marks": array(np.int64, n, n),
+                    "counts": array(np.int64, runs, low=0),
+                    "degrees": array(np.int64, runs, n, low=0),
+                    "pair_frequency": array(np.float64, n, n, low=0.0, high=1.0 + 1e-9),
+                }
+            )(read_beside(path, value), "")
+            pag = PAG(arrays.pop("marks"))
+            check_kind(pag, kind)
+            more = record(
+                {
+                    "parameters": settings(),
+                    "versions": table(text),
+                    "names": maybe(many(text, length=n)),
+                    "incomplete": whole(0),
+                }
+            )(value, "")
+            return cls(pag, **arrays, kind=kind, **more)
 
 
 def null_edges(

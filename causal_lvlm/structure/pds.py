@@ -16,6 +16,7 @@ import numpy as np
 
 from causal_lvlm.arrays import IntArray, frozen
 from causal_lvlm.errors import StructureError
+from causal_lvlm.fields import Check, array, record
 from causal_lvlm.structure.pag import PAG
 
 if TYPE_CHECKING:
@@ -131,6 +132,16 @@ class PDSTree:
             What `to_dict` returned.
         """
         return cls(value["node"], value["parent"], value["depth"])
+
+    @staticmethod
+    def check(n_nodes: int) -> Check:
+        """Return the check of a saved tree in a graph of this size (see `causal_lvlm.fields`)."""
+        numbers = array(np.int64, None, low=-1)
+        read = record(
+            {"node": array(np.int64, None, low=0, high=n_nodes - 1), "parent": numbers,
+             "depth": numbers}
+        )  # fmt: skip
+        return lambda value, where: PDSTree(**read(value, where))
 
 
 def pds_tree(

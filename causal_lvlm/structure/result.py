@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import operator
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +15,15 @@ from scipy import special
 
 from causal_lvlm.arrays import IntArray, frozen
 from causal_lvlm.errors import OutputError, StructureError
+from causal_lvlm.fields import array, choice, many, maybe, reading, record, text, whole
+from causal_lvlm.npz import read_beside
 from causal_lvlm.storage import read_json, versions, write_bytes, write_json
 from causal_lvlm.structure import export
 from causal_lvlm.structure.checks import smallest_eigenvalue
 from causal_lvlm.structure.evidence import PairEvidence, pair_index
+from causal_lvlm.structure.named import check_kind
 from causal_lvlm.structure.pag import PAG
+from causal_lvlm.structure.saved import SUMMARY, evidence_arrays, separations
 from causal_lvlm.structure.validity import Violation, check_validity
 
 if TYPE_CHECKING:
@@ -321,39 +324,28 @@ class LearnedStructure:
             If a file is missing, unreadable or holds something else.
         """
         value = read_json(path, _KIND)
-        arrays = Path(path).with_name(str(value.get("arrays")))
-        try:
-            with np.load(arrays, allow_pickle=False) as stored:
-                data: Mapping[str, Any] = {name: stored[name] for name in stored.files}
-            eigenvalue = value["smallest_eigenvalue"]
+        with reading(path, "structure"):
+            data = read_beside(path, value)
+            n = record({"nodes": whole(0)})(value, "")["nodes"]
+            pag = PAG(record({"marks": array(np.int64, n, n)})(data, "")["marks"])
+            more = record(
+                {
+                    "graph": choice("pag", "cpdag"),
+                    "unfinished_size": maybe(whole(0)),
+                    "edges_left": whole(0),
+                    "names": maybe(many(text, length=n)),
+                    "notes": many(text),
+                }
+            )(value, "")
+            check_kind(pag, more["graph"])
+            summary = SUMMARY(value, "")
+            eigenvalue = summary.pop("smallest_eigenvalue")
             return cls(
-                pag=PAG(data["marks"]),
-                separator_start=data["separator_start"],
-                separator_nodes=data["separator_nodes"],
-                undecided=data["undecided"],
-                unseparated=data["unseparated"],
-                evidence=_loaded_evidence(data),
-                tests_per_size=tuple(value["tests_per_size"]),
-                complete=value["complete"],
-                stopped=value["stopped"],
-                unfinished_size=value["unfinished_size"],
-                edges_left=value["edges_left"],
-                names=None if value["names"] is None else tuple(value["names"]),
-                notes=tuple(value["notes"]),
-                conflicts=value["conflicts"],
-                thresholds=tuple(value["thresholds"]),
-                parameters=value["parameters"],
-                versions=value["versions"],
-                kind=value["graph"],
+                pag=pag,
+                **separations(pag, data),
+                evidence=evidence_arrays(n, data, lead="evidence_"),
+                kind=more.pop("graph"),
                 _eigenvalue=math.nan if eigenvalue is None else eigenvalue,
+                **summary,
+                **more,
             )
-        except (OSError, KeyError, ValueError) as error:
-            raise OutputError(
-                f"cannot read a saved structure from {str(path)!r}: {error}"
-            ) from error
-
-
-def _loaded_evidence(data: Mapping[str, Any]) -> PairEvidence | None:
-    if "evidence_weakest" not in data:
-        return None
-    return PairEvidence(*(data[f"evidence_{name}"] for name in _EVIDENCE))

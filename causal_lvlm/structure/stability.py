@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,20 @@ import numpy as np
 from causal_lvlm.arrays import FloatArray, IntArray, UInt8Array, frozen
 from causal_lvlm.checks import check_choice, whole_number
 from causal_lvlm.errors import OutputError, StructureError
+from causal_lvlm.fields import (
+    array,
+    choice,
+    many,
+    maybe,
+    number,
+    reading,
+    record,
+    settings,
+    table,
+    text,
+    whole,
+)
+from causal_lvlm.npz import read_beside
 from causal_lvlm.storage import read_json, to_jsonable, versions, write_bytes, write_json
 from causal_lvlm.structure.aggregate import majority_marks
 from causal_lvlm.structure.learn import learn_structure
@@ -207,27 +221,40 @@ class EdgeStability:
             If a file is missing, unreadable or holds something else.
         """
         value = read_json(path, _KIND)
-        try:
-            with np.load(
-                Path(path).with_name(str(value.get("arrays"))), allow_pickle=False
-            ) as stored:
-                data = {name: stored[name] for name in stored.files}
-            names = value["names"]
-            return cls(
-                edge_frequency=data["edge_frequency"],
-                mark_frequency=data["mark_frequency"],
-                edge_counts=data["edge_counts"],
-                n_runs=value["runs"],
-                incomplete_runs=value["incomplete_runs"],
-                parameters=value["parameters"],
-                versions=value["versions"],
-                names=None if names is None else tuple(names),
-                kind=value["graph"],
-            )
-        except (OSError, KeyError, ValueError) as error:
-            raise OutputError(
-                f"cannot read a saved stability from {str(path)!r}: {error}"
-            ) from error
+        with reading(path, "stability"):
+            n = record({"nodes": whole(1)})(value, "")["nodes"]
+            share = {"low": 0.0, "high": 1.0 + 1e-9}
+            arrays = record(
+                {
+                    "edge_frequency": array(np.float64, n, n, **share),
+                    "mark_frequency": array(np.float64, n, n, 4, **share),
+                    "edge_counts": array(np.int64, None, low=0),
+                }
+            )(read_beside(path, value), "")
+            return cls(**arrays, **saved_runs(value, n))
+
+
+def saved_runs(value: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """Return the checked fields of a saved stability of n nodes, except for its arrays.
+
+    Raises
+    ------
+    OutputError
+        If one is missing, or is not what it must be.
+    """
+    fields = record(
+        {
+            "runs": whole(1),
+            "incomplete_runs": whole(0),
+            "parameters": settings(
+                kind=text, seed=whole(None, None), jitter=maybe(number(0.0)),
+            ),
+            "versions": table(text),
+            "names": maybe(many(text, length=n)),
+            "graph": choice("pag", "cpdag"),
+        }
+    )(value, "")  # fmt: skip
+    return {"n_runs": fields.pop("runs"), "kind": fields.pop("graph"), **fields}
 
 
 def edge_stability(

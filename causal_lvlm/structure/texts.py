@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from causal_lvlm.errors import StructureError
-from causal_lvlm.structure.named import NamedGraph, check_kind, node_texts
+from causal_lvlm.structure.named import NamedGraph, check_kind, empty_marks, node_texts
 from causal_lvlm.structure.pag import ARROW, CIRCLE, PAG, TAIL, edge_symbol, edges
 
 __all__ = ["from_pcalg", "from_tetrad", "tetrad_names", "to_pcalg", "to_tetrad"]
@@ -211,7 +211,7 @@ def from_tetrad(text: str) -> NamedGraph:
     if not names:
         raise StructureError("no Tetrad graph: a line 'Graph Nodes:' and the names are missing")
     number = {name: node for node, name in enumerate(names)}
-    marks = np.zeros((len(names), len(names)), dtype=np.uint8)
+    marks = empty_marks(len(names))
     for left, at_left, at_right, right in found:
         unknown = [name for name in (left, right) if name not in number]
         if unknown:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from causal_lvlm.errors import OutputError
 from causal_lvlm.explanation.names import TokenNames, visible
-from causal_lvlm.storage import decode_image
-from causal_lvlm.tokens import ImageGrid, TokenLayout
+from causal_lvlm.rasters import decode_images
+from causal_lvlm.summary import check_summary, pictures_of
+from causal_lvlm.tokens import TokenLayout
 
 __all__ = ["TraceView", "member_numbers", "view_of"]
 
@@ -190,7 +190,7 @@ def view_of(trace: Any) -> TraceView:
     Raises
     ------
     OutputError
-        If a mapping lacks a part that a report needs.
+        If a mapping lacks a part that a report needs, or one is not what it must be.
     """
     if isinstance(trace, TraceView):
         return trace
@@ -221,48 +221,15 @@ def _plain(value: Any) -> Any:
 
 
 def _from_mapping(summary: Mapping[str, Any]) -> TraceView:
-    try:
-        source = summary["layout"] if isinstance(summary.get("layout"), Mapping) else summary
-        grids = tuple(
-            ImageGrid(
-                image=int(grid.get("image", 0)),
-                tile=int(grid.get("tile", 0)),
-                rows=int(grid["rows"]),
-                cols=int(grid["cols"]),
-                positions=np.asarray(grid["positions"], dtype=np.int64),
-                boxes=np.asarray(grid["boxes"], dtype=np.float64).reshape(-1, 4),
-                image_size=(int(grid["image_size"][0]), int(grid["image_size"][1])),
-            )
-            for grid in source["grids"]
-        )
-        layout = TokenLayout(
-            tokens=tuple(source["tokens"]),
-            token_ids=np.asarray(source["token_ids"], dtype=np.int64),
-            modality=np.asarray(source["modality"], dtype=np.str_),
-            grids=grids,
-            words=np.asarray(source["words"], dtype=np.int64),
-            n_prompt=int(source["n_prompt"]),
-        )
-        encoded = [summary["image"], *summary.get("more_images", ())]
-        images = tuple(decode_image(text) for text in encoded if text is not None)
-        prompt, answer = str(summary["prompt"]), str(summary["answer"])
-    except KeyError as error:
-        raise OutputError(
-            f"the saved trace has no {error.args[0]!r}; a report needs image, layout, prompt and "
-            "answer as Trace.to_dict() writes them"
-        ) from error
-    if any(grid.image >= len(images) for grid in grids):
-        raise OutputError(
-            f"the saved trace has {len(images)} of {max(g.image for g in grids) + 1} images; a "
-            "report needs all that Trace.to_dict() writes"
-        )
+    layout = check_summary(summary, "trace")
+    images = decode_images(pictures_of(summary), "trace.image")
     kept = ("self_check", "parameters", "versions", "log_probs")
     return TraceView(
         image=images[0] if images else None,
         images=images,
         layout=layout,
-        prompt=prompt,
-        answer=answer,
+        prompt=summary["prompt"],
+        answer=summary["answer"],
         model_id=str(summary.get("model_id") or ""),
         revision=str(summary.get("revision") or ""),
         details={name: summary[name] for name in kept if summary.get(name) is not None},

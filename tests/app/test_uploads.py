@@ -46,7 +46,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
         raise AssertionError("decoded")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", never)
-    with pytest.raises(ImageError, match="far more pixels than the 25 million"):
+    with pytest.raises(ImageError, match="far more pixels than"):
         checked_image(bomb())
 
 
