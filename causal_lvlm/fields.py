@@ -75,18 +75,18 @@ def reading(path: Any, what: str) -> Iterator[None]:
     try:
         yield
     except (CausalLVLMError, ValueError) as error:
-        raise OutputError(f"{str(path)!r} is no whole {what}: {error}; save it again") from error
+        raise OutputError(f"{str(path)!r} is no complete {what}: {error}; save it again") from error
 
 
 def text(value: Any, where: str) -> str:
-    """Text."""
+    """Check that it is text."""
     if not isinstance(value, str):
         raise refuse(where, "text", value)
     return value
 
 
 def flag(value: Any, where: str) -> bool:
-    """True or false."""
+    """Check that it is true or false."""
     if not isinstance(value, bool):
         raise refuse(where, "true or false", value)
     return value
@@ -208,7 +208,7 @@ def settings(**known: Check) -> Check:
 
 
 def plain(value: Any, where: str, depth: int = DEPTH) -> Any:
-    """Anything that JSON can say, nested no deeper than `DEPTH`; it is returned as it is."""
+    """Let pass what JSON can say, nested no deeper than `DEPTH`."""
     if isinstance(value, (Mapping, list, tuple)):
         if not depth:
             raise damaged(where, f"is nested more than {DEPTH} levels deep")

@@ -18,7 +18,6 @@ import numpy.typing as npt
 from causal_lvlm.arrays import FloatArray, frozen
 from causal_lvlm.fields import (
     array,
-    damaged,
     many,
     maybe,
     number,
@@ -275,10 +274,7 @@ class Attribution:
         with reading(path, "attribution"):
             fields = _SAVED(value, "")
             units = fields.pop("units", "patch+token")
-            found = cls(units_name=units, **fields)
-            if found.target.positions[-1] >= len(found.scores):
-                raise damaged("scores", f"are {len(found.scores)}, which the target lies beyond")
-            return found
+            return cls(units_name=units, **fields)
 
 
 _SAVED = record(

@@ -362,7 +362,7 @@ class Explanation:
         n = len(layout)
         fields = record(
             {
-                "target": target_check(layout.token_ids, layout.n_prompt),
+                "target": target_check(layout),
                 "sets": table(ExplainingSet.check(n), least=1),
                 "mode": text, "tester": text, "against": maybe(text),
                 "masking": text, "backend": text, "graph_outcome": text,

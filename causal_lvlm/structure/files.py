@@ -50,8 +50,8 @@ def read_graph(path: str | os.PathLike[str], kind: str | None = None) -> NamedGr
             return _from_json(parse_json(data), file)
         words = data.decode("utf-8-sig")
         return from_tetrad(words) if "Graph Nodes:" in words else from_pcalg(words, kind)
-    except OutputError:
-        raise
+    except UnicodeDecodeError as error:
+        raise OutputError(f"cannot read a graph from {str(path)!r}: {error}") from error
     except ValueError as error:  # StructureError among them
         raise StructureError(f"{str(path)!r} holds no graph: {error}") from error
 
@@ -68,7 +68,10 @@ def _from_json(value: Any, file: Path) -> NamedGraph:
         names = learned.names or tuple(str(k) for k in range(learned.n_nodes))
         return NamedGraph(learned.pag, names, learned.kind)
     if isinstance(value, dict) and "marks" in value:
-        found = _MARKS(value, "")
+        try:
+            found = _MARKS(value, "")
+        except OutputError as error:
+            raise StructureError(str(error)) from error
         pag = PAG([list(row) for row in found["marks"]])  # type: ignore[arg-type]
         given = found.get("names") or range(pag.n_nodes)
         return NamedGraph(pag, tuple(str(name) for name in given), found.get("kind"))

@@ -324,7 +324,7 @@ class LearnedStructure:
             If a file is missing, unreadable or holds something else.
         """
         value = read_json(path, _KIND)
-        with reading(path, "structure"):
+        with reading(path, "saved structure"):
             data = read_beside(path, value)
             n = record({"nodes": whole(0)})(value, "")["nodes"]
             pag = PAG(record({"marks": array(np.int64, n, n)})(data, "")["marks"])
