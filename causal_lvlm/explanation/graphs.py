@@ -34,7 +34,7 @@ from causal_lvlm.fields import (
 )
 from causal_lvlm.structure import LearnedStructure, PDSTree, learn_structure, pds_tree
 from causal_lvlm.structure.export import from_dict as pag_from_dict
-from causal_lvlm.structure.saved import SUMMARY, evidence_arrays, separations
+from causal_lvlm.structure.saved import evidence_arrays, separations, summary_fields
 from causal_lvlm.tokens import TokenLayout
 
 __all__ = ["EVIDENCE", "HeadGraph", "learn_graphs"]
@@ -140,7 +140,7 @@ class HeadGraph:
                 "candidate_mass": number(nan=True),  # files of version 0.1 do not have it
                 "tree": PDSTree.check(n),
                 "pag": lambda found, _: pag_from_dict(found),
-                "structure": SUMMARY,
+                "structure": lambda found, place: summary_fields(n, found, place),
             }
             fields = record(schema, {"candidate_mass"})(value, where)
             summary, tree, pag = fields.pop("structure"), fields["tree"], fields.pop("pag")
@@ -148,12 +148,10 @@ class HeadGraph:
                 raise damaged(f"{where}.pag", f"has {pag.n_nodes} nodes instead of {n}")
             if tree.root != fields["target_node"]:
                 raise damaged(f"{where}.tree", "has another root than the target")
-            eigenvalue = summary.pop("smallest_eigenvalue")
             structure = LearnedStructure(
                 pag=pag,
                 **separations(pag, value, where),
                 evidence=evidence_arrays(n, value, where),
-                _eigenvalue=math.nan if eigenvalue is None else eigenvalue,
                 **summary,
             )
             return HeadGraph(structure=structure, **fields)

@@ -15,15 +15,15 @@ from scipy import special
 
 from causal_lvlm.arrays import IntArray, frozen
 from causal_lvlm.errors import OutputError, StructureError
-from causal_lvlm.fields import array, choice, many, maybe, reading, record, text, whole
+from causal_lvlm.fields import array, choice, reading, record, whole
 from causal_lvlm.npz import read_beside
 from causal_lvlm.storage import read_json, versions, write_bytes, write_json
 from causal_lvlm.structure import export
 from causal_lvlm.structure.checks import smallest_eigenvalue
 from causal_lvlm.structure.evidence import PairEvidence, pair_index
-from causal_lvlm.structure.named import check_kind
+from causal_lvlm.structure.named import KINDS, check_kind
 from causal_lvlm.structure.pag import PAG
-from causal_lvlm.structure.saved import SUMMARY, evidence_arrays, separations
+from causal_lvlm.structure.saved import evidence_arrays, separations, summary_fields
 from causal_lvlm.structure.validity import Violation, check_validity
 
 if TYPE_CHECKING:
@@ -328,24 +328,12 @@ class LearnedStructure:
             data = read_beside(path, value)
             n = record({"nodes": whole(0)})(value, "")["nodes"]
             pag = PAG(record({"marks": array(np.int64, n, n)})(data, "")["marks"])
-            more = record(
-                {
-                    "graph": choice("pag", "cpdag"),
-                    "unfinished_size": maybe(whole(0)),
-                    "edges_left": whole(0),
-                    "names": maybe(many(text, length=n)),
-                    "notes": many(text),
-                }
-            )(value, "")
-            check_kind(pag, more["graph"])
-            summary = SUMMARY(value, "")
-            eigenvalue = summary.pop("smallest_eigenvalue")
+            kind = record({"graph": choice(*KINDS)})(value, "")["graph"]
+            check_kind(pag, kind)
             return cls(
                 pag=pag,
                 **separations(pag, data),
                 evidence=evidence_arrays(n, data, lead="evidence_"),
-                kind=more.pop("graph"),
-                _eigenvalue=math.nan if eigenvalue is None else eigenvalue,
-                **summary,
-                **more,
+                kind=kind,
+                **summary_fields(n, value),
             )

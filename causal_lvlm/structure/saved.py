@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,9 +24,9 @@ from causal_lvlm.fields import table as names_to
 from causal_lvlm.structure.evidence import PairEvidence
 from causal_lvlm.structure.pag import PAG
 
-__all__ = ["SUMMARY", "evidence_arrays", "separations"]
+__all__ = ["evidence_arrays", "separations", "summary_fields"]
 
-SUMMARY = record(
+_SUMMARY = record(
     {
         "tests_per_size": many(whole(0)),
         "complete": flag,
@@ -35,8 +36,28 @@ SUMMARY = record(
         "parameters": settings(threshold=maybe(number()), alpha=maybe(number())),
         "versions": names_to(text),
         "smallest_eigenvalue": maybe(number()),
-    }
+        "unfinished_size": maybe(whole(0)),
+        "edges_left": whole(0),
+        "names": maybe(many(text)),
+        "notes": many(text),
+    },
+    {"unfinished_size", "edges_left", "names", "notes"},
 )
+
+
+def summary_fields(n: int, value: Any, where: str = "") -> dict[str, Any]:
+    """Return the checked fields of `LearnedStructure.summary`, as the class is made from them.
+
+    Raises
+    ------
+    OutputError
+        If one is missing, or is not what it must be.
+    """
+    fields: dict[str, Any] = _SUMMARY(value, where)
+    eigenvalue = fields.pop("smallest_eigenvalue")
+    if fields.get("names") is not None and len(fields["names"]) != n:
+        raise damaged(f"{where}.names".lstrip("."), f"are {len(fields['names'])} of {n} nodes")
+    return {**fields, "_eigenvalue": math.nan if eigenvalue is None else eigenvalue}
 
 
 def separations(pag: PAG, value: Mapping[str, Any], where: str = "") -> dict[str, Any]:
