@@ -86,6 +86,7 @@ def _grid_check(n_positions: int) -> Check:
     return check
 
 
+_ASKED = ("prompt", "answer", "image")
 _RUN = record(
     {
         "prompt": text,
@@ -99,8 +100,9 @@ _RUN = record(
         "versions": table(text),
         "parameters": settings(),
     },
-    {"more_images", "log_probs", "self_check", "model_id", "revision", "versions", "parameters"},
-)
+    {"more_images", "log_probs", "self_check", "model_id", "revision", "versions", "parameters",
+     *_ASKED},
+)  # fmt: skip
 _TOKENS = record({"tokens": many(text, least=1), "grids": many(lambda value, where: value)})
 
 
@@ -148,8 +150,18 @@ def pictures_of(summary: Mapping[str, Any]) -> list[str]:
     return [item for item in encoded if item is not None]
 
 
-def check_summary(value: Any, where: str = "") -> TokenLayout:
+def check_summary(value: Any, where: str = "", *, whole_run: bool = True) -> TokenLayout:
     """Check all of a saved run; return its layout.
+
+    Parameters
+    ----------
+    value : mapping
+        As `Trace.to_dict` writes it.
+    where : str
+        What errors call it.
+    whole_run : bool
+        Whether more than tokens and modality must be there, without which an explanation cannot
+        say its sentence.
 
     Raises
     ------
@@ -159,10 +171,17 @@ def check_summary(value: Any, where: str = "") -> TokenLayout:
     """
     run = _RUN(value, where)
     lead = f"{where}." if where else ""
+    missing = [name for name in _ASKED if whole_run and name not in run]
+    if missing:
+        raise damaged(where or "the saved trace", f"has no {missing[0]!r}")
     if len(run.get("more_images", ())) > MAX_PICTURES:
         raise OutputError(f"{lead}more_images: at most {MAX_PICTURES} pictures are allowed")
-    if run["image"] is None and run.get("more_images"):
+    if run.get("image") is None and run.get("more_images"):
         raise damaged(f"{lead}image", "is missing, but there are more images")
+    if not whole_run and isinstance(value.get("tokens"), list):
+        length = len(value["tokens"])
+        blank = {"token_ids": [0] * length, "words": [-1] * length, "n_prompt": 0, "grids": []}
+        value = {**blank, **value}
     layout = layout_of(value, where)
     said = run.get("log_probs")
     if said is not None and len(said) != len(layout) - layout.n_prompt:

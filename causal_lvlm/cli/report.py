@@ -14,7 +14,7 @@ from causal_lvlm.errors import OutputError
 from causal_lvlm.fields import many, reading, record, text
 from causal_lvlm.rasters import check_pictures, picture_size
 from causal_lvlm.storage import read_object
-from causal_lvlm.summary import pictures_of
+from causal_lvlm.summary import check_summary, pictures_of
 
 if TYPE_CHECKING:
     from causal_lvlm.viz.case import Case
@@ -105,7 +105,11 @@ def read_results(files: Sequence[Path]) -> tuple[list[Case], list[str]]:
     for path, (named, group) in _expanded(files).items():
         kind = str(read_object(path).get("kind"))[:40]
         if kind in readers:
-            found[kind].append((readers[kind](path), group))
+            result = readers[kind](path)
+            if kind == "explanation":
+                with reading(path, "explanation"):
+                    check_summary(result.summary, "trace")
+            found[kind].append((result, group))
         elif named:
             raise OutputError(
                 f"{str(path)!r} holds {kind!r}; a report is made of: {', '.join(readers)}"
@@ -190,27 +194,34 @@ def _expanded(files: Sequence[Path]) -> dict[Path, tuple[bool, Group]]:
     inside = {f: sorted(f.glob("*.json")) if f.is_dir() else [f] for f in files}
     _check_totals(dict.fromkeys(path for paths in inside.values() for path in paths))
     listed: dict[Path, tuple[bool, Group]] = {}
-    values: dict[Path, dict[str, Any]] = {}
     for given, paths in inside.items():
+        kinds = {}
+        for path in (path for path in paths if path.name == INDEX or path == given):
+            value = read_object(path)
+            kinds[path] = value.get("kind")
+            for file, number in _listed_in(path, value):
+                listed.setdefault(file, (True, (path, number)))
+        if given.name == INDEX and kinds.get(given) == "explanation":
+            for file in (p for pattern in _BESIDE for p in sorted(given.parent.glob(pattern))):
+                listed.setdefault(file, (False, None))
         for path in paths:
-            if path.name != INDEX and path != given:
-                continue
-            value = values.setdefault(path, read_object(path))
-            if value.get("kind") == "explanations":
-                with reading(path, "index of explanations"):
-                    for number, run in enumerate(_RUNS(value, "")["runs"]):
-                        for entry in (e for name in LISTS for e in run.get(name, ())):
-                            file = path.with_name(Path(entry["file"]).name)
-                            listed.setdefault(file, (True, (path, number)))
-            if given.name == INDEX and value.get("kind") == "explanation":
-                beside = [p for pattern in _BESIDE for p in sorted(given.parent.glob(pattern))]
-                for file in beside:
-                    listed.setdefault(file, (False, None))
-        for path in paths:
-            if values.get(path, {}).get("kind") != "explanations":
+            if kinds.get(path) != "explanations":
                 listed.setdefault(path, (path == given, None))
     _check_totals(listed)
     return listed
+
+
+def _listed_in(path: Path, value: dict[str, Any]) -> list[tuple[Path, int]]:
+    """Return the files that an index names, each with the number of its run; of others none."""
+    if value.get("kind") != "explanations":
+        return []
+    with reading(path, "index of explanations"):
+        return [
+            (path.with_name(Path(entry["file"]).name), number)
+            for number, run in enumerate(_RUNS(value, "")["runs"])
+            for name in LISTS
+            for entry in run.get(name, ())
+        ]
 
 
 def _run_of(explanation: Any) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,7 @@ from causal_lvlm.fields import (
 from causal_lvlm.structure import LearnedStructure, PDSTree, learn_structure, pds_tree
 from causal_lvlm.structure.export import from_dict as pag_from_dict
 from causal_lvlm.structure.saved import evidence_arrays, separations, summary_fields
+from causal_lvlm.summary import MAX_POSITIONS
 from causal_lvlm.tokens import TokenLayout
 
 __all__ = ["EVIDENCE", "HeadGraph", "learn_graphs"]
@@ -117,11 +118,20 @@ class HeadGraph:
             for name in (EVIDENCE[:3] if pairs is None else EVIDENCE)
         }
 
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> HeadGraph:
+        """Invert `to_dict`; raises `OutputError`."""
+        found: HeadGraph = cls.check(MAX_POSITIONS)(value, "")
+        return found
+
     @staticmethod
     def check(n_positions: int) -> Check:
-        """Return the check of a saved graph over a sequence of this length.
+        """Return the check of a saved graph (see `causal_lvlm.fields`).
 
-        See `causal_lvlm.fields`.
+        Parameters
+        ----------
+        n_positions : int
+            Of the run whose tokens are its nodes.
         """
         position = whole(0, n_positions - 1)
         read_nodes = record({"members": many(many(position, least=1), least=1)})

@@ -34,7 +34,7 @@ from causal_lvlm.fields import (
 )
 from causal_lvlm.npz import read_beside
 from causal_lvlm.storage import read_json, write_bytes, write_json
-from causal_lvlm.summary import check_summary, target_check
+from causal_lvlm.summary import MAX_POSITIONS, check_summary, target_check
 from causal_lvlm.tokens import Target
 
 __all__ = ["ExplainingSet", "Explanation"]
@@ -131,9 +131,21 @@ class ExplainingSet:
         """
         return "" if self.size == 1 or self.minimality == "none" else self.minimality
 
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> ExplainingSet:
+        """Rebuild from JSON, where tuples have become lists; raises `OutputError`."""
+        found: ExplainingSet = cls.check(MAX_POSITIONS)(value, "")
+        return found
+
     @staticmethod
     def check(n_positions: int) -> Check:
-        """Return the check of a saved set in a run of this length (see `causal_lvlm.fields`)."""
+        """Return the check of a saved set (see `causal_lvlm.fields`).
+
+        Parameters
+        ----------
+        n_positions : int
+            Of the run.
+        """
         position = whole(0, n_positions - 1)
         count, share = whole(0), maybe(number(0.0, 1.0 + 1e-6))
         read = instance(
@@ -358,7 +370,7 @@ class Explanation:
         OutputError
             If a field is missing, or is not what it must be.
         """
-        layout = check_summary(value.get("trace"), "trace")
+        layout = check_summary(value.get("trace"), "trace", whole_run=False)
         n = len(layout)
         fields = record(
             {

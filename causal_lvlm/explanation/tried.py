@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from causal_lvlm.explanation.evaluator import SubsetEvaluator
 from causal_lvlm.fields import Check, instance, many, number, whole
+from causal_lvlm.summary import MAX_POSITIONS
 
 __all__ = ["MAX_TRIED", "TriedSet", "tried_sets"]
 
@@ -40,9 +42,21 @@ class TriedSet:
     changed: bool
     margin: float
 
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> TriedSet:
+        """Rebuild from JSON, where tuples have become lists; raises `OutputError`."""
+        found: TriedSet = cls.check(MAX_POSITIONS)(value, "")
+        return found
+
     @staticmethod
     def check(n_positions: int) -> Check:
-        """Return the check of a saved one in a run of this length (see `causal_lvlm.fields`)."""
+        """Return the check of a saved one (see `causal_lvlm.fields`).
+
+        Parameters
+        ----------
+        n_positions : int
+            Of the run.
+        """
         position = whole(0, n_positions - 1)
         return instance(
             TriedSet,

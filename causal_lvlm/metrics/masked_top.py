@@ -22,12 +22,11 @@ from causal_lvlm.arrays import BoolArray
 from causal_lvlm.checks import whole_number
 from causal_lvlm.metrics.evaluate import DEFAULT_METRICS, evaluate
 from causal_lvlm.metrics.registry import metric_function, option_names
-from causal_lvlm.metrics.result import MetricTable, MetricValue
+from causal_lvlm.metrics.result import MASKED_TOP, MetricTable, MetricValue
 from causal_lvlm.tokens import Target, TokenLayout
 
 __all__ = ["DEFAULT_METRICS", "MASKED_TOP", "measure_faithfulness", "measurable", "ranked"]
 
-MASKED_TOP = "masked_top"
 KINDS = {
     "all": ("image", "prompt", "generated"),
     "image": ("image",),

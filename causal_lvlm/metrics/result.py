@@ -29,6 +29,7 @@ from causal_lvlm.tokens import Target
 __all__ = ["Measured", "MetricInfo", "MetricTable", "MetricValue"]
 
 KIND = "metrics"
+MASKED_TOP = "masked_top"  # what the page shows rows of, see `causal_lvlm.metrics.masked_top`
 
 FAMILIES = ("faithfulness", "set", "localisation", "sanity", "agreement", "graph", "plausibility")
 NEEDS = ("scores", "set", "region", "result", "other")
@@ -267,8 +268,6 @@ _MASKED = {
 
 
 def _value_check() -> Check:
-    from causal_lvlm.metrics.masked_top import MASKED_TOP
-
     counts = {"model_runs": whole(0), "asked": whole(0)}
     read = instance(MetricValue, detail=settings(), **counts)
     masked = record(_MASKED)

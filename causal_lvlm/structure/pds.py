@@ -135,7 +135,13 @@ class PDSTree:
 
     @staticmethod
     def check(n_nodes: int) -> Check:
-        """Return the check of a saved tree in a graph of this size (see `causal_lvlm.fields`)."""
+        """Return the check of a saved tree (see `causal_lvlm.fields`).
+
+        Parameters
+        ----------
+        n_nodes : int
+            Of the graph.
+        """
         numbers = array(np.int64, None, low=-1)
         read = record(
             {"node": array(np.int64, None, low=0, high=n_nodes - 1), "parent": numbers,
