@@ -19,7 +19,7 @@ import numpy as np
 
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.composition import SPANNING, TargetPass
-from causal_lvlm.errors import AttentionError
+from causal_lvlm.errors import AttentionError, quoted
 from causal_lvlm.tokens import Target
 
 __all__ = [
@@ -145,13 +145,17 @@ def source_matrices(
     if combined and not (isinstance(heads, str) and heads == "all"):
         raise AttentionError(f"heads={heads!r} was given, but this source combines all heads")
     if source in SPANNING and layer != -1:
-        raise ValueError(f"source={source!r} spans all layers; layer={layer!r} has no effect")
+        raise ValueError(
+            f"source={quoted(source)} spans all layers; layer={quoted(layer)} has no effect"
+        )
     if source in SPANNING:
         matrix = SPANNING[source](trace, target) if passed is None else passed.take_matrix()
         return [(None, _checked(matrix, source), None, None)]
     if layer in ("effective", "mean"):
         if source != "attention":
-            raise ValueError(f"layer={layer!r} combines attention; source={source!r} has no such")
+            raise ValueError(
+                f"layer={quoted(layer)} combines attention; source={quoted(source)} has no such"
+            )
         combine = effective_attention if layer == "effective" else mean_attention
         return [(None, _checked(combine(trace), f"{layer} attention"), None, layer)]
     if layer == "global":
@@ -161,7 +165,7 @@ def source_matrices(
             raise AttentionError(f"{error}; give a number") from error
     if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)):
         raise ValueError(
-            f"layer must be an integer, 'global', 'effective' or 'mean', got {layer!r}"
+            f"layer must be an integer, 'global', 'effective' or 'mean', got {quoted(layer)}"
         )
     n_layers = trace.n_layers
     if not -n_layers <= layer < n_layers:

@@ -31,6 +31,7 @@ __all__ = [
     "StructureError",
     "TargetError",
     "UnsupportedModelError",
+    "one_line",
     "quoted",
     "readable",
     "shortened",
@@ -64,6 +65,11 @@ def readable(message: str, most: int = 3000) -> str:
     for pattern in (_QUOTED, _RUN):
         message = pattern.sub(lambda found: shortened(found[0], 200), message)
     return shortened(message, most)
+
+
+def one_line(error: object) -> str:
+    """Return the message of any error as one line of a length to be read."""
+    return readable(" ".join(str(error).split()))
 
 
 class CausalLVLMError(Exception):

@@ -47,7 +47,7 @@ import numpy as np
 
 from causal_lvlm.arrays import FloatArray, IntArray
 from causal_lvlm.checks import whole_number
-from causal_lvlm.errors import ImageError, TargetError, UnsupportedModelError
+from causal_lvlm.errors import ImageError, TargetError, UnsupportedModelError, quoted
 from causal_lvlm.tokens import Target, TokenLayout, Units, candidate_units
 
 if TYPE_CHECKING:
@@ -181,7 +181,9 @@ def _parse(name: str) -> tuple[str, str]:
             size = _number(kind, number if colon else str(DEFAULT_SUPERPIXELS))
             image = f"{kind}:{size}"
         else:
-            raise ValueError(f"units {name!r} cannot be read at {part!r}; allowed are {allowed}")
+            raise ValueError(
+                f"units {quoted(name)} cannot be read at {quoted(part)}; allowed are {allowed}"
+            )
     return image, text
 
 
@@ -190,7 +192,7 @@ def _number(kind: str, text: str) -> int:
         return whole_number(f"the number after '{kind}:'", int(text), 1)
     except ValueError:
         raise ValueError(
-            f"'{kind}:' must be followed by a whole number of at least 1, got {text!r}"
+            f"'{kind}:' must be followed by a whole number of at least 1, got {quoted(text)}"
         ) from None
 
 

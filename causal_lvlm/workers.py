@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeAlias
 
-from causal_lvlm.errors import CausalLVLMError
+from causal_lvlm.errors import CausalLVLMError, one_line
 from causal_lvlm.storage import to_jsonable
 
 __all__ = ["Key", "Setup", "Work", "end_with_parent", "outcomes_of"]
@@ -81,7 +81,7 @@ def _attempt(item: Any, work: Work, state: Any) -> dict[str, Any]:
 
 
 def _error(error: BaseException) -> dict[str, str]:
-    return {"type": type(error).__name__, "message": " ".join(str(error).split())}
+    return {"type": type(error).__name__, "message": one_line(error)}
 
 
 def _serial(items: Mapping[Any, Any], work: Work, setup: Setup | None) -> Outcomes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from causal_lvlm.errors import CausalLVLMError, readable
+from causal_lvlm.errors import CausalLVLMError, one_line, readable
 
 __all__ = ["error_text", "without_paths"]
 
@@ -33,7 +33,7 @@ def error_text(error: BaseException | str) -> str:
     error : BaseException or str
         A text is a message of ours.
     """
-    text = readable(without_paths(" ".join(str(error).split())), 1000)
+    text = readable(one_line(without_paths(str(error))), 1000)
     if isinstance(error, (MemoryError, RuntimeError)) and not isinstance(error, CausalLVLMError):
         from causal_lvlm.lvlm.memory import is_out_of_memory
 

@@ -10,7 +10,7 @@ from typing import Any
 from causal_lvlm.app.records import Asked
 from causal_lvlm.app.room import Room
 from causal_lvlm.app.session import Session
-from causal_lvlm.errors import PromptError
+from causal_lvlm.errors import PromptError, quoted
 
 __all__ = ["KINDS", "embedded", "export", "report_page"]
 
@@ -88,7 +88,7 @@ def export(session: Session, asked: Asked, kind: str) -> list[Path]:
         If the kind is unknown.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+        raise ValueError(f"kind must be one of {KINDS}, got {quoted(kind)}")
     explanations = list(asked.explanations.values())
     if not explanations and kind != "numbers":
         raise PromptError("nothing is explained yet; choose a token of the answer first")

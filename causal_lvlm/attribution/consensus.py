@@ -34,6 +34,7 @@ from causal_lvlm.arrays import FloatArray
 from causal_lvlm.attribution.info import MethodInfo, Progress, Table
 from causal_lvlm.attribution.result import Attribution, Scores, spread
 from causal_lvlm.checks import whole_number
+from causal_lvlm.errors import quoted
 from causal_lvlm.tokens import Target, Units
 
 __all__ = ["DEFAULT_METHODS", "DISAGREEMENT", "TABLE", "consensus"]
@@ -203,8 +204,8 @@ def _attribution(
     if isinstance(method, Attribution):
         if method.target.positions != target.positions or len(method.scores) != len(trace.layout):
             raise ValueError(
-                f"the result of {method.method!r} explains {method.target.text!r} at "
-                f"{method.target.positions}, not {target.text!r} at {target.positions}"
+                f"the result of {method.method!r} explains {quoted(method.target.text)} at "
+                f"{method.target.positions}, not {quoted(target.text)} at {target.positions}"
             )
         return method
     name, options = (method, {}) if isinstance(method, str) else method

@@ -40,6 +40,7 @@ import numpy as np
 
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.attribution.result import Attribution, spread
+from causal_lvlm.errors import quoted
 from causal_lvlm.rasters import decode_images
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.summary import layout_of, pictures_of
@@ -146,9 +147,9 @@ def _checked(weights: Mapping[str, float] | None) -> dict[str, float]:
     used = dict(WEIGHTS)
     for name, value in (weights or {}).items():
         if name not in WEIGHTS:
-            raise ValueError(f"unknown weight {name!r}; there are {', '.join(WEIGHTS)}")
+            raise ValueError(f"unknown weight {quoted(name)}; there are {', '.join(WEIGHTS)}")
         if not (np.isfinite(value) and value >= 0):
-            raise ValueError(f"the weight {name!r} must be a number from 0 on, got {value}")
+            raise ValueError(f"the weight {quoted(name)} must be a number from 0 on, got {value}")
         used[name] = float(value)
     return used
 

@@ -47,7 +47,7 @@ from causal_lvlm.attribution.protocols import FeatureTraceLike, TraceLike
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.attribution.weights import check_finite, target_rows
 from causal_lvlm.checks import whole_number
-from causal_lvlm.errors import UnsupportedModelError
+from causal_lvlm.errors import UnsupportedModelError, quoted
 from causal_lvlm.tokens import Target, TokenLayout
 
 __all__ = ["TABLE", "feature_grad_cam", "grad_cam", "llava_cam", "layer_number"]
@@ -80,7 +80,7 @@ def layer_number(layer: Any, n_layers: int, kinds: Sequence[str] = ()) -> int:
     if isinstance(layer, (bool, np.bool_)) or not -n_layers <= number < n_layers:
         raise ValueError(
             f"layer must be 'global' or a number in {-n_layers}..{n_layers - 1} (the model has "
-            f"{n_layers} layers), got {layer!r}"
+            f"{n_layers} layers), got {quoted(layer)}"
         )
     return number % n_layers
 
@@ -227,7 +227,7 @@ def llava_cam(
     count = whole_number("n_samples", n_samples, 1)
     seed = whole_number("seed", seed, 0)
     if not (isinstance(sigma, (int, float)) and 0 <= sigma < math.inf):
-        raise ValueError(f"sigma must be a finite number of at least 0, got {sigma!r}")
+        raise ValueError(f"sigma must be a finite number of at least 0, got {quoted(sigma)}")
     notes: tuple[str, ...] = ()
     if not trace.images:
         count, sigma = 1, 0.0

@@ -10,6 +10,7 @@ from causal_lvlm.attribution.info import ONE_BACKWARD, MethodInfo, Table
 from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.attribution.weights import check_finite, target_rows
+from causal_lvlm.errors import quoted
 from causal_lvlm.tokens import Target
 
 __all__ = ["TABLE", "grad_attention"]
@@ -55,7 +56,7 @@ def grad_attention(
         If an option is unknown.
     """
     if layers not in ("last", "all"):
-        raise ValueError(f"layers must be 'last' or 'all', got {layers!r}")
+        raise ValueError(f"layers must be 'last' or 'all', got {quoted(layers)}")
     rows = target_rows(target, "predictor")
     values = np.zeros(len(trace.layout))
     for layer in trace.backward(target, score=score, against=against).language():

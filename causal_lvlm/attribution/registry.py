@@ -37,7 +37,7 @@ from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Attribution, Scores
 from causal_lvlm.attribution.weights import check_finite
 from causal_lvlm.checks import whole_number
-from causal_lvlm.errors import DetachedTraceError, TargetError
+from causal_lvlm.errors import DetachedTraceError, TargetError, quoted, readable
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.tokens import Target, TargetLike, resolve_target
 from causal_lvlm.units import UnitsLike, make_units, units_name
@@ -86,7 +86,7 @@ def _canonical(name: str) -> str:
     matches = [known for known in METHODS if known.lower().replace("-", "_") == plain]
     if not matches:
         known = ", ".join(info.name for info in list_methods())
-        raise ValueError(f"unknown method {name!r}; known methods: {known}")
+        raise ValueError(f"unknown method {quoted(name)}; known methods: {known}")
     return _INFO[matches[0]].name
 
 
@@ -162,12 +162,14 @@ def attribute(
     unknown = sorted(set(options) - (has - set(_OURS)))
     if unknown and not passes_on:
         allowed = ", ".join(sorted(has - set(_OURS))) or "none of its own"
-        raise TypeError(f"method {name!r} has no option {', '.join(unknown)}; it has {allowed}")
+        raise TypeError(
+            f"method {quoted(name)} has no option {readable(', '.join(unknown))}; it has {allowed}"
+        )
     if against is not None and "against" not in has and not passes_on:
         able = ", ".join(
             info.name for fn, info in _TABLE if "against" in inspect.signature(fn).parameters
         )
-        raise TypeError(f"method {name!r} has no option against; these have: {able}")
+        raise TypeError(f"method {quoted(name)} has no option against; these have: {able}")
     asked = units_name(units)
     seed = whole_number("seed", seed, 0)
     found = resolve_target(trace.layout, target)
@@ -208,7 +210,7 @@ def attribute(
 def _check_rival(trace: Any, target: Target, against: Any) -> None:
     """Raise unless `against` is another token than the target's first."""
     if isinstance(against, bool) or not isinstance(against, (str, int, np.integer)):
-        raise TypeError(f"against must be a token's text or id, got {against!r}")
+        raise TypeError(f"against must be a token's text or id, got {quoted(against)}")
     # A trace without a model cannot say; a text then stays what it is.
     known = isinstance(against, str) and hasattr(trace, "token_id")
     rival = trace.token_id(against) if known else against
@@ -230,13 +232,15 @@ def _checked(
             continue
         array = np.array(values, dtype=np.float64)
         if array.shape != (length,):
-            raise ValueError(f"{what} of {name!r} must be of shape ({length},), got {array.shape}")
+            raise ValueError(
+                f"{what} of {quoted(name)} must be of shape ({length},), got {array.shape}"
+            )
         check_finite(array, f"{what} of {name!r}")
         array[start:] = 0.0
         checked.append(array)
     first = checked[0]
     if first is None:
-        raise ValueError(f"method {name!r} returned no scores")
+        raise ValueError(f"method {quoted(name)} returned no scores")
     return first, checked[1]
 
 

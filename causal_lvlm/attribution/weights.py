@@ -23,6 +23,7 @@ from causal_lvlm.attribution.info import ONE_FORWARD, MethodInfo, Table
 from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.composition import check_finite
+from causal_lvlm.errors import quoted
 from causal_lvlm.tokens import Target
 
 __all__ = ["TABLE", "check_finite", "raw_attention", "rollout", "target_rows"]
@@ -44,7 +45,7 @@ def target_rows(target: Target, row: str) -> list[int]:
         If `row` is neither.
     """
     if row not in ("predictor", "own"):
-        raise ValueError(f"row must be 'predictor' or 'own', got {row!r}")
+        raise ValueError(f"row must be 'predictor' or 'own', got {quoted(row)}")
     shift = 1 if row == "predictor" else 0
     return [position - shift for position in target.positions]
 
@@ -56,7 +57,7 @@ def _reduce_heads(weights: Float32Array, head: Head) -> FloatArray:
     if head == "max":
         return np.asarray(weights.max(axis=0), dtype=np.float64)
     if isinstance(head, bool) or not isinstance(head, (int, np.integer)):
-        raise ValueError(f"head must be 'mean', 'max' or a number, got {head!r}")
+        raise ValueError(f"head must be 'mean', 'max' or a number, got {quoted(head)}")
     if not -len(weights) <= head < len(weights):
         raise ValueError(
             f"head {head} is out of range: the layer has {len(weights)} heads "
@@ -114,7 +115,7 @@ def raw_attention(
         check_finite(weights, f"attention of layer {layer}")
         values = _reduce_heads(weights[:, rows], head).mean(axis=0)
     else:
-        raise ValueError(f"layer must be a number or 'mean', got {layer!r}")
+        raise ValueError(f"layer must be a number or 'mean', got {quoted(layer)}")
     return Scores(values, {"layer": layer, "head": head, "row": row})
 
 
@@ -165,7 +166,9 @@ def rollout(
     rows = target_rows(target, row)
     residual = "all" if add_residual is True else add_residual
     if residual not in ("all", "start", False):
-        raise ValueError(f"add_residual must be 'all', 'start' or False, got {add_residual!r}")
+        raise ValueError(
+            f"add_residual must be 'all', 'start' or False, got {quoted(add_residual)}"
+        )
     size = max(rows) + 1
     joint: Float32Array | None = None
     number = -1

@@ -28,6 +28,7 @@ from causal_lvlm.cli.support import (
     one_thread,
     say,
 )
+from causal_lvlm.errors import quoted
 from causal_lvlm.storage import to_jsonable, versions
 
 __all__ = ["evaluate"]
@@ -129,7 +130,7 @@ def _config(methods: str, metrics: str, option: list[str] | None, **plain: Any) 
         plain_name = name.lower().replace("-", "_")
         if plain_name not in known:
             raise ValueError(
-                f"unknown method {name!r}; known are "
+                f"unknown method {quoted(name)}; known are "
                 f"{', '.join(info.name for info in cl.list_methods())}"
             )
         names.append(known[plain_name])
@@ -141,9 +142,11 @@ def _config(methods: str, metrics: str, option: list[str] | None, **plain: Any) 
                 f"{info.name} is no metric of one result on one target; call it from Python"
             )
         if "[" in name and name.partition("[")[2].rstrip("] ") not in MASKINGS:
-            raise ValueError(f"unknown masking in {name!r}; known are {', '.join(MASKINGS)}")
+            raise ValueError(f"unknown masking in {quoted(name)}; known are {', '.join(MASKINGS)}")
     if plain["masking"] not in MASKINGS:
-        raise ValueError(f"unknown masking {plain['masking']!r}; known are {', '.join(MASKINGS)}")
+        raise ValueError(
+            f"unknown masking {quoted(plain['masking'])}; known are {', '.join(MASKINGS)}"
+        )
     plain["units"] = units_name(plain["units"])
     return {
         "methods": list(dict.fromkeys(names)),
@@ -168,7 +171,7 @@ def _options(given_options: list[str], methods: list[str]) -> dict[str, dict[str
         method, dot, name = left.partition(".")
         if not (sign and dot and name) or method not in methods:
             raise ValueError(
-                f"--option must be METHOD.NAME=VALUE with a method of --methods, got {text!r}"
+                f"--option must be METHOD.NAME=VALUE with a method of --methods, got {quoted(text)}"
             )
         _check_option(method, name)
         try:
@@ -188,7 +191,9 @@ def _check_option(method: str, name: str) -> None:
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     own = [p for p in parameters if p not in ("trace", "target", "units", "seed", "progress")]
     if name not in own and not open_ended:
-        raise ValueError(f"{method} has no option {name!r}; it has {', '.join(own) or 'none'}")
+        raise ValueError(
+            f"{method} has no option {quoted(name)}; it has {', '.join(own) or 'none'}"
+        )
 
 
 def _remarks(items: dict[str, dict[str, Any]], config: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from causal_lvlm.cli.targets import default_target, find_target
+from causal_lvlm.errors import one_line
 
 if TYPE_CHECKING:
     from causal_lvlm.attribution.result import Attribution
@@ -95,7 +96,7 @@ def _measure(case: Any, config: dict[str, Any], region: Any) -> dict[str, Any]:
                 own = (name, members)
                 values += evaluate(case.trace, case.target, own, of_sets, case=case).values
         except Exception as error:  # any method may fail on any model; the others go on
-            methods[name] = {"error": {"type": type(error).__name__, "message": str(error)}}
+            methods[name] = {"error": {"type": type(error).__name__, "message": one_line(error)}}
             continue
         methods[name] = {
             **{key: getattr(found, key) for key in KEPT},

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from causal_lvlm.cli.tables import Loaded
-from causal_lvlm.errors import DataError, StructureError
+from causal_lvlm.errors import DataError, StructureError, quoted
 
 __all__ = ["as_option", "chosen_columns", "node_pairs", "tiers_of"]
 
@@ -40,7 +40,7 @@ def chosen_columns(loaded: Loaded, only: str | None, skip: str | None) -> Loaded
     wanted = _fields(only if only is not None else str(skip))
     unknown = [name for name in wanted if name not in names]
     if unknown:
-        raise ValueError(f"there is no column {unknown[0]!r}; there are {_listed(names)}")
+        raise ValueError(f"there is no column {quoted(unknown[0])}; there are {_listed(names)}")
     kept = wanted if only is not None else [name for name in names if name not in wanted]
     if table:
         return replace(loaded, values={name: values[name] for name in kept})

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from causal_lvlm.cli.tables import Loaded
-from causal_lvlm.errors import DataError
+from causal_lvlm.errors import DataError, quoted
 
 if TYPE_CHECKING:
     from causal_lvlm.structure.null import NullEdges
@@ -200,11 +200,11 @@ def check_pictures(picture: Path | None, difference: Path | None, compare: Path 
             continue
         if path.suffix.lower() not in PICTURES:
             raise ValueError(
-                f"{option} cannot tell the format of {path.name!r}; end the name in "
+                f"{option} cannot tell the format of {quoted(path.name)}; end the name in "
                 f"{', '.join(PICTURES)}"
             )
         if not path.absolute().parent.is_dir():
-            raise ValueError(f"{option}: there is no folder {str(path.parent)!r}")
+            raise ValueError(f"{option}: there is no folder {quoted(str(path.parent))}")
 
 
 def draw_pictures(

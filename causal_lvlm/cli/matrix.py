@@ -8,7 +8,7 @@ import numpy as np
 
 from causal_lvlm.cli.support import say
 from causal_lvlm.cli.tables import Loaded, read_parquet, read_text
-from causal_lvlm.errors import DataError, OutputError
+from causal_lvlm.errors import DataError, OutputError, quoted
 from causal_lvlm.npz import read_array, read_arrays
 
 __all__ = ["read_input"]
@@ -38,7 +38,9 @@ def read_input(path: Path, key: str | None, header: bool | None = None) -> Loade
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise ValueError(f"{str(path)!r} {what}; give a .csv, .tsv, .parquet, .npy or .npz file")
+        raise ValueError(
+            f"{quoted(str(path))} {what}; give a .csv, .tsv, .parquet, .npy or .npz file"
+        )
     suffix = path.suffix.lower()
     if key is not None and suffix != ".npz":
         raise ValueError("--key names an array in a .npz file: leave --key out")

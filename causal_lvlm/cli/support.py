@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from causal_lvlm.errors import CausalLVLMError
+from causal_lvlm.errors import CausalLVLMError, one_line
 
 __all__ = [
     "BAD_INPUT", "EXPECTED", "INTERRUPTED", "Debug", "Failures", "Json", "Progress",
@@ -44,7 +44,7 @@ def clear_errors(debug: bool) -> Iterator[None]:
     except EXPECTED as error:
         if debug:
             raise
-        say(f"causal-lvlm: {' '.join(str(error).split())}")
+        say(f"causal-lvlm: {one_line(error)}")
         raise typer.Exit(BAD_INPUT) from None
 
 
@@ -69,7 +69,7 @@ class Failures:
         except EXPECTED as error:
             if self.debug:
                 say("".join(traceback.format_exception(error)))
-            self.lines.append(f"{what} failed: {' '.join(str(error).split())}")
+            self.lines.append(f"{what} failed: {one_line(error)}")
 
     def say(self) -> None:
         """Say what failed, a line each."""

@@ -15,6 +15,7 @@ from typing import Any
 from causal_lvlm.cli.support import say
 from causal_lvlm.cli.text_lines import read_lines
 from causal_lvlm.cli.text_table import TextTable, start_of
+from causal_lvlm.errors import quoted
 
 __all__ = ["Loaded", "read_parquet", "read_text"]
 
@@ -102,7 +103,7 @@ def read_parquet(path: Path) -> Loaded:
     try:
         table = parquet.read_table(path)
     except (ValueError, OSError) as error:  # pyarrow's errors derive from one of these
-        raise ValueError(f"cannot read {str(path)!r} as Parquet: {error}") from error
+        raise ValueError(f"cannot read {quoted(str(path))} as Parquet: {error}") from error
     named = list(zip(table.column_names, table.columns, strict=True))
     stored = (table.schema.pandas_metadata or {}).get("index_columns", [])
     index = [name for name in stored if isinstance(name, str)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from causal_lvlm.cli.numerals import looks_numeric
-from causal_lvlm.errors import DataError
+from causal_lvlm.errors import DataError, quoted
 
 __all__ = ["Lines", "called", "read_lines"]
 
@@ -85,7 +85,7 @@ def read_lines(path: Path) -> Lines:
     notes: list[str] = []
     text = _decoded(path, notes)
     if text.lstrip()[:1] in ("{", "[") and _is_json(text):
-        raise ValueError(f"{str(path)!r} holds JSON, not a table; give it as CSV")
+        raise ValueError(f"{quoted(str(path))} holds JSON, not a table; give it as CSV")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     wanted = _named_delimiter(lines)
     comments = [k for k, line in enumerate(lines) if _COMMENT.match(line)]
@@ -123,7 +123,7 @@ def _decoded(path: Path, notes: list[str]) -> str:
     data = path.read_bytes()
     for start, what in _OTHERS.items():
         if data.startswith(start):
-            raise ValueError(f"{str(path)!r} is {what}")
+            raise ValueError(f"{quoted(str(path))} is {what}")
     encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "")
     if not encoding:
         zeros = [data[k:4096:2].count(0) for k in (0, 1)]
@@ -136,15 +136,17 @@ def _decoded(path: Path, notes: list[str]) -> str:
         called = encoding.upper().removesuffix("-SIG")
         if encoding != "utf-8":
             raise ValueError(
-                f"cannot read {str(path)!r} as text in {called}: {error}; save it as UTF-8"
+                f"cannot read {quoted(str(path))} as text in {called}: {error}; save it as UTF-8"
             ) from error
         try:
             text = data.decode("cp1252")
         except UnicodeDecodeError:
-            raise ValueError(f"cannot read {str(path)!r} as text in UTF-8: {error}") from error
+            raise ValueError(
+                f"cannot read {quoted(str(path))} as text in UTF-8: {error}"
+            ) from error
         notes.append("the text is not UTF-8, so it was read as Windows-1252: look at the names")
     if re.search(r"[\x00-\x08\x0e-\x1f]", text):
-        raise ValueError(f"{str(path)!r} is no text: it holds control characters")
+        raise ValueError(f"{quoted(str(path))} is no text: it holds control characters")
     return text
 
 

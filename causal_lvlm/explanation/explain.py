@@ -46,6 +46,7 @@ from typing import Any, Literal
 
 from causal_lvlm.composition import TargetPass
 from causal_lvlm.correlation import TokenCorrelation, attention_correlations, nodes_to_units
+from causal_lvlm.errors import quoted
 from causal_lvlm.explanation.evaluator import Budget, SubsetEvaluator
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
 from causal_lvlm.explanation.guided_search import GuidedSearch
@@ -216,7 +217,9 @@ def explain(
     scopes_of = scope_option(candidates, masking)
     units = candidate_units(trace.layout, chosen, candidates=scopes_of, pool=pool)
     if masking.startswith("pixels") and any(m != "image" for m in units.modality):
-        raise ValueError(f"masking={masking!r} changes pixels, but candidates hold text positions")
+        raise ValueError(
+            f"masking={quoted(masking)} changes pixels, but candidates hold text positions"
+        )
     given["candidates"] = scopes_of
     if not isinstance(heads, str):
         given["heads"] = heads = list(heads)

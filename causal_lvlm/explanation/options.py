@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from causal_lvlm.checks import check_choice, whole_number
-from causal_lvlm.errors import BudgetError, SelfCheckError, TargetError
+from causal_lvlm.errors import BudgetError, SelfCheckError, TargetError, quoted
 from causal_lvlm.explanation.testers import TESTERS, Tester
 from causal_lvlm.tokens import Target
 
@@ -61,7 +61,9 @@ def scope_option(candidates: Any, masking: str) -> str | list[int]:
     check_choice("candidates", candidates, ("all", "image", "text"))
     if masking.startswith("pixels"):
         if candidates == "text":
-            raise ValueError(f"masking={masking!r} changes pixels; text has none: use 'remove'")
+            raise ValueError(
+                f"masking={quoted(masking)} changes pixels; text has none: use 'remove'"
+            )
         return "image"
     return candidates
 
@@ -96,7 +98,7 @@ def ask_unmasked(
     runs = 1
     if tester != "contrast":
         if against is not None:
-            raise ValueError(f"against={against!r} is used by tester='contrast' only")
+            raise ValueError(f"against={quoted(against)} is used by tester='contrast' only")
     elif against is None:
         full = trace.evaluate(everything, target, masking="remove", backend=backend)
         rival, runs = int(full.runner_up[0, 0]), 2

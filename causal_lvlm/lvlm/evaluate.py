@@ -40,6 +40,7 @@ import numpy as np
 import torch
 
 from causal_lvlm.arrays import BoolArray
+from causal_lvlm.errors import quoted
 from causal_lvlm.lvlm.interventions import masked_embeddings
 from causal_lvlm.lvlm.memory import parse_memory
 from causal_lvlm.lvlm.plan import Plan, SizeRule
@@ -101,7 +102,7 @@ def evaluate(
         If memory runs out with a single row.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {quoted(backend)}")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     question = masked_rows(prepared, keep, target, masking, against)
@@ -147,7 +148,7 @@ def masked_rows(
 ) -> MaskedRows:
     """Say what an intervention does to each row of a mask; arguments and errors as `evaluate`."""
     if masking not in MASKINGS:
-        raise ValueError(f"masking must be one of {', '.join(MASKINGS)}, got {masking!r}")
+        raise ValueError(f"masking must be one of {', '.join(MASKINGS)}, got {quoted(masking)}")
     keep = _checked_keep(prepared, keep, target)
     stop = target.positions[-1]
     kept = keep[:, :stop]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from causal_lvlm.arrays import Float32Array, FloatArray, IntArray, frozen
-from causal_lvlm.errors import CaptureError, UnsupportedModelError
+from causal_lvlm.errors import CaptureError, UnsupportedModelError, quoted
 from causal_lvlm.lvlm.attention_function import Recorder, head_gradient, recording
 from causal_lvlm.lvlm.gradients import check_score, target_score
 from causal_lvlm.lvlm.layers import decoder_layers, layer_index, on_layer_output
@@ -138,7 +138,7 @@ def scaled_attention_gradient(
     lvlm = prepared.lvlm
     factors = np.asarray(alphas, dtype=np.float64).reshape(-1)
     if not len(factors) or not np.isfinite(factors).all():
-        raise ValueError(f"alphas must be one or more finite numbers, got {alphas!r}")
+        raise ValueError(f"alphas must be one or more finite numbers, got {quoted(alphas)}")
     module = lvlm.attention_modules[lvlm.layer_indices(layer)[0]]
     other = None if against is None else lvlm.token_id(against)
     stop, n_target = target.positions[-1], len(target.positions)

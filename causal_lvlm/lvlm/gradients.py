@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from causal_lvlm.arrays import Float32Array, FloatArray, frozen
-from causal_lvlm.errors import CaptureError
+from causal_lvlm.errors import CaptureError, quoted
 from causal_lvlm.lvlm.attention_function import (
     AttentionCall,
     Recorder,
@@ -48,7 +48,7 @@ SCORES = ("logit", "log_prob", "prob")
 def check_score(score: str) -> None:
     """Raise `ValueError` unless `score` is one of `SCORES`."""
     if score not in SCORES:
-        raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+        raise ValueError(f"score must be one of {', '.join(SCORES)}, got {quoted(score)}")
 
 
 def target_score(

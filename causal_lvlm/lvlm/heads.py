@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from causal_lvlm.arrays import BoolArray, IntArray
-from causal_lvlm.errors import CaptureError, UnsupportedModelError
+from causal_lvlm.errors import CaptureError, UnsupportedModelError, quoted
 from causal_lvlm.lvlm.attention_function import Recorder, recording
 from causal_lvlm.lvlm.evaluate import masked_rows
 from causal_lvlm.lvlm.prepared import Prepared
@@ -138,9 +138,9 @@ def evaluate_heads(
         If memory runs out with a single row.
     """
     if source not in SOURCES:
-        raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {source!r}")
+        raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {quoted(source)}")
     if base not in BASES:
-        raise ValueError(f"base must be one of {', '.join(BASES)}, got {base!r}")
+        raise ValueError(f"base must be one of {', '.join(BASES)}, got {quoted(base)}")
     needs_mask = source == "corrupt" or base == "corrupt"
     mask = _checked_keep(prepared, keep, needs_mask)
     lvlm = prepared.lvlm

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from causal_lvlm.errors import UnsupportedModelError
+from causal_lvlm.errors import UnsupportedModelError, quoted
 
 if TYPE_CHECKING:
     from causal_lvlm.lvlm.model import LVLM
@@ -47,8 +47,8 @@ def layer_index(lvlm: LVLM, layer: int) -> int:
     n_layers = len(decoder_layers(lvlm))
     if not isinstance(layer, (int, np.integer)) or not -n_layers <= layer < n_layers:
         raise IndexError(
-            f"layer {layer!r} is out of range: the language model has {n_layers} layers, allowed "
-            f"{-n_layers}..{n_layers - 1}"
+            f"layer {quoted(layer)} is out of range: the language model has {n_layers} layers, "
+            f"allowed {-n_layers}..{n_layers - 1}"
         )
     return int(layer) % n_layers
 

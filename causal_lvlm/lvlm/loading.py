@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from causal_lvlm.errors import ModelMemoryError, UnsupportedModelError
+from causal_lvlm.errors import ModelMemoryError, UnsupportedModelError, quoted, readable
 from causal_lvlm.lvlm.families import Family, family_of
 from causal_lvlm.lvlm.memory import available_memory, gigabytes, parse_memory
 from causal_lvlm.lvlm.model import LVLM
@@ -247,7 +247,7 @@ def _device(device: str | torch.device, embedded: bool) -> torch.device:
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             first = str(error).splitlines()[0]
             raise ValueError(
-                f"device {device!r} cannot be used here: {first}; try device='cpu'"
+                f"device {quoted(device)} cannot be used here: {readable(first)}; try device='cpu'"
             ) from error
         return wanted
     return torch.device("cuda" if torch.cuda.is_available() and not embedded else "cpu")
@@ -261,6 +261,7 @@ def _dtype(dtype: str | torch.dtype, device: torch.device, embedded: bool) -> st
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(
-            f"dtype must be 'auto' or a floating-point format such as 'float32', got {dtype!r}"
+            "dtype must be 'auto' or a floating-point format such as 'float32', "
+            f"got {quoted(dtype)}"
         )
     return found

@@ -55,7 +55,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from causal_lvlm.arrays import Float32Array, FloatArray, frozen
-from causal_lvlm.errors import CaptureError
+from causal_lvlm.errors import CaptureError, quoted
 from causal_lvlm.lvlm.prepared import Prepared
 from causal_lvlm.tokens import Target
 
@@ -185,10 +185,10 @@ def propagation(module: torch.nn.Module, rules: Rules) -> Iterator[None]:
     """
     if rules.attention not in ("uniform", "frozen", "plain"):
         raise ValueError(
-            f"attention must be 'uniform', 'frozen' or 'plain', got {rules.attention!r}"
+            f"attention must be 'uniform', 'frozen' or 'plain', got {quoted(rules.attention)}"
         )
     if rules.gate not in ("half", "constant"):
-        raise ValueError(f"gate must be 'half' or 'constant', got {rules.gate!r}")
+        raise ValueError(f"gate must be 'half' or 'constant', got {quoted(rules.gate)}")
     mode = _Mode(rules)
     handles: list[Any] = []
     try:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from causal_lvlm.errors import quoted
+
 if TYPE_CHECKING:
     from causal_lvlm.lvlm.prepared import Prepared
 
@@ -53,7 +55,7 @@ def parse_memory(value: int | str | None) -> int | None:
     if n_bytes < 1:
         raise ValueError(
             f"max_memory must be a number of bytes or a text such as '2GB' or '512MiB', got "
-            f"{value!r}"
+            f"{quoted(value)}"
         )
     return n_bytes
 

@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from causal_lvlm.errors import (
     CaptureError,
     UnsupportedModelError,
+    quoted,
 )
 from causal_lvlm.lvlm.attention_function import Recorder, recording, switched
 from causal_lvlm.lvlm.compiled import uncompiled
@@ -541,7 +542,9 @@ class LVLM:
                     unknown = found == self.tokenizer.unk_token_id
                     if token_text(self.tokenizer, found).strip() and not unknown:
                         return int(found)
-            raise ValueError(f"{token!r} has no token in the vocabulary of {self.model_id!r}")
+            raise ValueError(
+                f"{quoted(token)} has no token in the vocabulary of {quoted(self.model_id)}"
+            )
         if not 0 <= int(token) < vocabulary:
             raise ValueError(f"token id {token} is outside the vocabulary of {vocabulary}")
         return int(token)

@@ -18,7 +18,7 @@ import torch
 from PIL import ImageFilter
 
 from causal_lvlm.arrays import Float32Array, FloatArray, IntArray, frozen
-from causal_lvlm.errors import CaptureError, ModelMemoryError, UnsupportedModelError
+from causal_lvlm.errors import CaptureError, ModelMemoryError, UnsupportedModelError, quoted
 from causal_lvlm.lvlm.gradients import check_score, target_score
 from causal_lvlm.lvlm.interventions import mean_embeddings
 from causal_lvlm.lvlm.memory import is_out_of_memory, parse_memory, release
@@ -67,7 +67,7 @@ def baseline_embeddings(
 ) -> Float32Array:
     """Return what stands for "nothing" at each position; see `Trace.baseline_embeddings`."""
     if kind not in BASELINES:
-        raise ValueError(f"kind must be one of {', '.join(BASELINES)}, got {kind!r}")
+        raise ValueError(f"kind must be one of {', '.join(BASELINES)}, got {quoted(kind)}")
     lvlm, layout = prepared.lvlm, prepared.layout
     is_image = layout.modality == "image"
     if kind == "blur" and prepared.context.cross:
@@ -198,7 +198,9 @@ def embedding_gradient(
 def _n_rows(rows: Rows, n_rows: int | None) -> int:
     if callable(rows):
         if n_rows is None or n_rows < 0:
-            raise ValueError(f"rows is a function, so n_rows must say how many, got {n_rows!r}")
+            raise ValueError(
+                f"rows is a function, so n_rows must say how many, got {quoted(n_rows)}"
+            )
         return int(n_rows)
     count = len(rows)
     if n_rows is not None and n_rows != count:

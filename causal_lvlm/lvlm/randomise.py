@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from causal_lvlm.errors import UnsupportedModelError
+from causal_lvlm.errors import UnsupportedModelError, quoted
 from causal_lvlm.lvlm.layers import decoder_layers
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def randomised(lvlm: LVLM, n_layers: int, *, seed: int, head: bool = True) -> LV
     """Return a copy with random upper layers; see `LVLM.randomised`."""
     most = len(decoder_layers(lvlm))
     if isinstance(n_layers, bool) or not 0 <= n_layers <= most:
-        raise ValueError(f"n_layers must be within 0..{most}, got {n_layers!r}")
+        raise ValueError(f"n_layers must be within 0..{most}, got {quoted(n_layers)}")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be a whole number, 0 or more, got {seed!r}")
+        raise ValueError(f"seed must be a whole number, 0 or more, got {quoted(seed)}")
     for name, parameter in lvlm.model.named_parameters():
         if not parameter.is_floating_point() or parameter.device.type == "meta":
             raise UnsupportedModelError(

@@ -32,6 +32,7 @@ import numpy.typing as npt
 
 from causal_lvlm.arrays import FloatArray, IntArray
 from causal_lvlm.checks import check_choice, whole_number
+from causal_lvlm.errors import quoted
 from causal_lvlm.metrics.case import Case
 from causal_lvlm.metrics.result import Measured, MetricInfo
 
@@ -295,7 +296,7 @@ def average_highest_confidence(
         As `insertion`, or if `within` is not in (0, 1].
     """
     if not 0 < within <= 1:
-        raise ValueError(f"within must be in (0, 1], got {within!r}")
+        raise ValueError(f"within must be in (0, 1], got {quoted(within)}")
     before = case.asked
     found = curve(case, case.order(scores), keep=True, steps=steps, share=share)
     inside = found.values[found.share <= within + 1e-12]

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from causal_lvlm.errors import quoted
 from causal_lvlm.metrics.case import Case
 from causal_lvlm.metrics.result import Measured, MetricInfo
 
@@ -43,7 +44,7 @@ def bin_counts(n_units: int, bins: Sequence[float] = BINS) -> list[int]:
         If there is no bin, or one is not in (0, 1].
     """
     if not len(bins) or not all(0 < q <= 1 for q in bins):
-        raise ValueError(f"bins must be shares in (0, 1], got {tuple(bins)!r}")
+        raise ValueError(f"bins must be shares in (0, 1], got {quoted(tuple(bins))}")
     # 0.1 * 70 is 7.000000000000001 in floating point: the count is 7, not 8.
     return [max(1, math.ceil(q * n_units - 1e-9)) for q in bins]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+from causal_lvlm.errors import quoted
 from causal_lvlm.metrics import (
     agreement,
     curves,
@@ -52,7 +53,7 @@ def list_metrics() -> list[MetricInfo]:
 def _canonical(name: str) -> str:
     plain = name.split("[")[0].strip().lower().replace("-", "_")
     if plain not in METRICS:
-        raise ValueError(f"unknown metric {name!r}; known metrics: {', '.join(METRICS)}")
+        raise ValueError(f"unknown metric {quoted(name)}; known metrics: {', '.join(METRICS)}")
     return plain
 
 

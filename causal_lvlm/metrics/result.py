@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from causal_lvlm.errors import quoted
 from causal_lvlm.fields import (
     Check,
     flag,
@@ -182,8 +183,8 @@ class MetricTable:
             if value.method == method and metric in (value.metric, value.metric.split("[")[0]):
                 return value
         raise KeyError(
-            f"no {metric!r} of {method!r} in this table; methods: {', '.join(self.methods)}; "
-            f"metrics: {', '.join(self.metrics)}"
+            f"no {quoted(metric)} of {quoted(method)} in this table; "
+            f"methods: {', '.join(self.methods)}; metrics: {', '.join(self.metrics)}"
         )
 
     def table(self, digits: int = 3) -> str:

@@ -47,6 +47,7 @@ import numpy.typing as npt
 
 from causal_lvlm.arrays import BoolArray, Float32Array, FloatArray
 from causal_lvlm.checks import whole_number
+from causal_lvlm.errors import quoted
 from causal_lvlm.metrics.case import EMBEDDING_MASKINGS, Case
 from causal_lvlm.metrics.result import Measured, MetricInfo
 
@@ -146,7 +147,9 @@ def _soft(
     whole_number("n_samples", n_samples, 2)
     shares = tuple(float(s) for s in retention)
     if not shares or not all(0 < s < 1 for s in shares):
-        raise ValueError(f"retention must be shares between 0 and 1, got {tuple(retention)!r}")
+        raise ValueError(
+            f"retention must be shares between 0 and 1, got {quoted(tuple(retention))}"
+        )
     if case.masking not in EMBEDDING_MASKINGS:
         raise ValueError(
             f"soft metrics replace components of embeddings, they cannot mask by {case.masking!r}; "

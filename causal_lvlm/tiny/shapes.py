@@ -11,6 +11,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from causal_lvlm.errors import quoted
+
 __all__ = ["SHAPES", "stamp"]
 
 BoolArray = npt.NDArray[np.bool_]
@@ -71,7 +73,7 @@ def _inside(shape: str, x: FloatArray, y: FloatArray) -> BoolArray:
         handle = (along >= -0.2) & (along <= 1.12) & (np.abs(across) <= 0.16)
         spoon: BoolArray = bowl | handle
         return spoon
-    raise ValueError(f"unknown shape {shape!r}; known shapes: {', '.join(SHAPES)}")
+    raise ValueError(f"unknown shape {quoted(shape)}; known shapes: {', '.join(SHAPES)}")
 
 
 @lru_cache(maxsize=1024)

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from causal_lvlm.arrays import FloatArray
-from causal_lvlm.errors import StructureError
+from causal_lvlm.errors import StructureError, quoted
 from causal_lvlm.viz.nodes import NodeChoice, choose_nodes, node_members, node_picture, target_text
 from causal_lvlm.viz.style import CAUSE, FAINT, INK, MUTED, PAPER, TARGET, caption, font, stack
 from causal_lvlm.viz.view import TraceView
@@ -112,7 +112,7 @@ def draw_graph(
         If the confidence does not fit the graph.
     """
     if engine not in ("auto", "graphviz", "networkx"):
-        raise ValueError(f"engine must be 'auto', 'graphviz' or 'networkx', got {engine!r}")
+        raise ValueError(f"engine must be 'auto', 'graphviz' or 'networkx', got {quoted(engine)}")
     choice = choose_nodes(graph, numbers, radius=radius, max_nodes=max_nodes)
     edges = edges_between(graph.structure.pag.marks, choice.nodes)
     pictures = node_pictures(view, graph, choice, numbers)

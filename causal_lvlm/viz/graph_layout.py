@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray
+from causal_lvlm.errors import quoted
 from causal_lvlm.viz.fallback import edge_end, place_boxes
 from causal_lvlm.viz.graph import Edge
 
@@ -86,9 +87,9 @@ def place_graph(
         If `engine` or `program` is unknown.
     """
     if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {quoted(engine)}")
     if program not in PROGRAMS:
-        raise ValueError(f"layout must be one of {', '.join(PROGRAMS)}; got {program!r}")
+        raise ValueError(f"layout must be one of {', '.join(PROGRAMS)}; got {quoted(program)}")
     linked = sorted({node for pair in pairs for node in pair})
     places: dict[int, FloatArray] = {}
     curves: dict[tuple[int, int], FloatArray] = {}
