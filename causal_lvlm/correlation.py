@@ -34,7 +34,7 @@ from typing import Any, Literal
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray, IntArray, frozen
-from causal_lvlm.checks import check_choice, whole_number
+from causal_lvlm.checks import check_choice, nearest, shown, whole_number
 from causal_lvlm.composition import SPANNING, TargetPass
 from causal_lvlm.covariance import (
     correlation_of_rows,
@@ -42,7 +42,12 @@ from causal_lvlm.covariance import (
     partial_out,
     source_matrices,
 )
-from causal_lvlm.errors import AttentionError, DegenerateTargetError
+from causal_lvlm.errors import (
+    AttentionError,
+    DegenerateTargetError,
+    OptionError,
+    OptionTypeError,
+)
 from causal_lvlm.tokens import Target, TargetLike, TokenLayout, Units, resolve_target
 
 __all__ = [
@@ -55,6 +60,7 @@ __all__ = [
 ]
 
 Source = Literal["attention", "output", "relevancy", "influence"]
+_COMBINED = ("effective", "mean")  # layers as one
 SOURCES = ("attention", "output", "relevancy", "influence")
 Layer = int | Literal["global", "effective", "mean"]
 Sink = Literal["keep", "drop", "condition"]
@@ -178,19 +184,9 @@ def attention_correlations(
     pass for this target and source that somebody needs more of.
     """
     chosen = resolve_target(trace.layout, target)
-    check_choice("source", source, SOURCES)
-    kind = layer if layer in ("effective", "mean") and source not in SPANNING else source
+    check_source(source, layer, heads, row, sink, tiers, n_samples, threshold)
+    kind = layer if isinstance(layer, str) and layer in _COMBINED else source
     row = DEFAULT_ROWS[kind] if row is None else row
-    check_choice("sink", sink, ("keep", "drop", "condition"))
-    check_choice("row", row, ("own", "predictor"))
-    check_choice("tiers", tiers, ("ordered", "image-block"))
-    if source in SPANNING and row == "own":
-        raise ValueError(
-            f"row='own' has no place in source={source!r}: the target's own row comes after its "
-            f"prediction, so its {source} is zero; use row='predictor'"
-        )
-    if threshold is not None and n_samples is not None:
-        raise ValueError("give either threshold or n_samples (with alpha), not both")
     if threshold is None and n_samples is None:
         threshold = DEFAULT_THRESHOLDS[kind]
     whole_number("pool", pool, 1)
@@ -219,6 +215,63 @@ def attention_correlations(
         except DegenerateTargetError as error:
             results.append(error)
     return tuple(results)
+
+
+def check_source(
+    source: Any, layer: Any, heads: Any, row: Any, sink: Any, tiers: Any, n_samples: Any,
+    threshold: Any,
+) -> None:  # fmt: skip
+    """Refuse a covariance source that no model could have; see `attention_correlation`.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        If a value is not allowed, or ruled out by another one.
+    """
+    check_choice("source", source, SOURCES)
+    check_choice("sink", sink, ("keep", "drop", "condition"))
+    check_choice("tiers", tiers, ("ordered", "image-block"))
+    if row is not None:
+        check_choice("row", row, ("own", "predictor"))
+    _check_layer(layer)
+    every = isinstance(heads, str) and heads == "all"
+    if not every:
+        _check_heads(heads)
+    if source in SPANNING and layer != -1:
+        raise OptionError(f"source={source!r} spans all layers; layer={layer!r} has no effect")
+    if isinstance(layer, str) and layer in _COMBINED and source != "attention":
+        raise OptionError(f"layer={layer!r} combines attention; source={source!r} has no such")
+    if not every and (source in SPANNING or layer in _COMBINED):
+        raise OptionError(f"heads={shown(heads)} was given, but this source combines all heads")
+    if source in SPANNING and row == "own":
+        raise OptionError(
+            f"row='own' has no place in source={source!r}: the target's own row comes after its "
+            f"prediction, so its {source} is zero; use row='predictor'"
+        )
+    if threshold is not None and n_samples is not None:
+        raise OptionError("give either threshold or n_samples (with alpha), not both")
+
+
+def _check_layer(layer: Any) -> None:
+    words = ("global", *_COMBINED)
+    text = f"layer must be a number, {', '.join(map(repr, words))}; got {shown(layer)}"
+    if isinstance(layer, str):
+        if layer not in words:
+            raise OptionError(text + nearest(layer, words))
+    elif isinstance(layer, bool) or not isinstance(layer, (int, np.integer)):
+        raise OptionTypeError(text)
+
+
+def _check_heads(heads: Any) -> None:
+    try:
+        chosen = None if isinstance(heads, str) else list(heads)
+    except TypeError:
+        chosen = None
+    if not chosen:
+        raise OptionTypeError(f"heads must be 'all' or a list of heads, got {shown(heads)}")
+    numbers = [whole_number("each of heads", head, 0) for head in chosen]
+    if len(set(numbers)) < len(numbers):
+        raise OptionError(f"heads must be different from each other, got {shown(heads)}")
 
 
 def attention_correlation(

@@ -19,7 +19,7 @@ import numpy as np
 
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.composition import SPANNING, TargetPass
-from causal_lvlm.errors import AttentionError, quoted
+from causal_lvlm.errors import AttentionError
 from causal_lvlm.tokens import Target
 
 __all__ = [
@@ -138,41 +138,14 @@ def source_matrices(
     ------
     AttentionError
         If weights are not finite, or a layer or head does not exist.
-    ValueError
-        If an option has no effect on this source, or is of the wrong kind.
     """
-    combined = source in SPANNING or layer in ("effective", "mean")
-    if combined and not (isinstance(heads, str) and heads == "all"):
-        raise AttentionError(f"heads={heads!r} was given, but this source combines all heads")
-    if source in SPANNING and layer != -1:
-        raise ValueError(
-            f"source={quoted(source)} spans all layers; layer={quoted(layer)} has no effect"
-        )
     if source in SPANNING:
         matrix = SPANNING[source](trace, target) if passed is None else passed.take_matrix()
         return [(None, _checked(matrix, source), None, None)]
     if layer in ("effective", "mean"):
-        if source != "attention":
-            raise ValueError(
-                f"layer={quoted(layer)} combines attention; source={quoted(source)} has no such"
-            )
         combine = effective_attention if layer == "effective" else mean_attention
         return [(None, _checked(combine(trace), f"{layer} attention"), None, layer)]
-    if layer == "global":
-        try:
-            layer = trace.global_layer
-        except IndexError as error:
-            raise AttentionError(f"{error}; give a number") from error
-    if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)):
-        raise ValueError(
-            f"layer must be an integer, 'global', 'effective' or 'mean', got {quoted(layer)}"
-        )
-    n_layers = trace.n_layers
-    if not -n_layers <= layer < n_layers:
-        raise AttentionError(
-            f"layer {layer} is out of range for {trace.model_id}, which has {n_layers} layers "
-            f"(0..{n_layers - 1} or negative)"
-        )
+    layer, n_layers = numbered_layer(trace, layer), trace.n_layers
     attention = trace.attention(layers=(layer,))[0]
     values = trace.head_values(layer) if source == "output" else None
     n_heads = attention.shape[0]
@@ -187,6 +160,22 @@ def source_matrices(
         )
         for h in chosen
     ]
+
+
+def numbered_layer(trace: Any, layer: int | str) -> int:
+    """Return the number of one layer of a trace's model; raise AttentionError if there is none."""
+    if layer == "global":
+        try:
+            layer = trace.global_layer
+        except IndexError as error:
+            raise AttentionError(f"{error}; give a number") from error
+    n_layers, number = trace.n_layers, int(layer)
+    if not -n_layers <= number < n_layers:
+        raise AttentionError(
+            f"layer {number} is out of range for {trace.model_id}, which has {n_layers} layers "
+            f"(0..{n_layers - 1} or negative)"
+        )
+    return number
 
 
 def _heads(heads: Any, n_heads: int) -> list[int]:

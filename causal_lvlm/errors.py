@@ -24,6 +24,8 @@ __all__ = [
     "ModelMemoryError",
     "ModelNotFoundError",
     "ModelOfflineError",
+    "OptionError",
+    "OptionTypeError",
     "OutputError",
     "PromptError",
     "SampleSizeError",
@@ -78,6 +80,14 @@ class CausalLVLMError(Exception):
     def __str__(self) -> str:
         """Return the message, with what it quotes shortened to what can be read."""
         return readable(super().__str__())
+
+
+class OptionError(CausalLVLMError, ValueError):
+    """An option has a value that is not allowed, or one that another option rules out."""
+
+
+class OptionTypeError(OptionError, TypeError):
+    """An option is of a type that is not allowed, or there is no option of that name."""
 
 
 class UnsupportedModelError(CausalLVLMError, ValueError):

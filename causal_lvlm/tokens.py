@@ -24,8 +24,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from causal_lvlm.arrays import BoolArray, FloatArray, IntArray, frozen
-from causal_lvlm.checks import check_choice, whole_number
-from causal_lvlm.errors import TargetError
+from causal_lvlm.checks import check_choice, shown, whole_number
+from causal_lvlm.errors import OptionTypeError, TargetError
 
 __all__ = [
     "MODALITIES",
@@ -35,6 +35,7 @@ __all__ = [
     "TokenLayout",
     "Units",
     "candidate_units",
+    "check_trace",
     "resolve_target",
 ]
 
@@ -221,6 +222,14 @@ class Target:
     def predictor(self) -> int:
         """Position whose output predicts the first target token."""
         return self.positions[0] - 1
+
+
+def check_trace(trace: Any) -> None:
+    """Raise OptionTypeError unless this is what `LVLM.run` returns, or has a layout like it."""
+    if not isinstance(getattr(trace, "layout", None), TokenLayout):
+        raise OptionTypeError(
+            f"trace must be what model.run(image, prompt) returns, got {shown(trace)}"
+        )
 
 
 def resolve_target(layout: TokenLayout, target: TargetLike) -> Target:

@@ -46,8 +46,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray, IntArray
-from causal_lvlm.checks import whole_number
-from causal_lvlm.errors import ImageError, TargetError, UnsupportedModelError, quoted
+from causal_lvlm.checks import nearest, shown, whole_number
+from causal_lvlm.errors import (
+    ImageError,
+    OptionError,
+    OptionTypeError,
+    TargetError,
+    UnsupportedModelError,
+)
 from causal_lvlm.tokens import Target, TokenLayout, Units, candidate_units
 
 if TYPE_CHECKING:
@@ -162,14 +168,14 @@ def _check(layout: TokenLayout, target: Target, units: Units) -> None:
         )
     if len(set(positions)) < len(positions):
         twice = sorted({p for p in positions if positions.count(p) > 1})
-        raise ValueError(f"the units share the positions {twice}; each may be in one unit only")
+        raise OptionError(f"the units share the positions {twice}; each may be in one unit only")
 
 
 def _parse(name: str) -> tuple[str, str]:
     """Return (image part, text part), each in its full spelling or empty."""
     allowed = f"image: {', '.join(IMAGE_PARTS)}; text: {', '.join(TEXT_PARTS)}; both joined by '+'"
     if not isinstance(name, str):
-        raise ValueError(f"units must be a name or Units, got {type(name).__name__}; {allowed}")
+        raise OptionTypeError(f"units must be a name or Units, got {shown(name)}; {allowed}")
     image = text = ""
     for part in name.lower().replace(" ", "").split("+"):
         kind, colon, number = part.partition(":")
@@ -181,8 +187,9 @@ def _parse(name: str) -> tuple[str, str]:
             size = _number(kind, number if colon else str(DEFAULT_SUPERPIXELS))
             image = f"{kind}:{size}"
         else:
-            raise ValueError(
-                f"units {quoted(name)} cannot be read at {quoted(part)}; allowed are {allowed}"
+            hint = nearest(kind, ("patch", "block", "superpixel", *TEXT_PARTS))
+            raise OptionError(
+                f"units {shown(name)} cannot be read at {shown(part)}{hint}; allowed are {allowed}"
             )
     return image, text
 
@@ -191,8 +198,8 @@ def _number(kind: str, text: str) -> int:
     try:
         return whole_number(f"the number after '{kind}:'", int(text), 1)
     except ValueError:
-        raise ValueError(
-            f"'{kind}:' must be followed by a whole number of at least 1, got {quoted(text)}"
+        raise OptionError(
+            f"'{kind}:' must be followed by a whole number of at least 1, got {shown(text)}"
         ) from None
 
 

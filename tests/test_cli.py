@@ -188,10 +188,10 @@ def test_only_options_that_were_given_are_passed_on(calls):
     assert calls.loaded[-1][1]["max_memory"] == "2GB"
     invoke(
         "explain", "x.png", "what ?", "-t", "red", "--layer", "effective", "--max-runs", 50,
-        "--masking", "edges", "--source", "output", "--time-limit", 2.5, "--model", "some/model",
+        "--masking", "edges", "--source", "attention", "--time-limit", 2.5, "--model", "some/model",
     )  # fmt: skip
     assert calls.explained[-1][1] == {
-        "layer": "effective", "max_runs": 50, "masking": "edges", "source": "output",
+        "layer": "effective", "max_runs": 50, "masking": "edges", "source": "attention",
         "time_limit": 2.5,
     }  # fmt: skip
     assert calls.loaded[-1][0] == "some/model"
@@ -267,7 +267,7 @@ def test_targets_are_words_before_they_are_numbers():
         (("x.png", ""), "the prompt is empty; ask something"),
         (("x.png", "what ?", "-t", "green"), "'green' is not in the answer"),
         (("x.png", "what ?", "-t", "9"), "out of range"),
-        (("x.png", "what ?", "--layer", "last"), "--layer must be a number"),
+        (("x.png", "what ?", "--layer", "last"), "layer must be a number"),
         (("x.png", "what ?", "-m", "guesswork"), "unknown method 'guesswork'"),
     ],
 )

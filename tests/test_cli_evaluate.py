@@ -213,7 +213,7 @@ def test_other_settings_are_refused_unless_restarted(three, tmp_path):
         (("--masking", "fog"), "unknown masking 'fog'"),
         (("--units", "atoms"), "atoms"),
         (("--option", "rise.n_masks=3"), "--option must be METHOD.NAME=VALUE"),
-        (("--option", "relevancy.nonsense=3"), "relevancy has no option 'nonsense'"),
+        (("--option", "relevancy.nonsense=3"), "'relevancy' has no option nonsense"),
         (("--jobs", "0"), "jobs must be a whole number of at least 1"),
     ],
 )

@@ -198,6 +198,13 @@ def _scope(units: Units) -> str:
     return "image" if all(image) else "all" if any(image) else "text"
 
 
+def check_passed_on(options: Mapping[str, Any]) -> None:
+    """Refuse options that `causal_lvlm.explain`, which gets them, would refuse."""
+    from causal_lvlm.explanation.explain import check_explain_options
+
+    check_explain_options(options)
+
+
 TABLE: Table = (
     (
         causal,

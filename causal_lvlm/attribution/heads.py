@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,17 @@ from causal_lvlm.attribution.head_choice import N_HEADS, HeadChoice, select_head
 from causal_lvlm.attribution.info import MethodInfo, Progress, Table
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.attribution.weights import check_finite, target_rows
+from causal_lvlm.checks import check_annotated, check_names
 from causal_lvlm.tokens import Target, TargetLike
 
 __all__ = ["TABLE", "HeadChoice", "attn_attrib", "select_heads"]
+
+
+def check_passed_on(options: Mapping[str, Any]) -> None:
+    """Refuse options that `select_heads`, which gets them, would refuse."""
+    names = inspect.signature(select_heads).parameters
+    check_names("attn_attrib", options, set(names) - {"traces", "targets"})
+    check_annotated(select_heads, options)
 
 
 def attn_attrib(

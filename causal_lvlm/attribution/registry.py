@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -36,13 +36,20 @@ from causal_lvlm.attribution.info import MethodFunction, MethodInfo, Progress, T
 from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Attribution, Scores
 from causal_lvlm.attribution.weights import check_finite
-from causal_lvlm.checks import whole_number
-from causal_lvlm.errors import DetachedTraceError, TargetError, quoted, readable
+from causal_lvlm.checks import check_annotated, check_names, one_name, shown, whole_number
+from causal_lvlm.errors import DetachedTraceError, OptionTypeError, TargetError, quoted
 from causal_lvlm.storage import to_jsonable
-from causal_lvlm.tokens import Target, TargetLike, resolve_target
+from causal_lvlm.tokens import Target, TargetLike, check_trace, resolve_target
 from causal_lvlm.units import UnitsLike, make_units, units_name
 
-__all__ = ["METHODS", "MethodInfo", "attribute", "list_methods"]
+__all__ = [
+    "METHODS",
+    "MethodInfo",
+    "attribute",
+    "check_method_options",
+    "list_methods",
+    "method_name",
+]
 
 # Cheap ones first; whoever adds a method adds it to its module's table, or a module here.
 _TABLE: Table = (
@@ -72,6 +79,8 @@ METHODS: dict[str, MethodFunction] = {
 _INFO: dict[str, MethodInfo] = {
     name: info for _, info in _TABLE for name in (info.name, *info.aliases)
 }
+# Methods that take any option, and who knows which there are.
+_PASSED_ON = {"causal": causal.check_passed_on, "attn_attrib": heads.check_passed_on}
 _OURS = ("trace", "target", "units", "against", "seed", "progress")
 
 
@@ -80,14 +89,52 @@ def list_methods() -> list[MethodInfo]:
     return [info for _, info in _TABLE]
 
 
-def _canonical(name: str) -> str:
-    """Return the registered name that differs from `name` at most in case and - for _."""
-    plain = name.lower().replace("-", "_")
-    matches = [known for known in METHODS if known.lower().replace("-", "_") == plain]
-    if not matches:
-        known = ", ".join(info.name for info in list_methods())
-        raise ValueError(f"unknown method {quoted(name)}; known methods: {known}")
-    return _INFO[matches[0]].name
+def method_name(name: Any) -> str:
+    """Return the registered name of a method; case, - for _ and aliases do not matter.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+        If there is no such method, or `name` is no text.
+    """
+    known = {alias: info.name for alias, info in _INFO.items()}
+    return one_name(
+        "method", name, known,
+        "scores of your own are measured by evaluate(trace, target, ('name', scores), ...)",
+    )  # fmt: skip
+
+
+def check_method_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a method does not have, and values that it could not take.
+
+    Parameters
+    ----------
+    name : str
+        As `method_name` returns it.
+    options : mapping
+        Options of the method itself.
+
+    Raises
+    ------
+    OptionError, OptionTypeError
+    """
+    function = METHODS[name]
+    own = {k: p for k, p in inspect.signature(function).parameters.items() if k not in _OURS}
+    named = {k for k, p in own.items() if p.kind is not p.VAR_KEYWORD}
+    rest = {k: v for k, v in options.items() if k not in named}
+    if rest and len(named) == len(own):
+        check_names(f"method {name!r}", rest, named)
+    check_annotated(function, options)
+    if rest and name in _PASSED_ON:
+        _PASSED_ON[name](rest)
 
 
 def attribute(
@@ -154,22 +201,18 @@ def attribute(
     >>> found.scores.shape == (len(trace.layout),)
     True
     """
-    name = _canonical(method)
+    name = method_name(method)
+    check_trace(trace)
+    check_method_options(name, options)
     function = METHODS[name]
     signature = inspect.signature(function).parameters
     has = {key for key, parameter in signature.items() if parameter.kind != parameter.VAR_KEYWORD}
     passes_on = len(has) < len(signature)  # takes any option and checks it itself
-    unknown = sorted(set(options) - (has - set(_OURS)))
-    if unknown and not passes_on:
-        allowed = ", ".join(sorted(has - set(_OURS))) or "none of its own"
-        raise TypeError(
-            f"method {quoted(name)} has no option {readable(', '.join(unknown))}; it has {allowed}"
-        )
     if against is not None and "against" not in has and not passes_on:
         able = ", ".join(
             info.name for fn, info in _TABLE if "against" in inspect.signature(fn).parameters
         )
-        raise TypeError(f"method {quoted(name)} has no option against; these have: {able}")
+        raise OptionTypeError(f"method {name!r} has no option against; these have: {able}")
     asked = units_name(units)
     seed = whole_number("seed", seed, 0)
     found = resolve_target(trace.layout, target)
@@ -210,7 +253,7 @@ def attribute(
 def _check_rival(trace: Any, target: Target, against: Any) -> None:
     """Raise unless `against` is another token than the target's first."""
     if isinstance(against, bool) or not isinstance(against, (str, int, np.integer)):
-        raise TypeError(f"against must be a token's text or id, got {quoted(against)}")
+        raise OptionTypeError(f"against must be a token's text or id, got {shown(against)}")
     # A trace without a model cannot say; a text then stays what it is.
     known = isinstance(against, str) and hasattr(trace, "token_id")
     rival = trace.token_id(against) if known else against

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from causal_lvlm.checks import whole_number
 from causal_lvlm.cli.items import read_items
 from causal_lvlm.cli.overwriting import spare
 from causal_lvlm.cli.support import (
@@ -28,7 +29,7 @@ from causal_lvlm.cli.support import (
     one_thread,
     say,
 )
-from causal_lvlm.errors import quoted
+from causal_lvlm.errors import OptionError
 from causal_lvlm.storage import to_jsonable, versions
 
 __all__ = ["evaluate"]
@@ -99,6 +100,7 @@ def evaluate(
     with clear_errors(debug):
         items = read_items(data, prompt)
         spare([out], [data, *(Path(image) for item in items.values() for image in item["images"])])
+        whole_number("--jobs", jobs, 1)
         chosen = dict(list(items.items())[:limit])
         config = _config(
             methods, metrics, option,
@@ -115,38 +117,26 @@ def evaluate(
 
 def _config(methods: str, metrics: str, option: list[str] | None, **plain: Any) -> dict[str, Any]:
     """Return what the results depend on; unknown names are refused."""
-    import causal_lvlm as cl
+    from causal_lvlm.attribution.registry import method_name
+    from causal_lvlm.checks import one_name, whole_number
     from causal_lvlm.metrics import metric_info
     from causal_lvlm.metrics.case import MASKINGS
     from causal_lvlm.units import units_name
 
-    known = {
-        name.lower().replace("-", "_"): info.name
-        for info in cl.list_methods()
-        for name in (info.name, *info.aliases)
-    }
-    names = []
-    for name in _split(methods, "method"):
-        plain_name = name.lower().replace("-", "_")
-        if plain_name not in known:
-            raise ValueError(
-                f"unknown method {quoted(name)}; known are "
-                f"{', '.join(info.name for info in cl.list_methods())}"
-            )
-        names.append(known[plain_name])
+    names = [method_name(name) for name in _split(methods, "method")]
     wanted = _split(metrics, "metric")
     for name in wanted:
         info = metric_info(name)
         if info.needs == "other":
-            raise ValueError(
+            raise OptionError(
                 f"{info.name} is no metric of one result on one target; call it from Python"
             )
-        if "[" in name and name.partition("[")[2].rstrip("] ") not in MASKINGS:
-            raise ValueError(f"unknown masking in {quoted(name)}; known are {', '.join(MASKINGS)}")
-    if plain["masking"] not in MASKINGS:
-        raise ValueError(
-            f"unknown masking {quoted(plain['masking'])}; known are {', '.join(MASKINGS)}"
-        )
+        if "[" in name:
+            masked = name.partition("[")[2].rstrip("] ")
+            one_name(f"masking in {name!r}:", masked, {m: m for m in info.maskings or MASKINGS}, "")
+    plain["masking"] = one_name("masking", plain["masking"], {m: m for m in MASKINGS}, "")
+    whole_number("seed", plain["seed"], 0)
+    whole_number("max_new_tokens", plain["max_new_tokens"], 1)
     plain["units"] = units_name(plain["units"])
     return {
         "methods": list(dict.fromkeys(names)),
@@ -160,40 +150,34 @@ def _config(methods: str, metrics: str, option: list[str] | None, **plain: Any) 
 def _split(text: str, what: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise ValueError(f"no {what} was named")
+        raise OptionError(f"no {what} was named")
     return names
 
 
 def _options(given_options: list[str], methods: list[str]) -> dict[str, dict[str, Any]]:
+    from causal_lvlm.attribution.registry import check_method_options, method_name
+    from causal_lvlm.checks import shown
+
     found: dict[str, dict[str, Any]] = {}
     for text in given_options:
         left, sign, value = text.partition("=")
         method, dot, name = left.partition(".")
-        if not (sign and dot and name) or method not in methods:
-            raise ValueError(
-                f"--option must be METHOD.NAME=VALUE with a method of --methods, got {quoted(text)}"
+        if not (sign and dot and name):
+            raise OptionError(f"--option must be METHOD.NAME=VALUE, got {shown(text)}")
+        method = method_name(method)
+        if method not in methods:
+            raise OptionError(
+                f"--option must be METHOD.NAME=VALUE with a method of --methods, which {method!r} "
+                f"is not: {shown(text)}"
             )
-        _check_option(method, name)
         try:
             read = json.loads(value)
         except json.JSONDecodeError:
             read = value
         found.setdefault(method, {})[name] = read
+    for method, options in found.items():
+        check_method_options(method, options)
     return found
-
-
-def _check_option(method: str, name: str) -> None:
-    import inspect
-
-    from causal_lvlm.attribution.registry import METHODS
-
-    parameters = inspect.signature(METHODS[method]).parameters
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    own = [p for p in parameters if p not in ("trace", "target", "units", "seed", "progress")]
-    if name not in own and not open_ended:
-        raise ValueError(
-            f"{method} has no option {quoted(name)}; it has {', '.join(own) or 'none'}"
-        )
 
 
 def _remarks(items: dict[str, dict[str, Any]], config: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from causal_lvlm.checks import whole_number
 from causal_lvlm.cli.looks import Looked, Looks
 from causal_lvlm.cli.overwriting import EXPLAINED, results_folder
 from causal_lvlm.cli.results import describe, finish, result_json, was_interrupted
@@ -24,7 +25,7 @@ from causal_lvlm.cli.support import (
     writing,
 )
 from causal_lvlm.cli.targets import default_target, find_target
-from causal_lvlm.errors import ImageError
+from causal_lvlm.errors import ImageError, TargetError
 
 if TYPE_CHECKING:
     from causal_lvlm.tokens import Target
@@ -33,14 +34,11 @@ __all__ = ["explain"]
 
 
 def _layer(text: str | None) -> int | str | None:
-    if text is None or text in ("global", "effective", "mean"):
-        return text
+    """Return a number as one; what else it may be is checked with the other options."""
     try:
-        return int(text)
+        return None if text is None else int(text)
     except ValueError:
-        raise ValueError(
-            f"--layer must be a number, 'global', 'effective' or 'mean', got {text!r}"
-        ) from None
+        return text
 
 
 def explain(
@@ -175,7 +173,8 @@ def explain(
         import causal_lvlm as cl
 
         methods = list(method or ())
-        _check_methods(methods)
+        _check(options, methods, target)
+        whole_number("--max-new-tokens", max_new_tokens, 1)
         looks = Looks(faithfulness or bool(metric), tuple(metric or ()), stability, heads, seed)
         looks.check(source)
         steps = 3 + max(1, len(target or ())) * (1 + len(methods) + looks.steps)
@@ -310,15 +309,14 @@ def _explain_targets(
     return explanations, attributions, looked, False
 
 
-def _check_methods(methods: list[str]) -> None:
-    """Refuse an unknown method before a model is loaded."""
-    import causal_lvlm as cl
+def _check(options: dict[str, Any], methods: list[str], targets: list[str] | None) -> None:
+    """Refuse what the library would refuse, before a model is loaded, which may take minutes."""
+    from causal_lvlm.attribution.registry import method_name
+    from causal_lvlm.explanation.explain import check_explain_options
 
-    known = {name for info in cl.list_methods() for name in (info.name, *info.aliases)}
-    plain = {name.lower().replace("-", "_") for name in known}
+    check_explain_options(options)
     for name in methods:
-        if name.lower().replace("-", "_") not in plain:
-            raise ValueError(
-                f"unknown method {name!r}; known are "
-                f"{', '.join(info.name for info in cl.list_methods())}"
-            )
+        method_name(name)
+    for text in targets or ():
+        if not text.strip():
+            raise TargetError("--target '' names no word; name a word of the answer, or an index")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from causal_lvlm.cli.support import Failures, Progress
+from causal_lvlm.errors import OptionError
 
 __all__ = ["Looked", "Looks"]
 
@@ -81,7 +82,7 @@ class Looks:
 
             measurable(self.metrics)
         if self.stability is not None and source == "relevancy":
-            raise ValueError(
+            raise OptionError(
                 "--stability jitters weights, which relevancy clips; use --source influence "
                 "(the default) or attention"
             )

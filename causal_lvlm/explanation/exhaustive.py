@@ -16,15 +16,18 @@ from typing import Any, Literal
 
 from causal_lvlm.errors import BudgetError
 from causal_lvlm.explanation.options import (
+    BACKENDS,
     MASKINGS,
     MODES,
     ask_unmasked,
+    check_against,
     check_choice,
     check_drop_ratio,
     scope_option,
     whole_number,
 )
-from causal_lvlm.tokens import TargetLike, candidate_units, resolve_target
+from causal_lvlm.explanation.testers import TESTERS
+from causal_lvlm.tokens import TargetLike, candidate_units, check_trace, resolve_target
 
 __all__ = ["ExhaustiveResult", "exhaustive_explanation"]
 
@@ -91,7 +94,13 @@ def exhaustive_explanation(
     ValueError
         If an option has a value that is not allowed.
     """
+    check_trace(trace)
     check_choice("mode", mode, MODES)
+    check_choice("tester", tester, TESTERS)
+    check_choice("backend", backend, BACKENDS)
+    check_against(tester, against)
+    whole_number("max_runs", max_runs, 1)
+    whole_number("pool", pool, 1)
     check_choice("masking", masking, MASKINGS)
     check_drop_ratio(drop_ratio)
     whole_number("max_size", max_size, 1)

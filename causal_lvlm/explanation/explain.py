@@ -39,31 +39,31 @@ References
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from causal_lvlm.checks import check_names
 from causal_lvlm.composition import TargetPass
 from causal_lvlm.correlation import TokenCorrelation, attention_correlations, nodes_to_units
-from causal_lvlm.errors import quoted
+from causal_lvlm.covariance import numbered_layer
+from causal_lvlm.errors import OptionError
 from causal_lvlm.explanation.evaluator import Budget, SubsetEvaluator
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
 from causal_lvlm.explanation.guided_search import GuidedSearch
 from causal_lvlm.explanation.options import (
     MASKINGS,
-    MODES,
+    SEARCHES,
     ask_unmasked,
-    check_budget,
-    check_choice,
-    check_drop_ratio,
+    check_options,
     check_self_check,
+    default_source,
     scope_option,
-    whole_number,
 )
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.explanation.scope_search import ScopeSearch
-from causal_lvlm.explanation.testers import TESTERS
 from causal_lvlm.explanation.tried import tried_sets
 from causal_lvlm.storage import versions
 from causal_lvlm.structure.compiling import COMPILING, compile_kernels
@@ -73,14 +73,14 @@ from causal_lvlm.tokens import (
     TokenLayout,
     Units,
     candidate_units,
+    check_trace,
     resolve_target,
 )
 
-__all__ = ["MASKINGS", "PUBLISHED", "SEARCHES", "explain"]
+__all__ = ["MASKINGS", "PUBLISHED", "SEARCHES", "check_explain_options", "explain"]
 
 # The setting of Rohekar et al. (2023): last-layer attention of every head, graphs asked first.
 PUBLISHED: dict[str, Any] = {"source": "attention", "layer": -1, "search": "graph"}
-SEARCHES = ("guided", "graph")
 # Rows per call: a batch that holds a hit is finished, so larger ones waste runs. The guided search
 # asks for single masks whose answer decides what is asked next.
 BATCH_SIZES = {"guided": 1, "graph": 16}
@@ -204,22 +204,20 @@ def explain(
     ``ended="interrupted"``.
     """
     started = time.monotonic()
-    given = {
-        k: v for k, v in locals().items() if k not in ("trace", "target", "progress", "started")
-    }
-    _check_options(given)
+    given = {k: v for k, v in locals().items() if k not in ("trace", "target", "started")}
+    check_trace(trace)
+    check_options(given)
+    del given["progress"]
     check_self_check(trace, force)
     chosen = resolve_target(trace.layout, target)
     if source is None:
-        among_heads = not (isinstance(heads, str) and heads == "all") or layer != -1
-        source = "attention" if among_heads or row == "own" else "influence"
-        given["source"] = source
+        given["source"] = source = default_source(heads, layer, row)
     scopes_of = scope_option(candidates, masking)
     units = candidate_units(trace.layout, chosen, candidates=scopes_of, pool=pool)
     if masking.startswith("pixels") and any(m != "image" for m in units.modality):
-        raise ValueError(
-            f"masking={quoted(masking)} changes pixels, but candidates hold text positions"
-        )
+        raise OptionError(f"masking={masking!r} changes pixels, but candidates hold text positions")
+    if source in ("attention", "output") and layer not in ("effective", "mean"):
+        numbered_layer(trace, layer)  # said before the model is run
     given["candidates"] = scopes_of
     if not isinstance(heads, str):
         given["heads"] = heads = list(heads)
@@ -298,21 +296,25 @@ def explain(
     )
 
 
-def _check_options(given: dict[str, Any]) -> None:
-    """Refuse what no search could honour, before anything is run."""
-    check_choice("mode", given["mode"], MODES)
-    check_choice("masking", given["masking"], MASKINGS)
-    check_choice("search", given["search"], SEARCHES)
-    check_choice("tester", given["tester"], TESTERS)
-    check_drop_ratio(given["drop_ratio"])
-    check_budget(given["max_runs"], given["time_limit"], 3 if given["tester"] == "contrast" else 2)
-    for name, least in (("max_radius", 1), ("pool", 1), ("n_random", 0), ("seed", 0)):
-        whole_number(name, given[name], least)
-    for name, least in (("max_size", 1), ("max_tests", 1), ("n_jobs", 1)):
-        if given[name] is not None:
-            whole_number(name, given[name], least)
-    if given["alpha"] is not None and given["n_samples"] is None:
-        raise ValueError("alpha goes with n_samples; without it give threshold, or neither")
+def check_explain_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that `explain` would refuse, before there is a trace or a model.
+
+    Parameters
+    ----------
+    options : mapping
+        Some of the options of `explain`, by name; the others have their defaults.
+
+    Raises
+    ------
+    OptionError, OptionTypeError, BudgetError
+    """
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(explain).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    check_names("explain", options, defaults)
+    check_options({**defaults, **options})
 
 
 def _scopes(units: Units, candidates: str | list[int]) -> list[tuple[str, tuple[int, ...], float]]:

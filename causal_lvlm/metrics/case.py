@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from causal_lvlm.arrays import BoolArray, Float32Array, FloatArray
-from causal_lvlm.checks import check_choice
+from causal_lvlm.checks import check_choice, whole_number
 from causal_lvlm.errors import TargetError
 from causal_lvlm.tokens import Target, TargetLike, Units, resolve_target
 from causal_lvlm.units import make_units, units_name
@@ -120,6 +120,7 @@ class Case:
     ) -> None:
         check_choice("masking", masking, MASKINGS)
         check_choice("ties", ties, TIES)
+        whole_number("seed", seed, 0)
         self.trace = trace
         self.target: Target = resolve_target(trace.layout, target)
         self.units: Units = make_units(trace, self.target, units)

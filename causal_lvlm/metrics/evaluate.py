@@ -21,13 +21,13 @@ from typing import Any
 
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.attribution.result import Attribution
-from causal_lvlm.checks import check_choice
-from causal_lvlm.errors import CausalLVLMError, ModelMemoryError
+from causal_lvlm.checks import check_annotated, check_choice, nearest
+from causal_lvlm.errors import CausalLVLMError, ModelMemoryError, OptionTypeError
 from causal_lvlm.metrics.case import MASKINGS, Case
 from causal_lvlm.metrics.registry import metric_function, metric_info, option_names
 from causal_lvlm.metrics.result import Measured, MetricInfo, MetricTable, MetricValue
 from causal_lvlm.storage import to_jsonable
-from causal_lvlm.tokens import TargetLike, Units, resolve_target
+from causal_lvlm.tokens import TargetLike, Units, check_trace, resolve_target
 
 __all__ = ["evaluate", "members_of", "scores_of"]
 
@@ -117,6 +117,14 @@ def evaluate(
     ['attention', 'rollout']
     """
     started = time.perf_counter()
+    check_trace(trace)
+    names = _listed(metrics)
+    own_masking = masking if case is None else case.masking
+    chosen = [_parse(name, own_masking) for name in names]
+    available = dict(options)
+    if region is not None:
+        available["region"] = region
+    _check_options(chosen, options, region is not None)
     own = case or Case(
         trace, target, units=units, masking=masking, seed=seed, backend=backend,
         batch_size=batch_size, max_memory=max_memory, ties=ties,
@@ -128,12 +136,6 @@ def evaluate(
             f"one of this trace and the target {wanted.text!r} at {wanted.positions}"
         )
     before = own.runs
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
-    chosen = [_parse(name, own.masking) for name in names]
-    available = dict(options)
-    if region is not None:
-        available["region"] = region
-    _check_options(chosen, set(options), region is not None)
     entries = _entries(own, results)
     values: list[MetricValue] = []
     total = len(entries) * len(chosen)
@@ -166,6 +168,12 @@ def evaluate(
     )
 
 
+def _listed(metrics: Any) -> list[Any]:
+    """Return the metrics one by one; what they are is checked later."""
+    several = isinstance(metrics, Iterable) and not isinstance(metrics, str)
+    return [*metrics] if several else [metrics]
+
+
 def _parse(name: str, masking: str) -> tuple[MetricInfo, str]:
     """Return a metric and the masking it is measured with."""
     info = metric_info(name)
@@ -185,17 +193,18 @@ def _parse(name: str, masking: str) -> tuple[MetricInfo, str]:
 
 
 def _check_options(
-    chosen: Iterable[tuple[MetricInfo, str]], given: set[str], has_region: bool
+    chosen: Iterable[tuple[MetricInfo, str]], given: Mapping[str, Any], has_region: bool
 ) -> None:
     known: set[str] = set()
     for info, _ in chosen:
         known.update(option_names(metric_function(info.name)))
+        check_annotated(metric_function(info.name), given)
         if info.needs == "region" and not has_region:
             raise ValueError(f"{info.name} needs region=: one bool per unit, boxes or pixels")
-    unknown = sorted(given - known)
+    unknown = [name for name in given if name not in known]
     if unknown:
-        raise TypeError(
-            f"no chosen metric has an option {', '.join(unknown)}; "
+        raise OptionTypeError(
+            f"no chosen metric has an option {unknown[0]}{nearest(unknown[0], known)}; "
             f"they have: {', '.join(sorted(known)) or 'none'}"
         )
 

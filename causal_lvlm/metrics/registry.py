@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-from causal_lvlm.errors import quoted
+from causal_lvlm.checks import one_name
 from causal_lvlm.metrics import (
     agreement,
     curves,
@@ -51,10 +51,11 @@ def list_metrics() -> list[MetricInfo]:
 
 
 def _canonical(name: str) -> str:
-    plain = name.split("[")[0].strip().lower().replace("-", "_")
-    if plain not in METRICS:
-        raise ValueError(f"unknown metric {quoted(name)}; known metrics: {', '.join(METRICS)}")
-    return plain
+    plain = name.partition("[")[0] if isinstance(name, str) else name
+    return one_name(
+        "metric", plain, {known: known for known in METRICS},
+        "call one of your own on a causal_lvlm.metrics.Case of the trace and the target",
+    )  # fmt: skip
 
 
 def metric_info(name: str) -> MetricInfo:
