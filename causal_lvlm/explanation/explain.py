@@ -216,8 +216,7 @@ def explain(
     units = candidate_units(trace.layout, chosen, candidates=scopes_of, pool=pool)
     if masking.startswith("pixels") and any(m != "image" for m in units.modality):
         raise OptionError(f"masking={masking!r} changes pixels, but candidates hold text positions")
-    if source in ("attention", "output") and layer not in ("effective", "mean"):
-        numbered_layer(trace, layer)  # said before the model is run
+    given |= _of_layer(trace, source, layer)  # refused before the model is run
     given["candidates"] = scopes_of
     if not isinstance(heads, str):
         given["heads"] = heads = list(heads)
@@ -241,10 +240,6 @@ def explain(
     usable = [c for c in correlations if isinstance(c, TokenCorrelation)]
     if usable:  # the values that the defaults stood for
         given |= {"threshold": usable[0].threshold, "row": usable[0].row}
-    if source in ("attention", "output") and not isinstance(layer, str):
-        remark = trace.layer_remark(layer)
-        if remark is not None:
-            given["layer_remark"] = remark
     compiled = 0.0
     if usable:  # no part of the search: neither of its time limit nor of its seconds
         compiled = compile_kernels(
@@ -315,6 +310,15 @@ def check_explain_options(options: Mapping[str, Any]) -> None:
     }
     check_names("explain", options, defaults)
     check_options({**defaults, **options})
+
+
+def _of_layer(trace: Any, source: str, layer: int | str) -> dict[str, str]:
+    """Return what is remarked on one layer as a source; AttentionError if it is not there."""
+    if source not in ("attention", "output") or layer in ("effective", "mean"):
+        return {}
+    numbered_layer(trace, layer)
+    remark = None if isinstance(layer, str) else trace.layer_remark(layer)
+    return {} if remark is None else {"layer_remark": remark}
 
 
 def _scopes(units: Units, candidates: str | list[int]) -> list[tuple[str, tuple[int, ...], float]]:

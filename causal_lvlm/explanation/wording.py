@@ -68,7 +68,7 @@ def members(explanation: Explanation, found: ExplainingSet) -> str:
     """Name the members of a set: how many patches, and which words; empty if it has none."""
     modality = explanation.summary["modality"]
     image = [u for u in found.units if modality[u[0]] == "image"]
-    placed = {int(p) for grid in explanation.summary["grids"] for p in grid["positions"]}
+    placed = {int(p) for grid in explanation.summary.get("grids", ()) for p in grid["positions"]}
     unplaced = [u for u in image if u[0] not in placed]  # of models without a grid
     image = [u for u in image if u[0] in placed]
     parts = [amount(len(unplaced), "image token")] if unplaced else []
