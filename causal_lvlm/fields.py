@@ -75,7 +75,9 @@ def reading(path: Any, what: str) -> Iterator[None]:
     try:
         yield
     except (CausalLVLMError, ValueError) as error:
-        raise OutputError(f"{str(path)!r} is no complete {what}: {error}; save it again") from error
+        raise OutputError(
+            f"{str(path)!r} is no complete {what} (damaged or incomplete): {error}; save it again"
+        ) from error
 
 
 def text(value: Any, where: str) -> str:

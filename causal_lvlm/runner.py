@@ -24,20 +24,35 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 from causal_lvlm.checks import whole_number
 from causal_lvlm.errors import OutputError
 from causal_lvlm.fields import choice, maybe, number, record, settings, text, whole
-from causal_lvlm.storage import parse_json, to_jsonable
+from causal_lvlm.storage import parse_json, to_jsonable, to_utf8
 from causal_lvlm.workers import Key, Setup, Work, outcomes_of
 
-__all__ = ["RunSummary", "read_config", "read_lines", "run_items"]
+__all__ = ["RunSummary", "UnsavedError", "read_config", "read_lines", "run_items"]
 
 KIND = "items"
 
 Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+class UnsavedError(OutputError):
+    """A finished item could not be written.
+
+    Attributes
+    ----------
+    line : dict
+        What its line would have held.
+    """
+
+    def __init__(self, message: str, line: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 @dataclass(frozen=True)
@@ -103,6 +118,8 @@ def run_items(
 
     Raises
     ------
+    UnsavedError
+        If an item cannot be written once it is done.
     OutputError
         If the file cannot be written, is no result of this function, was made with another
         configuration, or another process is writing it.
@@ -174,20 +191,26 @@ class _Content:
 
 @dataclass
 class _File:
-    stream: BinaryIO
+    stream: FileIO
     lines: dict[Key, dict[str, Any]]
     remarks: list[str]
 
     def append(self, value: dict[str, Any]) -> None:
-        text = json.dumps(to_jsonable(value), ensure_ascii=False, allow_nan=False)
+        """Write a line to the disk: whole, or not at all."""
+        data = to_utf8(json.dumps(to_jsonable(value), ensure_ascii=False, allow_nan=False) + "\n")
+        before = self.stream.seek(0, os.SEEK_END)
         try:
-            self.stream.write(text.encode() + b"\n")
-            self.stream.flush()
+            written = 0
+            while written < len(data):  # an unbuffered file may take a part
+                written += self.stream.write(data[written:])
             os.fsync(self.stream.fileno())
         except OSError as error:
-            raise OutputError(
+            with contextlib.suppress(OSError):
+                self.stream.truncate(before)
+            raise UnsavedError(
                 f"cannot append to {self.stream.name!r} ({error.strerror or error}); make room and "
-                "start again: what it holds is kept"
+                "start again: what it holds is kept",
+                value,
             ) from error
 
 
@@ -196,7 +219,11 @@ def _opened(path: Path, config: dict[str, Any], restart: bool) -> Iterator[_File
     """Open the file for appending behind its last whole line, with its configuration."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("ab")
+        if path.exists() and not path.is_file():  # a device has no end
+            raise OutputError(f"{str(path)!r} is no file; choose another name")
+        stream = path.open("ab", buffering=0)  # or closing would write, and fail, once more
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(
             f"cannot write {str(path)!r} ({error.strerror or error}); choose another file"
@@ -282,7 +309,7 @@ def _key_of(value: Any) -> Key:
     return key
 
 
-def _lock(stream: BinaryIO, path: Path) -> None:
+def _lock(stream: FileIO, path: Path) -> None:
     """Refuse a second writer, where the system knows such locks."""
     try:
         import fcntl

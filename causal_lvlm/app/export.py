@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 import zipfile
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 from causal_lvlm.app.records import Asked
 from causal_lvlm.app.room import Room
 from causal_lvlm.app.session import Session
-from causal_lvlm.errors import PromptError, quoted
+from causal_lvlm.errors import OutputError, PromptError, quoted
+from causal_lvlm.storage import to_utf8, write_bytes
 
 __all__ = ["KINDS", "embedded", "export", "report_page"]
 
@@ -84,11 +86,24 @@ def export(session: Session, asked: Asked, kind: str) -> list[Path]:
     ------
     PromptError
         If there is nothing to export yet.
+    OutputError
+        If the files cannot be written.
     ValueError
         If the kind is unknown.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {quoted(kind)}")
+    try:
+        return _written(session, asked, kind)
+    except OSError as error:  # OutputError among them, which names a path of the server
+        causes = (error, error.__cause__)
+        reason = next((c.strerror for c in causes if getattr(c, "strerror", None)), "no room?")
+        raise OutputError(
+            f"the files could not be written ({reason}); what was found is still on this page"
+        ) from error
+
+
+def _written(session: Session, asked: Asked, kind: str) -> list[Path]:
     explanations = list(asked.explanations.values())
     if not explanations and kind != "numbers":
         raise PromptError("nothing is explained yet; choose a token of the answer first")
@@ -98,8 +113,7 @@ def export(session: Session, asked: Asked, kind: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "report":
         path = folder / "report.html"
-        path.write_text(report_page(session, asked), encoding="utf-8")
-        return [path]
+        return [write_bytes(path, to_utf8(report_page(session, asked)))]
     if kind == "numbers":
         return _numbers(asked, folder)
     from causal_lvlm.viz import draw_explanation_figure, write_bundle
@@ -111,11 +125,11 @@ def export(session: Session, asked: Asked, kind: str) -> list[Path]:
         for kind in ("pdf", "svg"):  # what papers take
             path = inside / f"{name}.{kind}"
             written.append(draw_explanation_figure(found, path, trace=asked.trace))
-    path = folder / "figures.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in written:
             archive.write(file, file.name)
-    return [path]
+    return [write_bytes(folder / "figures.zip", packed.getvalue())]
 
 
 def _numbers(asked: Asked, folder: Path) -> list[Path]:

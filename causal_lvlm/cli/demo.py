@@ -10,7 +10,7 @@ import typer
 
 from causal_lvlm.cli.overwriting import EXPLAINED, results_folder
 from causal_lvlm.cli.results import describe, finish, was_interrupted
-from causal_lvlm.cli.support import Debug, Progress, clear_errors, one_thread, writing
+from causal_lvlm.cli.support import Debug, Failures, Progress, clear_errors, one_thread, writing
 from causal_lvlm.cli.targets import default_target
 
 __all__ = ["demo"]
@@ -37,24 +37,29 @@ def demo(
         from causal_lvlm.tiny import sample_inputs
         from causal_lvlm.viz.bundle import write_cases
 
-        with Progress(steps=len(sample_inputs()) + 2) as progress:
+        with Progress(steps=len(sample_inputs()) + 1) as progress:
             cases, stopped = _explain_samples(sample_inputs(), max_runs, progress)
-            progress.step("drawing pictures")
-            with writing(folder, progress):
-                written = write_cases(
-                    cases,
-                    folder,
-                    title="causal-lvlm demo: why did the tiny model say this?",
-                    note="Every set on this page was verified by running the model again, unless "
-                    "it says otherwise. The model is the small LLaVA that comes with the package.",
-                    interrupted=stopped,
-                    progress=progress.step,
-                )
-        for case in cases:
-            typer.echo(f"\n{case.name}: “{case.trace.answer}”")
-            for explanation in case.explanations:
-                typer.echo(describe(explanation))
-        finish(folder, written, [e for c in cases for e in c.explanations], stopped)
+        failures = Failures(debug)
+        with failures.kept("printing"):  # first, as a disk may be full
+            for case in cases:
+                typer.echo(f"\n{case.name}: “{case.trace.answer}”")
+                for explanation in case.explanations:
+                    typer.echo(describe(explanation))
+        written: list[Path] = []
+        with writing(folder, failures) as drawing:
+            written = write_cases(
+                cases,
+                folder,
+                title="causal-lvlm demo: why did the tiny model say this?",
+                note="Every set on this page was verified by running the model again, unless it "
+                "says otherwise. The model is the small LLaVA that comes with the package.",
+                interrupted=stopped,
+                progress=drawing,
+            )
+        failures.say()
+        if written:
+            finish(folder, written, [e for c in cases for e in c.explanations], stopped)
+        failures.end()
 
 
 def _explain_samples(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +31,7 @@ from causal_lvlm.cli.support import (
     say,
 )
 from causal_lvlm.errors import OptionError
+from causal_lvlm.runner import UnsavedError
 from causal_lvlm.storage import to_jsonable, versions
 
 __all__ = ["evaluate"]
@@ -109,7 +111,15 @@ def evaluate(
         )  # fmt: skip
         _remarks(chosen, config)
         loading = partial(_load, model, given(device=device, dtype=dtype, revision=revision))
-        failed = _run(chosen, config, out, loading, jobs, restart=not resume, retry=retry_errors)
+        try:
+            failed = _run(
+                chosen, config, out, loading, jobs, restart=not resume, retry=retry_errors
+            )
+        except UnsavedError as error:
+            if "key" not in error.line:
+                raise
+            _summary(out, chosen, config, as_json, [error.line])  # a disk may be full: print first
+            raise
         _summary(out, chosen, config, as_json)
         if failed:
             raise typer.Exit(1)
@@ -238,12 +248,15 @@ def _load(model: str | None, options: dict[str, Any]) -> Any:
 
 
 def _summary(
-    out: Path, items: dict[str, dict[str, Any]], config: dict[str, Any], as_json: bool
-) -> None:
+    out: Path, items: dict[str, dict[str, Any]], config: dict[str, Any], as_json: bool,
+    unsaved: Sequence[dict[str, Any]] = (),
+) -> None:  # fmt: skip
+    """Print the summary of what is in the file, and of what could not be written to it."""
     from causal_lvlm.cli.evaluate_summary import check_line, summarise, table
     from causal_lvlm.runner import read_lines
 
-    lines = [line for line in read_lines(out) if line["key"] in items and "result" in line]
+    found = {line["key"]: line for line in (*read_lines(out), *unsaved)}
+    lines = [line for key, line in found.items() if key in items and "result" in line]
     for line in lines:
         check_line(line, config, out)
     for name in config["methods"]:

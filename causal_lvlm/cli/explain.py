@@ -177,8 +177,7 @@ def explain(
         whole_number("--max-new-tokens", max_new_tokens, 1)
         looks = Looks(faithfulness or bool(metric), tuple(metric or ()), stability, heads, seed)
         looks.check(source)
-        steps = 3 + max(1, len(target or ())) * (1 + len(methods) + looks.steps)
-        written: list[Path] = []
+        steps = 2 + max(1, len(target or ())) * (1 + len(methods) + looks.steps)
         with Progress(steps) as progress:
             progress.step("loading the model")
             loaded = cl.load_model(
@@ -198,35 +197,31 @@ def explain(
             explanations, attributions, found, stopped = _explain_targets(
                 trace, targets, methods, options, looks, progress, failures
             )
-            if folder is not None:
-                from causal_lvlm.viz.bundle import write_bundle
+        with failures.kept("printing"):  # first, as a disk may be full
+            if as_json:
+                typer.echo(result_json(trace, explanations, attributions, found.parts()))
+            else:
+                typer.echo(f"answer: {trace.answer}")
+                if remark:
+                    typer.echo(remark)
+                for explanation in explanations:
+                    typer.echo("\n" + describe(_relevant(explanation, images)))
+                for text in found.describe():
+                    typer.echo("\n" + text)
+        written: list[Path] = []
+        if folder is not None:
+            from causal_lvlm.viz.bundle import write_bundle
 
-                progress.step("drawing pictures")
-                with writing(folder, progress):
-                    written = write_bundle(
-                        trace,
-                        explanations,
-                        attributions,
-                        folder,
-                        **found.parts(),
-                        interrupted=stopped,
-                        progress=progress.step,
-                    )
+            with writing(folder, failures) as drawing:
+                written = write_bundle(
+                    trace, explanations, attributions, folder, **found.parts(),
+                    interrupted=stopped, progress=drawing,
+                )  # fmt: skip
         failures.say()
-        if as_json:
-            typer.echo(result_json(trace, explanations, attributions, found.parts()))
-        else:
-            typer.echo(f"answer: {trace.answer}")
-            if remark:
-                typer.echo(remark)
-            for explanation in explanations:
-                typer.echo("\n" + describe(_relevant(explanation, images)))
-            for text in found.describe():
-                typer.echo("\n" + text)
-        if folder is not None and not as_json:
+        if written and not as_json:
             finish(folder, written, explanations, stopped)
         elif stopped:
-            kept = "saved" if folder is not None else "printed"
+            kept = "saved" if written else "printed"
             say(f"causal-lvlm: interrupted; what had been found was {kept}")
             raise typer.Exit(INTERRUPTED)
         failures.end()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from causal_lvlm.errors import StructureError
-from causal_lvlm.storage import to_jsonable, write_bytes, write_json
+from causal_lvlm.storage import to_jsonable, to_utf8, write_bytes, write_json
 
 if TYPE_CHECKING:
     from causal_lvlm.cli.learn_trust import Trust
@@ -212,7 +212,7 @@ def write_files(
         "pcalg.txt": texts.to_pcalg(pag, names, kind=kind),
         "tetrad.txt": texts.to_tetrad(pag, names, kind=kind),
     }.items():
-        written.append(write_bytes(folder / f"{kind}.{ending}", text.encode()))
+        written.append(write_bytes(folder / f"{kind}.{ending}", to_utf8(text)))
     if comparison is not None:
         written.append(write_json(folder / "comparison.json", comparison.to_dict()))
     if trust.stability is not None:

@@ -15,7 +15,16 @@ from causal_lvlm.cli import learn_trust
 from causal_lvlm.cli.learn_options import as_option, chosen_columns, node_pairs, tiers_of
 from causal_lvlm.cli.matrix import read_input
 from causal_lvlm.cli.overwriting import LEARNED, results_folder, spare
-from causal_lvlm.cli.support import INTERRUPTED, Debug, Json, KernelBar, clear_errors, given, say
+from causal_lvlm.cli.support import (
+    INTERRUPTED,
+    Debug,
+    Failures,
+    Json,
+    KernelBar,
+    clear_errors,
+    given,
+    say,
+)
 from causal_lvlm.cli.tables import Loaded
 from causal_lvlm.errors import CausalLVLMError
 
@@ -196,28 +205,30 @@ def learn(
         if again is not None and not stopped:
             options["algorithm"] = structure.parameters["algorithm"]
             trust = learn_trust.learn_again(again, options, jobs, progress)
-        written = (
-            [] if folder is None
-            else graph_report.write_files(folder, structure, names, comparison, trust)
-        )  # fmt: skip
-        drawn = learn_trust.draw_pictures(
-            structure, names, trust, truth, picture, difference, file.name
-        )
         for note in structure.notes:
             if note not in loaded.notes:  # those were said when the file was read
                 say(as_option(note))
-        if as_json:
-            typer.echo(graph_report.as_json(structure, names, seconds, comparison, trust))
-        else:
-            for line in graph_report.summary_lines(structure, names, seconds, source.kind, trust):
-                typer.echo(line)
-            if comparison is not None:
-                for line in graph_report.comparison_lines(comparison, str(compare), names):
-                    typer.echo(line)
-            if folder is not None:
-                typer.echo(f"wrote {folder}: {', '.join(path.name for path in written)}")
-            if drawn:
+        failures = Failures(debug)
+        with failures.kept("printing"):  # first, as a disk may be full
+            if as_json:
+                typer.echo(graph_report.as_json(structure, names, seconds, comparison, trust))
+            else:
+                lines = graph_report.summary_lines(structure, names, seconds, source.kind, trust)
+                if comparison is not None:
+                    lines += graph_report.comparison_lines(comparison, str(compare), names)
+                typer.echo("\n".join(lines))
+        if folder is not None:
+            with failures.kept(f"writing to {str(folder)!r}"):
+                written = graph_report.write_files(folder, structure, names, comparison, trust)
+                if not as_json:
+                    typer.echo(f"wrote {folder}: {', '.join(path.name for path in written)}")
+        with failures.kept("drawing"):
+            drawn = learn_trust.draw_pictures(
+                structure, names, trust, truth, picture, difference, file.name
+            )
+            if drawn and not as_json:
                 typer.echo(f"drew {', '.join(map(str, drawn))}")
+        failures.say()
         if stopped:
             say("causal-lvlm: interrupted; this is the graph learned so far")
         elif trust.interrupted:
@@ -225,6 +236,7 @@ def learn(
                 "not finished is missing")  # fmt: skip
         if stopped or trust.interrupted:
             raise typer.Exit(INTERRUPTED)
+        failures.end()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from causal_lvlm.cli.support import Debug, clear_errors, one_thread, say
 from causal_lvlm.errors import OutputError
 from causal_lvlm.fields import many, reading, record, text
 from causal_lvlm.rasters import check_pictures, picture_size
-from causal_lvlm.storage import read_object
+from causal_lvlm.storage import output_folder, read_object
 from causal_lvlm.summary import check_summary, pictures_of
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ def report(
     """
     one_thread()
     with clear_errors(debug):
+        output_folder(out.parent)
+        if out.is_dir():
+            raise OutputError(f"{str(out)!r} is a folder; give the name of the page")
         spare([out], _expanded(files))
         cases, remarks = read_results(files)
         for remark in remarks:
@@ -55,7 +58,12 @@ def report(
         from causal_lvlm.explanation.wording import amount
         from causal_lvlm.viz.report import report_cases
 
-        path = report_cases(cases, out, title=title)
+        try:
+            path = report_cases(cases, out, title=title)
+        except OutputError:
+            for explanation in (e for case in cases for e in case.explanations):
+                typer.echo(explanation.sentence())  # what the page would have said first
+            raise
         found = sum(len(case.explanations) for case in cases)
         heats = sum(len(case.attributions) for case in cases)
         typer.echo(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,20 +85,27 @@ class Failures:
 
 
 @contextmanager
-def writing(folder: Path, progress: Progress) -> Iterator[None]:
-    """Say what is safe when Ctrl-C comes while pictures are drawn: the numbers come first."""
+def writing(folder: Path, failures: Failures) -> Iterator[Callable[[str], None]]:
+    """Show progress while results are written, and keep what was printed before if that fails.
+
+    Yields a function that names the step. After Ctrl-C while pictures are drawn it is said what is
+    safe: the numbers come first.
+    """
     kept = folder / "explanation.json"
     before = _stamp(kept)  # an earlier run may have left a file of that name
-    try:
-        yield
-    except KeyboardInterrupt:
-        progress.bar.close()  # or the remark would continue the line of the bar
-        say(
-            f"causal-lvlm: interrupted before all was drawn; the numbers are in {kept}"
-            if _stamp(kept) not in (None, before)
-            else "causal-lvlm: interrupted before the numbers were written"
-        )
-        raise typer.Exit(INTERRUPTED) from None
+    with Progress(1) as progress:
+        progress.step("drawing pictures")
+        try:
+            with failures.kept(f"writing to {str(folder)!r}"):
+                yield progress.step
+        except KeyboardInterrupt:
+            progress.bar.close()  # or the remark would continue the line of the bar
+            say(
+                f"causal-lvlm: interrupted before all was drawn; the numbers are in {kept}"
+                if _stamp(kept) not in (None, before)
+                else "causal-lvlm: interrupted before the numbers were written"
+            )
+            raise typer.Exit(INTERRUPTED) from None
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

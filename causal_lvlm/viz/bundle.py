@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from causal_lvlm.storage import output_folder, write_bytes, write_json
+from causal_lvlm.storage import output_folder, to_utf8, write_bytes, write_json
 from causal_lvlm.viz.case import Case
 from causal_lvlm.viz.pictures import shown_graph
 from causal_lvlm.viz.report import report_cases
@@ -254,7 +254,7 @@ def _write_graph(explanation: Any, place: Path, lead: str) -> list[Path]:
     path = place / f"{lead}pag.graphml"
     pag.to_graphml(path, labels)
     return [
-        write_bytes(place / f"{lead}pag.dot", pag.to_dot(labels).encode()),
-        write_bytes(place / f"{lead}pag.json", pag.to_json(labels).encode()),
+        write_bytes(place / f"{lead}pag.dot", to_utf8(pag.to_dot(labels))),
+        write_bytes(place / f"{lead}pag.json", to_utf8(pag.to_json(labels))),
         path,
     ]

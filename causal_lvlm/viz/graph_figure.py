@@ -5,6 +5,7 @@ One figure serves PNG, SVG and PDF. Lengths are points, y up, as in `causal_lvlm
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from matplotlib.patches import Circle, FancyBboxPatch, Polygon, Rectangle
 
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.errors import OutputError
+from causal_lvlm.storage import write_bytes
 from causal_lvlm.viz.fallback import mark_glyph
 from causal_lvlm.viz.graph_layout import GraphLayout
 from causal_lvlm.viz.style import FAINT, INK, MUTED, PAPER, TARGET, font, text_size, wrap_text
@@ -168,11 +170,10 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
         )
     # Without the date, the same graph gives the same PNG and PDF.
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}
-    try:
-        figure.savefig(target, dpi=DPI, metadata=dates[target.suffix.lower()])
-    except OSError as error:
-        raise OutputError(f"cannot write {str(target)!r}: {error}") from error
-    return target
+    kind = target.suffix.lower()
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=kind[1:], dpi=DPI, metadata=dates[kind])
+    return write_bytes(target, drawn.getvalue())
 
 
 def _text(axes: Any, x: float, y: float, text: str, size: int, colour: str, **more: Any) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from causal_lvlm.storage import versions, write_bytes
+from causal_lvlm.storage import to_utf8, versions, write_bytes
 from causal_lvlm.viz.case import Case
 from causal_lvlm.viz.payload import case_payload, colour_tables, json_for_html
 from causal_lvlm.viz.prompt import prompt_html
@@ -155,7 +155,7 @@ def report_cases(
         data=json_for_html({"runs": runs, "colours": colour_tables()}),
         script=page_script(),
     )
-    return write_bytes(path, page.encode("utf-8"))
+    return write_bytes(path, to_utf8(page))
 
 
 def _template(name: str) -> str:
