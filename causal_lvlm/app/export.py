@@ -97,7 +97,9 @@ def export(session: Session, asked: Asked, kind: str) -> list[Path]:
         return _written(session, asked, kind)
     except OSError as error:  # OutputError among them, which names a path of the server
         causes = (error, error.__cause__)
-        reason = next((c.strerror for c in causes if getattr(c, "strerror", None)), "no room?")
+        reason = next((c.strerror for c in causes if getattr(c, "strerror", None)), None)
+        if reason is None:
+            raise
         raise OutputError(
             f"the files could not be written ({reason}); what was found is still on this page"
         ) from error
