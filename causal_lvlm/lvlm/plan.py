@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from causal_lvlm.arrays import BoolArray, IntArray
+from causal_lvlm.errors import UnsupportedModelError
 from causal_lvlm.lvlm.memory import row_bytes
 from causal_lvlm.lvlm.pace import Pace
 from causal_lvlm.lvlm.prepared import Prepared
@@ -235,7 +236,19 @@ def make_plan(
     size : SizeRule
     prefix : bool
         Whether batches may start from the plain run's keys and values.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If tokens are to be hidden in place, and some layers mix them without attention.
     """
+    blocks = masking == "edges" or (backend == "block" and not removed.all())
+    if blocks and prepared.lvlm.only_drop:
+        what = "masking='edges'" if masking == "edges" else "backend='block'"
+        raise UnsupportedModelError(
+            f"some layers of {prepared.lvlm.model_id!r} mix tokens without attention, so {what} "
+            "cannot hide them in place; use masking='remove' or 'neutral' with backend='auto'"
+        )
     predictor, stop = target.predictor, target.positions[-1]
     first = np.where(changed.any(axis=1), changed.argmax(axis=1), predictor)
     first = prepared.first_changed(np.minimum(first, predictor).astype(np.int64))

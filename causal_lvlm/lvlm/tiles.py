@@ -32,7 +32,9 @@ __all__ = [
     "function_of",
     "gemma4_grid",
     "image_size_grid",
+    "letterbox",
     "no_grid",
+    "ovis_tiles",
     "patch_grid",
     "ramp_cells",
     "row_column_tiles",
@@ -108,6 +110,21 @@ def square(site: Site) -> Cells:
     return Cells(tuple(clip_geometry(processor, site.image_size, seen // edge, tokens)), tokens)
 
 
+def letterbox(site: Site) -> Cells:
+    """DeepSeek-VL, Janus: the longer side to S with the aspect kept, padded evenly to a square."""
+    tokens = site.n_tokens // site.n_images
+    rows = _edge(tokens)
+    processor = site.processor.image_processor
+    edge = as_pair(processor.size)[0]
+    width, height = site.image_size
+    least = int(processor.min_size)
+    new = [max(round(side * edge / max(width, height)), least) for side in (width, height)]
+    scale = width / new[0], height / new[1]
+    offset = -((edge - new[0]) // 2), -((edge - new[1]) // 2)
+    boxes = cell_boxes(rows, rows, edge // rows, scale, offset, (0, 0), site.image_size)
+    return Cells((Tile(rows, rows, boxes),), tokens)
+
+
 def patch_grid(site: Site) -> Cells:
     """Qwen-VL: stretched to multiples of a patch, m x m patches merged into one token."""
     _, height, width = (int(v) for v in site.inputs["image_grid_thw"][site.index])
@@ -133,8 +150,10 @@ def gemma4_grid(site: Site) -> Cells:
     return Cells((Tile(rows, cols, stretched(rows, cols, _whole(site))),), rows * cols)
 
 
-def _tiled(site: Site, rows: int, cols: int, tokens_per_tile: int) -> Cells:
-    """Tiles row by row, then the whole image once more; one tile is the whole image alone."""
+def _tiled(
+    site: Site, rows: int, cols: int, tokens_per_tile: int, whole_first: bool = False
+) -> Cells:
+    """Tiles row by row and, last or first, the whole image; one tile is the whole image alone."""
     edge = _edge(tokens_per_tile)
     width, height = site.image_size
     tiles = [
@@ -156,7 +175,8 @@ def _tiled(site: Site, rows: int, cols: int, tokens_per_tile: int) -> Cells:
         for col in range(cols)
     ]
     if len(tiles) != 1:
-        tiles.append(Tile(edge, edge, stretched(edge, edge, _whole(site))))
+        whole = Tile(edge, edge, stretched(edge, edge, _whole(site)))
+        tiles.insert(0 if whole_first else len(tiles), whole)
     return Cells(tuple(tiles), len(tiles) * tokens_per_tile)
 
 
@@ -169,6 +189,15 @@ def row_column_tiles(site: Site) -> Cells:
     )
     rows, cols = int(np.asarray(found["rows"])[0][0]), int(np.asarray(found["cols"])[0][0])
     return _tiled(site, max(rows, 1), max(cols, 1), int(site.processor.image_seq_len))
+
+
+def ovis_tiles(site: Site) -> Cells:
+    """Ovis2: the whole image, then the tiles it is cut into, if any."""
+    found = site.processor.image_processor(
+        images=[Image.new("RGB", site.image_size)], return_tensors="pt"
+    )
+    rows, cols = (int(v) for v in np.asarray(found["grids"])[0])
+    return _tiled(site, rows, cols, int(site.processor.image_seq_length), whole_first=True)
 
 
 def canvas(site: Site) -> Cells:

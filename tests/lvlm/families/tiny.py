@@ -38,16 +38,18 @@ def llava() -> Pair:
     return tiny_llava(seed=1, tokenizer="byte", chat_template=False)
 
 
-def llava_next() -> Pair:
-    tokenizer = byte_tokenizer(image_token="<image>")
+def llava_next(kind: str = "LlavaNext") -> Pair:
+    tokenizer = byte_tokenizer(image_token="<image>", video_token="<video>")
+    video = kind == "LlavaNextVideo"
     pinpoints = [[48, 96], [96, 48], [96, 96]]
-    config = transformers.LlavaNextConfig(
+    config = getattr(transformers, f"{kind}Config")(
         vision_config=transformers.CLIPVisionConfig(**VISION, image_size=48, patch_size=12),
         text_config=text("LlamaConfig", tokenizer),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=pinpoints,
         image_seq_length=16,
         tie_word_embeddings=False,
+        **({"video_token_index": tokenizer.convert_tokens_to_ids("<video>")} if video else {}),
     )
     images = image_processor(
         "LlavaNextImageProcessorPil",
@@ -55,14 +57,21 @@ def llava_next() -> Pair:
         crop_size={"height": 48, "width": 48},
         image_grid_pinpoints=pinpoints,
     )
-    processor = transformers.LlavaNextProcessor(
-        images,
-        tokenizer,
-        patch_size=12,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    )
-    return finished(config, "LlavaNextForConditionalGeneration", tokenizer), processor
+    more = {"video_processor": None} if video else {}
+    with lenient():
+        processor = getattr(transformers, f"{kind}Processor")(
+            image_processor=images,
+            tokenizer=tokenizer,
+            **more,
+            patch_size=12,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+        )
+    return finished(config, f"{kind}ForConditionalGeneration", tokenizer), processor
+
+
+def llava_next_video() -> Pair:
+    return llava_next("LlavaNextVideo")
 
 
 def llava_onevision() -> Pair:
@@ -114,7 +123,8 @@ def qwen(kind: str) -> Callable[[], Pair]:
             }.items()
         }
         rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
-        if kind == "Qwen3":
+        newer = kind.startswith("Qwen3")
+        if newer:
             rope["mrope_interleaved"] = True
         patch = 8
         vision: dict[str, Any] = dict(
@@ -126,10 +136,24 @@ def qwen(kind: str) -> Callable[[], Pair]:
             vision.update(hidden_size=32, out_hidden_size=32, intermediate_size=64, num_heads=4)
         if kind == "Qwen2_5":
             vision.update(window_size=32, fullatt_block_indexes=[1])
-        if kind == "Qwen3":
-            vision.update(deepstack_visual_indexes=[0], num_position_embeddings=64)
-        options = dict(rope_parameters=rope) | ({"head_dim": 8} if kind == "Qwen3" else {})
-        stem = "Qwen2_5_VL" if "_" in kind else f"{kind}VL"
+        if newer:
+            vision.update(num_position_embeddings=64)
+        if kind in ("Qwen3", "Qwen3Moe"):
+            vision.update(deepstack_visual_indexes=[0])
+        options = dict(rope_parameters=rope) | ({"head_dim": 8} if newer else {})
+        if "Moe" in kind:
+            options.update(num_experts=2, num_experts_per_tok=1, moe_intermediate_size=32)
+        if kind.startswith("Qwen3_5"):  # layers of linear attention between those of full attention
+            options.update(
+                layer_types=["linear_attention", "full_attention", "full_attention"],
+                linear_key_head_dim=8,
+                linear_value_head_dim=8,
+                linear_num_key_heads=2,
+                linear_num_value_heads=4,
+                rope_parameters=rope | {"partial_rotary_factor": 1.0},
+            )
+        same = {"Qwen2_5": "Qwen2_5_VL", "Qwen3Moe": "Qwen3VLMoe"}
+        stem = kind if kind.startswith("Qwen3_5") else same.get(kind, f"{kind}VL")
         text_values = {**TEXT, "vocab_size": len(tokenizer), **options}
         config = getattr(transformers, f"{stem}Config")(
             text_config=text_values, vision_config=vision, tie_word_embeddings=False, **ids
@@ -140,7 +164,8 @@ def qwen(kind: str) -> Callable[[], Pair]:
             size={"shortest_edge": 32**2, "longest_edge": 96**2},
         )
         with lenient():
-            processor = getattr(transformers, f"{stem}Processor")(
+            whose = "Qwen3VL" if newer else stem
+            processor = getattr(transformers, f"{whose}Processor")(
                 images, tokenizer, video_processor=None
             )
         return finished(config, f"{stem}ForConditionalGeneration", tokenizer), processor
@@ -519,10 +544,14 @@ _ALL: dict[str, Callable[[], Pair]] = {
     **{f"text_{kind.lower()}": text_model(kind) for kind in TEXT_DECODERS},
     "llava": llava,
     "llava_next": llava_next,
+    "llava_next_video": llava_next_video,
     "llava_onevision": llava_onevision,
     "qwen2_vl": qwen("Qwen2"),
     "qwen2_5_vl": qwen("Qwen2_5"),
     "qwen3_vl": qwen("Qwen3"),
+    "qwen3_vl_moe": qwen("Qwen3Moe"),
+    "qwen3_5": qwen("Qwen3_5"),
+    "qwen3_5_moe": qwen("Qwen3_5Moe"),
     "idefics3": idefics3,
     "smolvlm": smolvlm,
     "paligemma": paligemma("Gemma"),

@@ -13,8 +13,10 @@ from tests.lvlm.families.making import (
     byte_tokenizer,
     finished,
     image_processor,
+    lenient,
     text,
 )
+from tests.models import tiny_llava
 
 
 def idefics2() -> Pair:
@@ -60,4 +62,142 @@ def aria() -> Pair:
     return finished(config, "AriaForConditionalGeneration", tokenizer), processor
 
 
-MORE: dict[str, Any] = {"idefics2": idefics2, "aria": aria}
+def glm4v() -> Pair:
+    marks = ("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>")
+    tokenizer = byte_tokenizer(*marks, bos=False, image_token="<|image|>", video_token="<|video|>")
+    number = tokenizer.convert_tokens_to_ids
+    config = transformers.Glm4vConfig(
+        vision_config=dict(
+            depth=2,
+            hidden_size=32,
+            out_hidden_size=32,
+            intermediate_size=64,
+            num_heads=4,
+            image_size=64,
+            patch_size=8,
+            spatial_merge_size=2,
+        ),
+        text_config={
+            **TEXT,
+            "vocab_size": len(tokenizer),
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [1, 1, 2],
+                "partial_rotary_factor": 1.0,
+            },
+        },
+        image_token_id=number("<|image|>"),
+        video_token_id=number("<|video|>"),
+        image_start_token_id=number("<|begin_of_image|>"),
+        image_end_token_id=number("<|end_of_image|>"),
+        video_start_token_id=number("<|begin_of_video|>"),
+        video_end_token_id=number("<|end_of_video|>"),
+        tie_word_embeddings=False,
+    )
+    images = image_processor(
+        "Glm4vImageProcessorPil",
+        patch_size=8,
+        size={"shortest_edge": 32**2 * 2, "longest_edge": 96**2 * 2},
+    )
+    with lenient():
+        processor = transformers.Glm4vProcessor(images, tokenizer, video_processor=None)
+    return finished(config, "Glm4vForConditionalGeneration", tokenizer), processor
+
+
+def vipllava() -> Pair:
+    model, processor = tiny_llava(seed=5, tokenizer="byte", chat_template=False)
+    config = transformers.VipLlavaConfig(
+        vision_config=model.config.vision_config,
+        text_config=model.config.text_config,
+        image_token_index=model.config.image_token_id,
+        vision_feature_layers=[-1, -2],
+        image_seq_length=16,
+        tie_word_embeddings=False,
+    )
+    made = finished(config, "VipLlavaForConditionalGeneration", processor.tokenizer)
+    return made, processor
+
+
+def deepseek_vl() -> Pair:
+    tokenizer = byte_tokenizer(image_token="<image_placeholder>")
+    config = transformers.DeepseekVLConfig(
+        vision_config=transformers.SiglipVisionConfig(
+            **VISION, image_size=48, patch_size=12, vision_use_head=False
+        ),
+        text_config=text("LlamaConfig", tokenizer),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image_placeholder>"),
+        tie_word_embeddings=False,
+    )
+    images = image_processor("DeepseekVLImageProcessorPil", size={"height": 48, "width": 48})
+    processor = transformers.DeepseekVLProcessor(images, tokenizer, num_image_tokens=16)
+    return finished(config, "DeepseekVLForConditionalGeneration", tokenizer), processor
+
+
+def janus() -> Pair:
+    tokenizer = byte_tokenizer(
+        image_token="<image_placeholder>", boi_token="<begin_of_image>", eoi_token="<end_of_image>"
+    )
+    config = transformers.JanusConfig(
+        vision_config=dict(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            mlp_ratio=2.0,
+            image_size=48,
+            patch_size=12,
+            projection_dim=32,
+            num_image_tokens=16,
+        ),
+        vq_config=dict(
+            embed_dim=4,
+            num_embeddings=16,
+            latent_channels=8,
+            base_channels=32,
+            channel_multiplier=[1, 1],
+            num_res_blocks=1,
+            num_patches=4,
+            projection_dim=32,
+            image_token_embed_dim=32,
+        ),
+        text_config=text("LlamaConfig", tokenizer),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image_placeholder>"),
+        tie_word_embeddings=False,
+    )
+    images = image_processor("JanusImageProcessorPil", size={"height": 48, "width": 48})
+    processor = transformers.JanusProcessor(images, tokenizer, num_image_tokens=16)
+    return finished(config, "JanusForConditionalGeneration", tokenizer), processor
+
+
+def ovis2() -> Pair:
+    marks = ["<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"]
+    tokenizer = byte_tokenizer("<image>", "<IMG_ATOM>", *marks)
+    number = tokenizer.convert_tokens_to_ids
+    config = transformers.Ovis2Config(
+        vision_config=dict(**VISION, image_size=48, patch_size=12, vocab_size=24, hidden_stride=1),
+        text_config=text("Qwen2Config", tokenizer),
+        image_token_id=number("<IMG_ATOM>"),
+        visual_indicator_token_ids=[number(mark) for mark in marks],
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        tie_word_embeddings=False,
+    )
+    images = image_processor(
+        "Ovis2ImageProcessorPil",
+        size={"height": 48, "width": 48},
+        crop_to_patches=True,
+        max_patches=4,
+    )
+    processor = transformers.Ovis2Processor(images, tokenizer, image_seq_length=16)
+    return finished(config, "Ovis2ForConditionalGeneration", tokenizer), processor
+
+
+MORE: dict[str, Any] = {
+    "idefics2": idefics2,
+    "aria": aria,
+    "glm4v": glm4v,
+    "vipllava": vipllava,
+    "deepseek_vl": deepseek_vl,
+    "janus": janus,
+    "ovis2": ovis2,
+}
