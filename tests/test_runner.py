@@ -91,7 +91,8 @@ def stuck(tmp_path, out, jobs, **options):
     options["env"] = {"PYTHONPATH": str(tmp_path), **options.get("env", {})}
     process = started([tmp_path / "runner_work.py", out, jobs], **options)
     try:
-        wait_for(lambda: whole_lines(out) >= 5 or process.poll() is not None)
+        wait_for(lambda: process.poll() is not None or (
+            whole_lines(out) >= 5 and len(pids_of(tmp_path)) >= jobs))  # fmt: skip
         yield process
     finally:
         process.kill()
