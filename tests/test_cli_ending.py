@@ -167,6 +167,24 @@ def test_evaluate_is_really_ended_and_goes_on(tmp_path, jobs):
     assert all("result" in line for line in read_lines(out))
 
 
+@pytest.mark.slow
+def test_the_app_leaves_no_folder_and_removes_that_of_one_that_was_killed(tmp_path):
+    pytest.importorskip("gradio", reason="the extra 'app' is not installed")
+    left = []
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = started(["-m", "causal_lvlm", "app"], env={"TMPDIR": str(tmp_path)},
+                          stdout=subprocess.PIPE, text=True)  # fmt: skip
+        try:
+            assert process.stdout.readline().startswith("open http://127.0.0.1:")
+            left.append(sorted(tmp_path.glob("causal-lvlm-app-*")))
+            process.send_signal(number)
+            code = process.wait(timeout=120)
+        finally:
+            process.kill()
+    assert [len(folders) for folders in left] == [1, 1] and left[0] != left[1]
+    assert code == 128 + signal.SIGTERM and not list(tmp_path.glob("causal-lvlm-app-*"))
+
+
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
 def test_a_closed_terminal_loses_nothing(tmp_path):
     """Everything that is written to a terminal that is gone fails; the results must not."""

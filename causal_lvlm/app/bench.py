@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -12,7 +11,7 @@ from typing import Any
 
 from causal_lvlm.app.models import ModelShelf
 from causal_lvlm.app.records import Limits
-from causal_lvlm.app.room import Room
+from causal_lvlm.app.room import Room, own_folder
 from causal_lvlm.app.session import Session
 from causal_lvlm.app.turns import BusyError, Turns
 
@@ -42,7 +41,7 @@ class Workbench:
         self.models = models or ModelShelf()
         self.limits = limits or Limits()
         self.results = results
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="causal-lvlm-app-"))
+        self.folder, self._held = (folder, None) if folder is not None else own_folder()
         self.room = Room(self.folder / "gradio", self.limits.disk)
         self.turns = Turns(self.limits.waiting)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
@@ -118,6 +117,8 @@ class Workbench:
         for page in pages:
             page.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._held is not None:
+            self._held.close()
 
     def __enter__(self) -> Workbench:
         """Start."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import threading
 import time
 from collections import deque
 from pathlib import Path
+from typing import IO
 
 from causal_lvlm.app.turns import BusyError
 from causal_lvlm.errors import OutputError
 
-__all__ = ["Room", "Taken"]
+__all__ = ["Room", "Taken", "own_folder"]
 
 _FRESH = 60.0  # seconds for which a file is surely still wanted
+_PREFIX = "causal-lvlm-app-"
 _WITHIN = 600.0  # seconds within which what is handed in is counted
 
 
@@ -68,6 +72,30 @@ class Room:
             if path.is_symlink() or path.is_file():
                 found.append((facts.st_mtime, facts.st_size, path))
         return found
+
+
+def own_folder() -> tuple[Path, IO[str] | None]:
+    """Return a new folder and its lock, and remove the folders of servers that were killed.
+
+    Whoever is alive holds a lock on a file of its folder, where the system knows such locks; a
+    folder without that file is left alone.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return folder, None
+    lock = (folder / "lock.new").open("w")  # locked as long as it is open
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (folder / "lock.new").rename(folder / "lock")
+    for other in folder.parent.glob(_PREFIX + "*"):
+        try:
+            with (other / "lock").open("r+") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(other, ignore_errors=True)
+        except OSError:  # it is in use, somebody else's, or has none
+            continue
+    return folder, lock
 
 
 class Taken:

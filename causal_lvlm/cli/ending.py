@@ -75,5 +75,5 @@ def told_to_end() -> Iterator[Ending]:
     try:
         yield ending
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -117,3 +117,16 @@ def test_a_page_hands_in_so_many_files_and_no_more(lvlm, saved, tmp_path):
         with pytest.raises(BusyError, match="ten minutes"):
             last(page.open_file(saved))
         other.take_image(tmp_path / "a.png")
+
+
+def test_folders_of_servers_that_were_killed_are_removed_and_no_others(lvlm, tmp_path, monkeypatch):
+    pytest.importorskip("fcntl")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead, foreign = tmp_path / "causal-lvlm-app-dead", tmp_path / "causal-lvlm-app-foreign"
+    for folder in (dead, foreign):
+        (folder / "gradio").mkdir(parents=True)
+    (dead / "lock").touch()
+    with small(lvlm) as first, small(lvlm) as second:
+        assert not dead.exists() and foreign.exists()
+        assert first.folder.exists() and second.folder.exists()
+    assert list(tmp_path.iterdir()) == [foreign]
