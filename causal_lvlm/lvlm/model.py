@@ -207,14 +207,12 @@ class LVLM:
         True with full attention in every layer. Windows count tokens by their place in the
         sequence, so they reach further when some are left out.
         """
-        layers = DynamicCache(config=self.text_config).layers
-        return all(type(layer).__name__ == "DynamicLayer" for layer in layers)
+        return set(self._parts.layer_kinds) <= {"DynamicLayer"}
 
     @property
     def attention_kinds(self) -> tuple[str, ...]:
         """What each attention layer looks at: ``full``, or ``window`` (sliding or in chunks)."""
-        layers = DynamicCache(config=self.text_config).layers
-        kinds = [type(layer).__name__ for layer in layers]
+        kinds = self._parts.layer_kinds
         found = []
         for number, module in enumerate(self.attention_modules):
             index = int(getattr(module, "layer_idx", number))

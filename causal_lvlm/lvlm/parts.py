@@ -10,14 +10,18 @@ compiled calls, hooks, flags, weights, places) is read from the modules every ti
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 from causal_lvlm.lvlm.family import Family
 
 __all__ = ["Parts"]
+
+_OURS = "_attn_implementation_internal"  # set for the length of a session
 
 
 class Parts:
@@ -45,6 +49,7 @@ class Parts:
         self.head: Any = family.head(model)
         self.attention: tuple[torch.nn.Module, ...] | None = None
         self._model, self._family = model, family
+        self._kinds: tuple[dict[str, Any], tuple[str, ...]] | None = None
 
     @property
     def current(self) -> bool:
@@ -67,6 +72,15 @@ class Parts:
         """``id`` of the decoder's modules that look at the image rather than at the sequence."""
         modules = self._of_decoder
         return frozenset(id(m) for m in modules if "CrossAttention" in type(m).__name__)
+
+    @property
+    def layer_kinds(self) -> tuple[str, ...]:
+        """What the cache of each decoder layer is called: says whether it sees all or a window."""
+        settings = {k: v for k, v in vars(self.text_config).items() if k != _OURS}
+        if self._kinds is None or self._kinds[0] != settings:
+            layers = DynamicCache(config=self.text_config).layers
+            self._kinds = copy.deepcopy(settings), tuple(type(layer).__name__ for layer in layers)
+        return self._kinds[1]
 
     @cached_property
     def _of_decoder(self) -> tuple[torch.nn.Module, ...]:

@@ -88,20 +88,15 @@ def kept(model: torch.nn.Module, modules: Iterable[torch.nn.Module]) -> Iterator
 
 
 def _state(modules: Iterable[torch.nn.Module]) -> Iterator[Change]:
-    configs: dict[int, dict[str, Any]] = {}
-    for module in modules:
-        own = vars(module)
-        for name, wanted in _OF_MODULES.items():
-            if own.get(name, wanted) is not wanted:
+    # Looked through once for each name: this is done for every call, and that is fastest.
+    owned = [vars(module) for module in modules]
+    found = {id(own["config"]): own["config"] for own in owned if "config" in own}
+    configs = [vars(config) for config in found.values() if hasattr(config, "__dict__")]
+    for holders, names in ((owned, _OF_MODULES), (configs, _OF_CONFIGS)):
+        for name, wanted in names.items():
+            for own in [own for own in holders if own.get(name, wanted) is not wanted]:
                 yield own, name, wanted
-        if _MEMORY in own:
-            yield own, _MEMORY, None
-        if (config := own.get("config")) is not None and hasattr(config, "__dict__"):
-            configs[id(config)] = vars(config)
-    for own in configs.values():
-        for name, wanted in _OF_CONFIGS.items():
-            if own.get(name, wanted) is not wanted:
-                yield own, name, wanted
+    yield from ((own, _MEMORY, None) for own in owned if _MEMORY in own)
 
 
 @contextmanager

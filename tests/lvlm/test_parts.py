@@ -126,6 +126,21 @@ def test_another_configuration_of_a_module_is_read():
     assert layer.config._attn_implementation == "sdpa"
 
 
+def test_other_kinds_of_layers_are_noticed():
+    model, processor = tiny_llava(seed=8)
+    lvlm = LVLM(model, processor)
+    config = lvlm.text_config
+    assert lvlm.drop_is_exact
+    assert set(lvlm.attention_kinds) == {"full"}
+    config.layer_types = ["full_attention"] * (config.num_hidden_layers - 1) + ["sliding_attention"]
+    config.sliding_window = 4
+    assert not lvlm.drop_is_exact
+    assert lvlm.attention_kinds[-1] == "window"
+    config.layer_types[-1] = "full_attention"  # in place
+    assert lvlm.drop_is_exact
+    assert set(lvlm.attention_kinds) == {"full"}
+
+
 def test_a_model_compiled_later_is_run_uncompiled():
     model, processor = tiny_llava(seed=8)
     lvlm = LVLM(model, processor)
