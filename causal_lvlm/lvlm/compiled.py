@@ -8,7 +8,7 @@ ends that uses the model.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,19 +22,18 @@ _taken: dict[int, list[Any]] = {}
 
 
 @contextmanager
-def uncompiled(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+def uncompiled(modules: Collection[torch.nn.Module]) -> Iterator[None]:
     """Call the plain ``forward`` of compiled modules inside the block; nests, also over threads."""
     entered: list[int] = []
     try:
         with _lock:
-            for module in modules:
-                call = vars(module).get("_compiled_call_impl")
-                if call is not None:
-                    _taken[id(module)] = [module, call, 0]
-                    module._compiled_call_impl = None
-                if _taken and id(module) in _taken:
-                    _taken[id(module)][2] += 1
-                    entered.append(id(module))
+            compiled = [m for m in modules if vars(m).get("_compiled_call_impl") is not None]
+            for module in compiled:
+                _taken[id(module)] = [module, module._compiled_call_impl, 0]
+                module._compiled_call_impl = None
+            entered = [id(module) for module in modules if id(module) in _taken] if _taken else []
+            for key in entered:
+                _taken[key][2] += 1
         yield
     finally:
         with _lock:

@@ -54,8 +54,7 @@ class Parts:
     @property
     def current(self) -> bool:
         """Whether these are the model's modules still."""
-        pairs = zip(self.modules, self._children, strict=True)
-        return all([*module._modules.values()] == children for module, children in pairs)
+        return [list(module._modules.values()) for module in self.modules] == self._children
 
     @cached_property
     def tower(self) -> Any:

@@ -72,17 +72,18 @@ class Answers:
             If a logit is not a number.
         """
         given, logits = logits.dtype, logits.double()
-        if torch.isnan(logits).any():
-            raise AttentionError(
-                "the model's logits under masking are not a number; its weights or number "
-                f"format ({given}) are not usable here"
-            )
         ids = torch.tensor(token_ids, device=logits.device)
         columns = ids[None, :, None].expand(len(logits), -1, 1)
         log_probs = logits.log_softmax(dim=-1)
         own = logits.gather(2, columns)[..., 0]
         first = logits.argmax(dim=-1)
-        self.token_log_probs[rows] = log_probs.gather(2, columns)[..., 0].cpu().numpy()
+        found = log_probs.gather(2, columns)[..., 0].cpu().numpy()
+        if np.isnan(found).any():  # one logit that is no number, or infinite, makes all so
+            raise AttentionError(
+                "the model's logits under masking are not a number; its weights or number "
+                f"format ({given}) are not usable here"
+            )
+        self.token_log_probs[rows] = found
         self.top[rows] = log_probs.gather(2, first[..., None])[..., 0].cpu().numpy()
         self.argmax[rows] = first.cpu().numpy()
         rest, rival = logits.scatter(2, columns, -torch.inf).max(dim=-1)
