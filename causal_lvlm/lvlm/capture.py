@@ -22,6 +22,7 @@ from causal_lvlm.lvlm.attention_function import (
     fill_weights,
     recording,
 )
+from causal_lvlm.lvlm.parts import Parts
 from causal_lvlm.lvlm.prepared import Prepared
 
 __all__ = [
@@ -33,21 +34,21 @@ __all__ = [
 ]
 
 # Queries, keys, values and outputs (T, d) of the last layer, for as long as their trace lives.
-_kept: WeakKeyDictionary[Prepared, dict[int, AttentionCall]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[Prepared, tuple[Parts, dict[int, AttentionCall]]] = WeakKeyDictionary()
 
 
 def keep_calls(prepared: Prepared, calls: Mapping[int, AttentionCall]) -> None:
     """Keep what the self-check's pass recorded, so that capture need not run the model again."""
-    _kept[prepared] = dict(calls)
+    _kept[prepared] = prepared.lvlm.parts, dict(calls)
 
 
 def record_calls(prepared: Prepared, layers: Sequence[int]) -> dict[int, AttentionCall]:
     """Return the attention calls of the layers asked for, from one run over the whole sequence."""
-    kept = _kept.get(prepared, {})
-    if set(layers) <= set(kept):
-        return {layer: kept[layer] for layer in layers}
     lvlm = prepared.lvlm
     modules = lvlm.attention_modules
+    parts, kept = _kept.get(prepared, (lvlm.parts, {}))
+    if set(layers) <= set(kept) and parts is lvlm.parts:
+        return {layer: kept[layer] for layer in layers}
     wanted = {id(modules[layer]): layer for layer in layers}
     recorder = Recorder(record=True, modules=frozenset(wanted))
     embeds = prepared.embeds

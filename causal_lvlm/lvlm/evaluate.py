@@ -105,16 +105,16 @@ def evaluate(
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {quoted(backend)}")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    question = masked_rows(prepared, keep, target, masking, against)
-    keep = np.asarray(keep)
     lvlm = prepared.lvlm
-    stop = target.positions[-1]  # rows up to the one that predicts the last target token
     budget = parse_memory(lvlm.max_memory if max_memory is None else max_memory)
-    everything = np.arange(len(keep))
-    size = SizeRule(
-        prepared, batch_size, budget, total=stop, rows=len(target.positions), masking=masking
-    )
     with lvlm.session(), torch.no_grad():
+        question = masked_rows(prepared, keep, target, masking, against)
+        keep = np.asarray(keep)
+        stop = target.positions[-1]  # rows up to the one that predicts the last target token
+        everything = np.arange(len(keep))
+        size = SizeRule(
+            prepared, batch_size, budget, total=stop, rows=len(target.positions), masking=masking
+        )
         plan = question.plan(everything, backend, size)
         answers = question.answers(len(keep), plan)
         check = _checked_way(question, plan, answers, ~keep[:, :stop])

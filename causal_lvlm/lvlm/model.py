@@ -129,6 +129,11 @@ class LVLM:
     # -- its parts, as they stood when the last session began ----------------------------------
 
     @property
+    def parts(self) -> Parts:
+        """Where its modules are; another object as soon as one of them was replaced."""
+        return self._parts
+
+    @property
     def decoder(self) -> Any:
         """The language model's module."""
         return self._parts.decoder

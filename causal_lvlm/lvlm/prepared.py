@@ -75,6 +75,7 @@ class Prepared:
         self.hidden = hidden
         self._hidden = None if hidden is None else torch.tensor(hidden, device=lvlm.device)
         self._lock = threading.RLock()
+        self._parts = lvlm.parts
 
     def _process(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         for rendered in (False, True):  # the tokens recorded tell which it was
@@ -85,6 +86,13 @@ class Prepared:
             f"the processor of {self.lvlm.model_id!r} turns the prompt into other tokens than "
             "those recorded"
         )
+
+    def _forget_others(self) -> None:
+        """Forget what was computed with other modules than the model has now (an adapter since)."""
+        if self._parts is not self.lvlm.parts:
+            self._parts = self.lvlm.parts
+            for name in ("_embedded", "_keys_and_values", "_reach"):
+                self.__dict__.pop(name, None)
 
     @cached_property
     def _embedded(self) -> tuple[torch.Tensor, Context]:
@@ -102,12 +110,14 @@ class Prepared:
     def embeds(self) -> torch.Tensor:
         """What enters the language model at each position, (1, T, D + additions)."""
         with self._lock:
+            self._forget_others()
             return self._embedded[0]
 
     @property
     def context(self) -> Context:
         """What the language model is given beside embeddings."""
         with self._lock:
+            self._forget_others()
             return self._embedded[1]
 
     def embeds_of(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -184,6 +194,7 @@ class Prepared:
     def can_reuse_prefix(self) -> bool:
         """Whether a prefix can be taken from the unmasked run."""
         with self._lock:
+            self._forget_others()
             return self._keys_and_values is not None
 
     def prefix(self, length: int, batch: int) -> DynamicCache:

@@ -96,6 +96,27 @@ def test_a_module_that_is_another_one_is_noticed(change):
     assert lvlm.text_config is model.get_decoder().config
 
 
+def told(trace):
+    target = trace.target(1)
+    keep = random_masks(trace, target, 3)
+    keep[:, : trace.layout.n_prompt // 2] = True  # so that a stored prefix is used
+    blocked = trace.evaluate(keep, target, backend="block").margin
+    return trace.attention(-1), trace.evaluate(keep, target).margin, blocked
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_trace_keeps_nothing_of_modules_that_are_gone(change):
+    model, processor = tiny_llava(seed=8)
+    trace = LVLM(model, processor).run(noise_image(), PROMPT, max_new_tokens=3)
+    before = told(trace)
+    change(model)
+    found = told(trace)
+    expected = told(trace.on(LVLM(model, processor)))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert np.abs(found[1] - before[1]).max() > 1e-4
+
+
 def test_another_implementation_of_attention_is_set_aside_and_put_back():
     model, processor = tiny_llava(seed=8)
     lvlm = LVLM(model, processor)
