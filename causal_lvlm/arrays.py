@@ -16,6 +16,7 @@ __all__ = [
     "IntArray",
     "UInt8Array",
     "frozen",
+    "plain_array",
 ]
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
@@ -45,3 +46,27 @@ def frozen(values: npt.ArrayLike, dtype: Any) -> npt.NDArray[Any]:
     array = np.array(values, dtype=dtype, order="C", copy=True)
     array.setflags(write=False)
     return array
+
+
+def plain_array(values: Any) -> Any:
+    """Return tensors of torch and sparse matrices as arrays, and anything else as it is.
+
+    Parameters
+    ----------
+    values : object
+        Told by what it can do, so that neither torch nor scipy.sparse is imported.
+
+    Raises
+    ------
+    ValueError
+        If a tensor holds no values that can be read here.
+    """
+    if callable(getattr(values, "detach", None)):  # numpy knows no bfloat16 and no gradients
+        try:
+            values = values.detach().cpu().to_dense().resolve_conj()
+            return (values.float() if str(values.dtype).endswith("float16") else values).numpy()
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            raise ValueError(f"the tensor cannot be read: {str(error).splitlines()[0]}") from error
+    if hasattr(values, "nnz") and callable(getattr(values, "toarray", None)):
+        return values.toarray()
+    return values

@@ -20,9 +20,11 @@ __all__ = [
     "check_annotated",
     "check_choice",
     "check_names",
+    "check_text",
     "nearest",
     "number",
     "one_name",
+    "printable",
     "shown",
     "whole_number",
 ]
@@ -195,3 +197,23 @@ _CALLED = {int: "a whole number", float: "a number", bool: "True or False", str:
 
 def _listed(allowed: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in allowed)
+
+
+def check_text(name: str, text: str, error: type[ValueError] = ValueError) -> None:
+    """Raise an error if a text holds lone surrogates, which no tokenizer and no file takes.
+
+    They come from bytes that are not UTF-8, on the command line and in names of files, or from
+    half of an escaped character in JSON.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as found:
+        raise error(
+            f"{name} holds {text[found.start]!r} at position {found.start}, which is no character: "
+            "a byte of another encoding, or half of an escape; write it in UTF-8"
+        ) from None
+
+
+def printable(text: str) -> str:
+    """Return a text with lone surrogates written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

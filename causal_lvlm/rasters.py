@@ -12,6 +12,7 @@ import binascii
 import io
 import struct
 import warnings
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,17 +21,19 @@ from PIL import Image
 from causal_lvlm.errors import ImageError, OutputError
 
 __all__ = [
-    "FORMATS", "MAX_PICTURES", "MAX_TOTAL", "check_pictures", "decode_image", "decode_images",
-    "encode_image", "picture_size",
+    "DAMAGED", "FORMATS", "MAX_PICTURES", "MAX_TOTAL", "check_pictures", "decode_image",
+    "decode_images", "encode_image", "picture_size",
 ]  # fmt: skip
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PICTURES = 64  # of one run of a model
 MAX_TOTAL = 200_000_000  # their pixels in all; more than the largest picture that can be handed in
-# What Pillow's decoders raise for damaged data (it catches the same itself while it identifies).
-_DAMAGED = (
+# What Pillow's decoders raise for damaged data (much of it Pillow catches itself while it
+# identifies a file), and for files that were closed meanwhile.
+DAMAGED = (
     OSError, ValueError, SyntaxError, TypeError, IndexError, KeyError, EOFError, OverflowError,
-    struct.error,
+    AttributeError, AssertionError, MemoryError, struct.error, zlib.error,
+    Image.DecompressionBombError,
 )  # fmt: skip
 
 
@@ -60,7 +63,7 @@ def picture_size(data: bytes) -> tuple[int, int]:
             f"the picture has far more pixels than the {MAX_TOTAL / 1e6:.0f} million allowed. Make "
             "it smaller"
         ) from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise ImageError(
             f"this is no picture that can be used; allowed are {', '.join(FORMATS)}"
         ) from error
@@ -129,7 +132,7 @@ def decode_images(encoded: Iterable[Any], where: str = "the pictures") -> tuple[
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                     images.append(image.convert("RGB"))
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise OutputError(f"{where}: one cannot be decoded ({error})") from error
     return tuple(images)
 

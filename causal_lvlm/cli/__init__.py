@@ -18,12 +18,14 @@ import typer
 
 from causal_lvlm.cli import demo, evaluate, explain, learn, methods, models, report, serve
 from causal_lvlm.cli.ending import told_to_end
+from causal_lvlm.cli.streams import Commands, patient_streams
 from causal_lvlm.cli.targets import default_target, find_target
 
 __all__ = ["app", "default_target", "find_target", "main"]
 
 app = typer.Typer(
     name="causal-lvlm",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -44,7 +46,7 @@ app.command("app")(serve.serve)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line (entry point of the package)."""
-    with told_to_end() as ending:
+    with told_to_end() as ending, patient_streams():
         try:
             app(args=None if arguments is None else list(arguments))
         except SystemExit as end:

@@ -86,7 +86,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
-    seed: Annotated[int, typer.Option(help="Of methods and metrics that draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of methods and metrics that draw.")] = 0,
     debug: Debug = False,
 ) -> None:
     """Measure explanation methods on your own images and questions.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from causal_lvlm.checks import whole_number
+from causal_lvlm.checks import check_text, whole_number
 from causal_lvlm.cli.looks import Looked, Looks
 from causal_lvlm.cli.overwriting import EXPLAINED, results_folder
 from causal_lvlm.cli.results import describe, finish, result_json, was_interrupted
@@ -25,7 +25,7 @@ from causal_lvlm.cli.support import (
     writing,
 )
 from causal_lvlm.cli.targets import default_target, find_target
-from causal_lvlm.errors import ImageError, TargetError
+from causal_lvlm.errors import ImageError, PromptError, TargetError
 
 if TYPE_CHECKING:
     from causal_lvlm.tokens import Target
@@ -150,7 +150,7 @@ def explain(
         str | None,
         typer.Option(help="Memory for a batch of masked rows, such as 4GB; weights not counted."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the random control sets.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the random control sets.")] = None,
     debug: Debug = False,
 ) -> None:
     """Ask a model about a picture and explain a word of its answer.
@@ -237,7 +237,12 @@ def _relevant(explanation: Any, images: object) -> Any:
 def _inputs(given_words: list[str]) -> tuple[Path | list[Path] | None, str]:
     """Return the pictures, as `LVLM.run` takes them, and the prompt, which comes last."""
     *names, prompt = given_words
-    paths = [Path(name) for name in names]
+    check_text("the prompt", prompt, PromptError)
+    from causal_lvlm.lvlm.images import image_path
+
+    paths = [
+        image_path(name) if ":" in name and not _is_file(name) else Path(name) for name in names
+    ]
     if not paths and (Path(prompt).suffix.lower() in _PICTURES or _is_file(prompt)):
         raise ValueError(
             f"{prompt!r} is a file and there is no question; give one behind the picture, in quotes"

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from causal_lvlm.errors import DataError
+from causal_lvlm.checks import check_text, printable
+from causal_lvlm.errors import DataError, ImageError
 
 __all__ = ["PICTURES", "read_items"]
 
@@ -58,7 +59,8 @@ def read_items(data: Path, prompt: str | None = None) -> dict[str, dict[str, Any
             if isinstance(text, DataError):
                 raise text
             value = _parsed(text) if isinstance(text, str) else text
-            key = str(value.get("id", name))
+            key = str(value.get("id", printable(name)))
+            check_text("id", key, DataError)
             if key in first:
                 raise DataError(f"id {key!r} is also that of {first[key]}")
             first[key] = where
@@ -132,6 +134,7 @@ def _item(value: dict[str, Any], folder: Path, prompt: str | None) -> dict[str, 
             if asked is None
             else f"prompt must be a text that is not empty, got {asked!r}"
         )
+    check_text("prompt", asked, DataError)
     if "image" not in value:
         raise DataError("no image (a path, a list of paths, or null for none)")
     given = value["image"]
@@ -139,15 +142,24 @@ def _item(value: dict[str, Any], folder: Path, prompt: str | None) -> dict[str, 
     if not all(isinstance(name, str) for name in names):
         raise DataError(f"image must be a path, a list of paths or null, got {given!r}")
     return {
-        "images": [_image(folder / name) for name in names],
+        "images": [_image(folder, name) for name in names],
         "prompt": asked,
         "target": _target(value.get("target")),
         "boxes": _boxes(value.get("boxes"), bool(names)),
     }
 
 
-def _image(path: Path) -> str:
-    if not path.is_file():
+def _image(folder: Path, name: str) -> str:
+    from causal_lvlm.lvlm.images import image_path
+
+    path = folder / name
+    try:
+        there = path.is_file()
+        if not there and ":" in name:  # an address
+            path, there = image_path(name), True
+    except (ImageError, OSError) as error:  # OSError: longer than a name may be
+        raise DataError(str(error)) from error
+    if not there:
         raise DataError(f"there is no image {str(path)!r}")
     if path.suffix.lower() not in PICTURES:
         raise DataError(f"{path.name!r} is no image (known: {', '.join(PICTURES)})")
@@ -158,6 +170,7 @@ def _target(value: Any) -> Any:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     if isinstance(value, str) and value.strip():
+        check_text("target", value, DataError)
         return value
     if isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value):
         return value

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from causal_lvlm.checks import printable
 from causal_lvlm.cli import learn_trust
 from causal_lvlm.cli.learn_options import as_option, chosen_columns, node_pairs, tiers_of
 from causal_lvlm.cli.matrix import read_input
@@ -224,7 +225,7 @@ def learn(
                     typer.echo(f"wrote {folder}: {', '.join(path.name for path in written)}")
         with failures.kept("drawing"):
             drawn = learn_trust.draw_pictures(
-                structure, names, trust, truth, picture, difference, file.name
+                structure, names, trust, truth, picture, difference, printable(file.name)
             )
             if drawn and not as_json:
                 typer.echo(f"drew {', '.join(map(str, drawn))}")

@@ -85,6 +85,12 @@ def load_model(
         return lvlm
     embedded = name_or_path is None
     source = _embedded_path() if name_or_path is None else _located(name_or_path)
+    if revision is not None and (embedded or isinstance(source, Path)):
+        what = "the embedded model" if embedded else f"the folder {str(source)!r}"
+        raise UnsupportedModelError(
+            f"{what} has no revisions, but revision={revision!r} was given; leave it out, or name "
+            "a model of the hub"
+        )
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     options = {key: value for key, value in options.items() if value}
     place = _device(device, embedded)
@@ -249,6 +255,8 @@ def _device(device: str | torch.device, embedded: bool) -> torch.device:
             raise ValueError(
                 f"device {quoted(device)} cannot be used here: {readable(first)}; try device='cpu'"
             ) from error
+        if wanted.type == "meta":
+            raise ValueError("the device 'meta' holds shapes without values; try device='cpu'")
         return wanted
     return torch.device("cuda" if torch.cuda.is_available() and not embedded else "cpu")
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from causal_lvlm.checks import whole_number
-from causal_lvlm.errors import EmptyAnswerError, ImageError, SelfCheckError
+from causal_lvlm.checks import check_text, whole_number
+from causal_lvlm.errors import EmptyAnswerError, ImageError, PromptError, SelfCheckError
 from causal_lvlm.lvlm.generation import answer_text, generate, own_settings, settings_remark
 from causal_lvlm.lvlm.images import ImageLike, open_images
 from causal_lvlm.lvlm.layout import build_layout
@@ -55,6 +55,8 @@ def run(
             "on_token must be callable as on_token(token_id, text), or None, got "
             f"{type(on_token).__name__}"
         )
+    if isinstance(prompt, str):
+        check_text("the prompt", prompt, PromptError)
     pictures = open_images(image)
     if pictures and lvlm.family.text_only:
         raise ImageError(
@@ -76,6 +78,7 @@ def run(
         in_text=not lvlm.family.prepends,
         around=lvlm.family.around,
     )
+    check_text("the prompt", rendered.text, PromptError)
     processed = lvlm.process(pictures, rendered.text, rendered=rendered.rendered)
     n_prompt = int(processed.inputs["input_ids"].shape[1])
     check_length(lvlm.text_config, lvlm.model_id, n_prompt, max_new_tokens)

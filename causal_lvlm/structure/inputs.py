@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from causal_lvlm.arrays import FloatArray
+from causal_lvlm.arrays import BoolArray, FloatArray, plain_array
 from causal_lvlm.errors import CorrelationError, DataError, SampleSizeError, StructureError
 from causal_lvlm.structure.sources import (
     SYMMETRY,
@@ -33,7 +33,7 @@ from causal_lvlm.structure.sources import (
     named_alike,
     square_table,
 )
-from causal_lvlm.structure.tables import Table, plain_array, read_table, shown
+from causal_lvlm.structure.tables import Table, read_table, shown
 
 __all__ = [
     "CorrelationSource",
@@ -261,7 +261,10 @@ def as_source(
 
 def _guess(values: Any, names: Sequence[str] | None) -> tuple[Any, str]:
     """Return an array or table and what it seems to be; raise if a square one is no correlation."""
-    values = plain_array(values)
+    try:
+        values = plain_array(values)
+    except ValueError as error:
+        raise DataError(str(error)) from error
     if isinstance(values, np.ndarray) and values.ndim != 2 and values.dtype.names is None:
         raise CorrelationError(
             f"a correlation matrix must be square, and a data table has two axes, not the shape "
@@ -283,8 +286,7 @@ def _guess(values: Any, names: Sequence[str] | None) -> tuple[Any, str]:
     array = straight.values
     finite = np.isfinite(array)
     size = float(np.abs(array[finite]).max(initial=0.0))
-    skew = np.abs(array - array.T)[finite & finite.T]
-    symmetric = bool((finite == finite.T).all()) and float(skew.max(initial=0.0)) <= SYMMETRY * size
+    symmetric = _symmetric(array, finite, size)
     diagonal = array.diagonal()[finite.diagonal()]
     ones = bool((np.abs(diagonal - 1.0) <= SYMMETRY).all())
     if symmetric and ones and (alike or len(diagonal)):
@@ -304,15 +306,25 @@ def _guess(values: Any, names: Sequence[str] | None) -> tuple[Any, str]:
         return table, "data"
     if not finite.all():
         return straight, "correlation"  # its check names the entry
+    raise CorrelationError(_neither(array, symmetric))
+
+
+def _symmetric(array: FloatArray, finite: BoolArray, size: float) -> bool:
+    skew = np.abs(array - array.T)[finite & finite.T]
+    return bool((finite == finite.T).all()) and float(skew.max(initial=0.0)) <= SYMMETRY * size
+
+
+def _neither(array: FloatArray, symmetric: bool) -> str:
+    """Say why a square array is no correlation, and what it may be."""
     if symmetric:
-        k = int(np.abs(diagonal - 1.0).argmax())
-        raise CorrelationError(
+        k = int(np.abs(array.diagonal() - 1.0).argmax())
+        return (
             f"entry ({k}, {k}) is {array[k, k]:.6g}, but a correlation matrix has ones on its "
             "diagonal; for a covariance give input='covariance' (correlation_from_covariance), for "
             "a square table of samples input='data' (correlation_from_data)"
         )
     i, j = (int(k) for k in np.unravel_index(int(np.abs(array - array.T).argmax()), array.shape))
-    raise CorrelationError(
+    return (
         f"the matrix is not symmetric, so it is no correlation: entry ({i}, {j}) is "
         f"{array[i, j]:.6g}, entry ({j}, {i}) is {array[j, i]:.6g}; for attention give "
         "input='attention' (correlation_from_attention), for a square table of samples "

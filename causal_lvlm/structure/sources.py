@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from causal_lvlm.arrays import FloatArray, IntArray, frozen
+from causal_lvlm.arrays import FloatArray, IntArray, frozen, plain_array
 from causal_lvlm.covariance import correlation_of_rows, find_sinks, partial_out
 from causal_lvlm.errors import AttentionError, CorrelationError, DataError, StructureError
 from causal_lvlm.structure.tables import (
     Table,
     checked_names,
     is_table,
-    plain_array,
     read_table,
     shown,
 )
@@ -239,7 +238,11 @@ def correlation_from_attention(
         table = aligned(read_table(attention, names))
         attention, names = table.values, table.names
         notes.extend(table.notes)
-    weights = _attention_head(plain_array(attention), head)
+    try:
+        attention = plain_array(attention)
+    except ValueError as error:
+        raise AttentionError(str(error)) from error
+    weights = _attention_head(attention, head)
     texts = checked_names(names, len(weights))
     sinks = list(find_sinks(weights)) if sink != "keep" else []
     rows = weights

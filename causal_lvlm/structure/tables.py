@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from causal_lvlm.arrays import FloatArray
+from causal_lvlm.arrays import FloatArray, plain_array
 from causal_lvlm.errors import DataError
 
 __all__ = [
-    "Table", "checked_names", "is_table", "label_column", "left_out", "plain_array", "read_table",
+    "Table", "checked_names", "is_table", "label_column", "left_out", "read_table",
     "shown",
 ]  # fmt: skip
 
@@ -89,16 +89,6 @@ def checked_names(names: Sequence[Any] | None, n: int) -> tuple[str, ...] | None
             f"the name {repeated[0]!r} is used for more than one column; give each its own"
         )
     return texts
-
-
-def plain_array(values: Any) -> Any:
-    """Return tensors and sparse matrices as arrays, and anything else as it is."""
-    if callable(getattr(values, "detach", None)):  # torch: numpy knows no bfloat16, no gradients
-        values = values.detach().cpu().to_dense().resolve_conj()
-        return (values.float() if str(values.dtype).endswith("float16") else values).numpy()
-    if hasattr(values, "nnz") and callable(getattr(values, "toarray", None)):  # scipy.sparse
-        return values.toarray()
-    return values
 
 
 def _refused(data: Any) -> str | None:
@@ -240,7 +230,16 @@ def _opened(data: Any) -> tuple[Sequence[Any] | None, tuple[str, ...] | None, An
         found = [data.coords[dim] if dim in data.coords else None for dim in data.dims]
         carried, own = (None if c is None else tuple(str(v) for v in c.values) for c in found)
         data = data.values
-    data = plain_array(data)
+    given = _matrix(data)
+    return own, carried, given if given.dtype.kind in "biuf" and given.shape[1] else list(given.T)
+
+
+def _matrix(data: Any) -> Any:
+    """Return an array of two axes, with NaN for masked entries."""
+    try:
+        data = plain_array(data)
+    except ValueError as error:
+        raise DataError(str(error)) from error
     if isinstance(data, np.ma.MaskedArray) and data.dtype.kind in "biuf":
         # its hidden values are no values
         data = np.ma.filled(data.astype(np.float64), np.nan)  # type: ignore[no-untyped-call]
@@ -252,7 +251,7 @@ def _opened(data: Any) -> tuple[Sequence[Any] | None, tuple[str, ...] | None, An
         raise DataError(
             f"a data table has two axes (samples, variables), not the shape {given.shape}"
         )
-    return own, carried, given if given.dtype.kind in "biuf" and given.shape[1] else list(given.T)
+    return given
 
 
 def left_out(name: str) -> str:
