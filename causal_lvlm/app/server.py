@@ -177,7 +177,9 @@ def _page(bench: Workbench, hosts: Hosts) -> tuple[Any, Callable[..., Any]]:
 
     def launch(host: str, port: int | None, share: bool, password: str | None) -> Any:
         def known(name: str, given: str) -> bool:
-            return hmac.compare_digest(given.encode(), str(password).encode())
+            # An environment variable may hold any bytes.
+            ours, theirs = (t.encode("utf-8", "surrogateescape") for t in (str(password), given))
+            return hmac.compare_digest(ours, theirs)
 
         return page.launch(
             server_name=host,
