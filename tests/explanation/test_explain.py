@@ -326,7 +326,7 @@ def test_an_explanation_survives_saving_and_loading(tmp_path, monkeypatch, limit
         assert a.structure == b.structure
     if not limit:
         (tmp_path / "red.npz").unlink()
-        with pytest.raises(OutputError, match="incomplete"):
+        with pytest.raises(OutputError, match="complete"):
             Explanation.load(tmp_path / "red.json")
 
 
