@@ -73,7 +73,7 @@ def test_the_titles_of_the_entries_are_true(saved):
     assert spoon["true"] == sample.answer and spoon["denied"] == "no"
     assert spoon["sets"]["joint"]["verified"] and all(spoon["written"])
     assert spoon["whole_image"]["says"] == "spoon"
-    assert spoon["sets"]["image"]["outcome"] == "not_maskable"
+    assert spoon["sets"]["image"]["verified"]  # a part of the image changes it, the whole does not
     assert any(not row["changed"] for row in spoon["methods"])
     several = found["several"]
     assert len([n for n in several["sets"]["joint"]["set"] if n.startswith("[")]) > 1

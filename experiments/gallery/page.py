@@ -95,7 +95,8 @@ def scopes(entry: dict[str, Any]) -> str:
             continue
         rows.append([
             SCOPES[scope], of_set(found["set"]), f"“{found['says']}”",
-            f"{percent(before)} → {percent(found['after'])}", MINIMALITY[found["minimality"]],
+            f"{percent(before)} → {percent(found['after'])}",
+            MINIMALITY[found["minimality"]] if len(found["set"]) > 1 else "",
             "{} of {}".format(*found["controls"]) if found["controls"][1] else "",
             str(found["runs"]),
         ])  # fmt: skip
@@ -207,7 +208,6 @@ def hallucination(entry: dict[str, Any]) -> str:
         if all(entry["written"])
         else "not only words that the model itself wrote"
     )
-    whole = entry["whole_image"]
     budget = "unit" if entry["size"] == 1 else f"{entry['size']} units"
     misled = (
         f"{named(wrong)} point elsewhere: with "
@@ -239,8 +239,7 @@ def hallucination(entry: dict[str, Any]) -> str:
             "end”.",
         ),
         scopes(entry),
-        f"The picture is not what it rests on: with **all** image tokens masked the model still "
-        f"says “{whole['says']}” (p {percent(main['before'])} → {percent(whole['p'])}).",
+        in_image(entry),
         "What would a map have said? The same budget for every method, its own highest "
         f"{budget} masked:",
         budget_table(entry, main["before"]),
@@ -253,6 +252,22 @@ def hallucination(entry: dict[str, Any]) -> str:
             f"does. {COLOURS}",
         ),
     ])  # fmt: skip
+
+
+def in_image(entry: dict[str, Any]) -> str:
+    """Say what the image alone does: masking all of it, and the set that was found in it."""
+    image, whole = entry["sets"]["image"], entry["whole_image"]
+    text = (
+        f"With **all** image tokens masked the model still says “{whole['says']}” (p "
+        f"{percent(image['before'])} → {percent(whole['p'])})"
+    )
+    if not image["verified"]:
+        return f"{text}, and no part of the image was found that changes it."
+    return (
+        f"{text}; with {of_set(image['set'])} masked it says “{image['says']}” (p → "
+        f"{percent(image['after'])}). Effects of masking need not add up: what the whole image "
+        "does says nothing about its parts."
+    )
 
 
 def several(entry: dict[str, Any]) -> str:
