@@ -369,7 +369,7 @@ def family_of(config: Any, given: Family | None = None) -> Family:
     Raises
     ------
     UnsupportedModelError
-        If none does; the message lists those supported.
+        If none does; the message says why.
     """
     model_type = config if isinstance(config, str) else getattr(config, "model_type", None)
     if given is not None:
@@ -387,21 +387,18 @@ def family_of(config: Any, given: Family | None = None) -> Family:
     for family in sorted(serving, key=lambda f: not f.vision_types):
         if not family.vision_types or vision in family.vision_types:
             return family
-    supported = ", ".join(f"{t} ({f.name})" for f in FAMILIES for t in f.model_types)
-    supported += f"; and text decoders: {', '.join(TEXT.model_types)}"
+    known = f"{TEXT.model_types[0]}, llava, qwen2_5_vl"
+    advice = f"`causal-lvlm models` lists what is ({known}, ...)"
     reason = _REFUSED.get(str(model_type))
     if reason is None and _writes_with_an_encoder(config):
         reason = "an encoder-decoder model"
     if reason is not None:
         raise UnsupportedModelError(
-            f"models of type {model_type!r} are not supported: it is {reason}; decoder-only "
-            f"models are: {supported}"
+            f"models of type {model_type!r} are not supported: it is {reason}; {advice}"
         )
     if vision is not None and model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         return guess(str(model_type))
-    raise UnsupportedModelError(
-        f"models of type {model_type!r} are not supported; supported types: {supported}"
-    )
+    raise UnsupportedModelError(f"models of type {model_type!r} are not supported; {advice}")
 
 
 def _writes_with_an_encoder(config: Any) -> bool:

@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    PreTrainedConfig,
 )
 from transformers.utils import logging
 
 from causal_lvlm.errors import ModelMemoryError, UnsupportedModelError, quoted, readable
 from causal_lvlm.lvlm.families import Family, family_of
+from causal_lvlm.lvlm.given import check_complete, check_type, check_use, pair
 from causal_lvlm.lvlm.memory import available_memory, gigabytes, parse_memory
 from causal_lvlm.lvlm.model import LVLM
 from causal_lvlm.lvlm.unreadable import loading_error
@@ -28,6 +32,22 @@ from causal_lvlm.lvlm.unreadable import loading_error
 __all__ = ["load_model"]
 
 _EMBEDDED_ID = "causal-lvlm/tiny"
+
+# What transformers, the hub and the readers of weights raise about files that are not as they
+# should be: their own checks, and whatever values of a wrong kind lead to.
+_RAISED = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    ImportError,
+    RuntimeError,
+    MemoryError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 def load_model(
@@ -79,8 +99,9 @@ def load_model(
         If the weights are larger than the free memory, or memory runs out.
     """
     budget = parse_memory(max_memory)
-    if isinstance(name_or_path, tuple):
-        lvlm = LVLM(*name_or_path, family=family)
+    if name_or_path is not None and not isinstance(name_or_path, (str, os.PathLike)):
+        lvlm = LVLM(*pair(name_or_path), family=family)
+        check_use(lvlm)
         lvlm.max_memory = budget
         return lvlm
     embedded = name_or_path is None
@@ -91,10 +112,16 @@ def load_model(
             f"{what} has no revisions, but revision={revision!r} was given; leave it out, or name "
             "a model of the hub"
         )
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    options = {key: value for key, value in options.items() if value}
+    # Whether code may be run is always said: transformers would ask at the terminal.
+    options: dict[str, Any] = {"trust_remote_code": bool(trust_remote_code)}
+    if revision is not None:
+        options["revision"] = revision
     place = _device(device, embedded)
     number_format = _dtype(dtype, place, embedded)
+    with _explained(source, revision, "configuration"):
+        raw = PreTrainedConfig.get_config_dict(source, revision=revision)[0]
+    if family is None:
+        check_type(source, raw)
     with _explained(source, revision, "configuration"):
         config = AutoConfig.from_pretrained(source, **options)
     family = family_of(config, family)  # refuse before reading gigabytes
@@ -108,11 +135,15 @@ def load_model(
         options["attn_implementation"] = attn_implementation
     with _explained(source, revision, "weights"):
         with _quiet():
-            model = models.from_pretrained(source, dtype=number_format, **options)
+            model, info = models.from_pretrained(
+                source, dtype=number_format, output_loading_info=True, **options
+            )
         model = model.to(place)
+    check_complete(source, info)
     model.requires_grad_(False)  # ours alone: gradients are taken with respect to activations
     found = getattr(model.config, "_commit_hash", None) or revision
     lvlm = LVLM(model, processor, _EMBEDDED_ID if embedded else str(source), found, family=family)
+    check_use(lvlm)
     lvlm.max_memory = budget
     return lvlm
 
@@ -122,7 +153,7 @@ def _explained(source: str | Path, revision: str | None, part: str) -> Iterator[
     """Turn what transformers and the hub raise into errors that say what to do."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, MemoryError) as error:
+    except _RAISED as error:
         raise loading_error(source, revision, error, part) from error
 
 
@@ -149,7 +180,7 @@ def _check_memory(
         with torch.device("meta"):  # shapes without memory
             shapes = models.from_config(config).parameters()
             count = sum(p.numel() for p in shapes)
-    except (ValueError, TypeError, RuntimeError, NotImplementedError, ImportError, AttributeError):
+    except _RAISED:
         return  # an estimate only: the loading itself will say what is wrong
     needed = count * dtype.itemsize
     if needed > free:
@@ -221,19 +252,33 @@ def _embedded_path() -> Path:
 
 def _located(name_or_path: str | os.PathLike[str]) -> str | Path:
     """Tell a folder from a hub id; a folder that is not there gets a message of its own."""
-    text = os.fspath(name_or_path)
-    path = Path(text).expanduser()
+    text = os.fsdecode(name_or_path)
+    name = quoted(text)
     if not text.strip():
         raise UnsupportedModelError(
             "the model's name is empty; leave it out for the embedded model"
         )
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UnsupportedModelError(
-                f"the folder {text!r} holds no config.json; give a folder written by "
-                "save_pretrained"
-            )
+    if text.startswith(("http://", "https://")):
+        raise UnsupportedModelError(
+            f"{name} is an address; give the hub id alone, 'owner/name', or a folder"
+        )
+    path = Path(text).expanduser()
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+        described = (path / "config.json").is_file()
+        is_adapter = (path / "adapter_config.json").is_file()
+    except (OSError, ValueError):  # no name that a file system takes
+        is_folder = is_file = described = is_adapter = False
+    if is_folder and not described:
+        merge = "; it holds an adapter: merge that into its model, and save it" * is_adapter
+        raise UnsupportedModelError(
+            f"the folder {name} holds no config.json; give a folder written by save_pretrained"
+            + merge
+        )
+    if is_folder:
         return path
+    if is_file:
+        raise UnsupportedModelError(f"{name} is a file; give the folder that save_pretrained wrote")
     looks_local = (
         not isinstance(name_or_path, str)
         or path.is_absolute()
@@ -241,7 +286,7 @@ def _located(name_or_path: str | os.PathLike[str]) -> str | Path:
         or text.count("/") > 1
     )
     if looks_local:
-        raise UnsupportedModelError(f"there is no model folder {text!r}")
+        raise UnsupportedModelError(f"there is no model folder {name}")
     return text
 
 
@@ -250,7 +295,7 @@ def _device(device: str | torch.device, embedded: bool) -> torch.device:
         try:
             wanted = torch.device(device)
             torch.empty(0, device=wanted)  # proves that it is there before gigabytes are read
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
+        except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
             first = str(error).splitlines()[0]
             raise ValueError(
                 f"device {quoted(device)} cannot be used here: {readable(first)}; try device='cpu'"
@@ -262,12 +307,11 @@ def _device(device: str | torch.device, embedded: bool) -> torch.device:
 
 
 def _dtype(dtype: str | torch.dtype, device: torch.device, embedded: bool) -> str | torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype == "auto":
+    if isinstance(dtype, str) and dtype == "auto":
         return torch.float32 if embedded or device.type == "cpu" else "auto"
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    # Formats of one byte only store weights; nothing is computed in them.
+    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2:
         raise ValueError(
             "dtype must be 'auto' or a floating-point format such as 'float32', "
             f"got {quoted(dtype)}"

@@ -335,6 +335,11 @@ class LVLM:
     def pixels(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         """Send images through the model's image processor."""
         inputs = self.processor.image_processor(images=images, return_tensors="pt")
+        if "pixel_values" not in inputs:
+            raise UnsupportedModelError(
+                f"the image processor of {self.model_id!r} returns {', '.join(inputs)}, and no "
+                "pixel_values to look at"
+            )
         return {
             name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
             for name, value in inputs.items()

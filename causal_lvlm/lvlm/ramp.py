@@ -151,6 +151,8 @@ def _seen(
 
 def picture_tiles(inputs: Any, images: Any) -> FloatArray:
     """Return a processor's output as pictures (tiles, 3, H, W) in [0, 1]; none if it is not."""
+    if "pixel_values" not in inputs:  # Video-LLaVA has names of its own
+        return np.empty((0, 3, 0, 0))
     pixels = inputs["pixel_values"].float().cpu().numpy().astype(np.float64)
     if pixels.ndim < 4 or pixels.shape[-3] != 3 or not pixels.size:
         return np.empty((0, 3, 0, 0))

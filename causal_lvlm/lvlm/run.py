@@ -79,11 +79,11 @@ def run(
         around=lvlm.family.around,
     )
     check_text("the prompt", rendered.text, PromptError)
-    processed = lvlm.process(pictures, rendered.text, rendered=rendered.rendered)
-    n_prompt = int(processed.inputs["input_ids"].shape[1])
-    check_length(lvlm.text_config, lvlm.model_id, n_prompt, max_new_tokens)
-    placed = place(lvlm, pictures, rendered.text, processed.inputs)
     with lvlm.session(), torch.no_grad():
+        processed = lvlm.process(pictures, rendered.text, rendered=rendered.rendered)
+        n_prompt = int(processed.inputs["input_ids"].shape[1])
+        check_length(lvlm.text_config, lvlm.model_id, n_prompt, max_new_tokens)
+        placed = place(lvlm, pictures, rendered.text, processed.inputs)
         said = generate(lvlm, processed.inputs, max_new_tokens, on_token)
     layout = build_layout(
         lvlm.tokenizer,

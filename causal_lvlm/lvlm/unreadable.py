@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import transformers
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -88,7 +87,10 @@ def loading_error(
             f"{name}{at} is not on this machine and {why}; connect to the network, or download it "
             f"elsewhere (`hf download {source}`) and give the folder"
         )
-    first = next(iter(str(error).strip().splitlines()), "")
+    lines = str(error).strip().splitlines()
+    first = " ".join(line.strip() for line in lines[: 2 if lines and lines[0][-1:] == ":" else 1])
+    if "ignore_mismatched_sizes" in first:
+        first = "its weights have other sizes than its config.json says"
     said = f"{type(error).__name__}: {first}" if first else type(error).__name__
     if has(ImportError):
         return UnsupportedModelError(f"{name} needs a package that is not installed ({said})")
@@ -96,12 +98,6 @@ def loading_error(
         return UnsupportedModelError(
             f"{name} has no usable processor ({said}); take one from the model it was made from "
             "and give both as a pair: load_model((model, processor))"
-        )
-    if part == "configuration" and ("model type" in str(error) or has(KeyError)):
-        return UnsupportedModelError(
-            f"the model {name} cannot be loaded: transformers {transformers.__version__} does not "
-            f"know its type ({said}); a newer version may, or trust_remote_code=True if it brings "
-            "its own code"
         )
     if has(EntryNotFoundError):
         return UnsupportedModelError(
