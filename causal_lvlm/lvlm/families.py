@@ -144,7 +144,7 @@ FAMILIES: tuple[Family, ...] = (
         mapping="one square grid (pooled); image tokens look ahead",
         geometry=square,
         plain_frame=_GEMMA_FRAME,
-        placeholder="<start_of_image>",
+        placeholder_from="boi_token",
     ),
     _tested(
         name="Pixtral",
@@ -307,6 +307,18 @@ TEXT = _tested(
 # Types whose answer is written by a decoder that looks back at an encoder, or that have no
 # attention interface in their language model: refused by name.
 _REFUSED = {
+    "chameleon": "a model that looks its image tokens up in a codebook, without a vision tower",
+    "emu3": "a model that looks its image tokens up in a codebook, without a vision tower",
+    "fuyu": "a model without a vision tower",
+    "gemma4_unified": "a model without a vision tower",
+    "idefics": "a model that looks at its images by gated cross-attention of its own",
+    "kosmos-2": "a model whose image tokens have no id of their own",
+    "kosmos-2.5": "a model whose image tokens have no id of their own",
+    "instructblipvideo": "a model of videos",
+    "video_llava": "a model of videos",
+    "evolla": "a model of proteins",
+    "pi0": "a model that writes a robot's actions",
+    "diffusion_gemma": "a model that does not write one token after the other",
     "florence2": "an encoder-decoder model",
     "pix2struct": "an encoder-decoder model",
     "pp_formulanet": "an encoder-decoder model",

@@ -34,7 +34,9 @@ class Family:
     plain_frame : str
         Frame with ``{placeholder}`` and ``{prompt}`` for processors without a chat template.
     placeholder : str, optional
-        What stands for an image in a prompt, where it is not the processor's ``image_token``.
+        What stands for an image in a prompt, where the processor does not say it.
+    placeholder_from : str
+        Attribute of the processor that says what stands for an image in a prompt.
     fill : mapping of str to int
         See `causal_lvlm.lvlm.inputs.whole_inputs`.
     head : callable
@@ -70,6 +72,7 @@ class Family:
     geometry: Callable[[Site], Cells]
     plain_frame: str = "{placeholder}\n{prompt}"
     placeholder: str | None = None
+    placeholder_from: str = "image_token"
     fill: Mapping[str, int] = field(default_factory=dict)
     head: Callable[[Any], Any] = field(default_factory=lambda: _itself)
     tower_positions: Callable[[Any, IntArray], IntArray] | None = None

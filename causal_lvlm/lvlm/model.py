@@ -116,7 +116,8 @@ class LVLM:
         """Return what stands for an image in a prompt, and its tokens' id ("", -1: none)."""
         if self.family.text_only:
             return "", -1
-        token = self.family.placeholder or getattr(self.processor, "image_token", None) or "<image>"
+        own = getattr(self.processor, self.family.placeholder_from, None)
+        token = self.family.placeholder or own or "<image>"
         found = getattr(self.model.config, "image_token_id", None)
         if found is None:
             found = getattr(self.processor, "image_token_id", None)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import transformers
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from typer.testing import CliRunner
 
 import causal_lvlm as cl
 from causal_lvlm.cli import app
 from causal_lvlm.errors import UnsupportedModelError
+from causal_lvlm.lvlm import LVLM
 from causal_lvlm.lvlm.families import FAMILIES, TEXT, family_of, family_table
+from causal_lvlm.lvlm.types import types_table
 from tests.lvlm.families.test_families import case
 from tests.lvlm.families.tiny import AVAILABLE, BUILDERS, NEWEST, OLD, is_old, number
 
@@ -80,6 +84,29 @@ def test_the_command_prints_every_family():
     for row in rows:
         assert f"{row['family']} (" in printed.stdout and row["mapping"] in printed.stdout
         assert row["masking"] in printed.stdout and row["tower"] in printed.stdout
+
+
+def test_the_page_of_all_types_is_what_the_command_prints():
+    printed = CliRunner().invoke(app, ["models", "--types"])
+    assert printed.exit_code == 0
+    rows = types_table()
+    assert json.loads(CliRunner().invoke(app, ["models", "--types", "--json"]).stdout) == rows
+    kinds = {row["type"]: row["what"] for row in rows}
+    assert set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) <= set(kinds)
+    assert kinds["llava"] == "entry" and kinds["idefics2"] == "no grid"
+    assert kinds["got_ocr2"] == "guessed" and kinds["video_llava"] == "refused"
+    if not is_old():
+        page = Path(__file__).parents[3] / "docs" / "families.md"
+        assert page.read_text(encoding="utf-8") == printed.stdout, (
+            "causal-lvlm models --types > docs/families.md"
+        )
+
+
+def test_what_stands_for_an_image_is_read_from_the_processor():
+    model, processor = BUILDERS["gemma3"]()
+    assert case("gemma3")[0].placeholder == processor.boi_token == "<start_of_image>"
+    processor.boi_token = "<image_soft_token>"
+    assert LVLM(model, processor).placeholder == "<image_soft_token>"
 
 
 def test_each_builder_is_served_by_the_family_of_its_type():

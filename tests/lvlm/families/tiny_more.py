@@ -165,7 +165,8 @@ def janus() -> Pair:
         tie_word_embeddings=False,
     )
     images = image_processor("JanusImageProcessorPil", size={"height": 48, "width": 48})
-    processor = transformers.JanusProcessor(images, tokenizer, num_image_tokens=16)
+    processor = transformers.JanusProcessor(images, tokenizer)
+    processor.num_image_tokens = 16  # no argument in the oldest version
     return finished(config, "JanusForConditionalGeneration", tokenizer), processor
 
 
