@@ -79,19 +79,19 @@ def _first_smallest(values, bits, stop):
     """Return (smallest of ``values[:stop]``, place of the first that ties with it).
 
     ``bits`` is the same memory as int64, and there must be room for one value more. Of numbers >= 0
-    the bits sort as the numbers do. Two passes without a way out, over integers, become vector
-    instructions; a running minimum of floats, or a search that stops, does not.
+    the bits sort as the numbers do. Two passes without a way out become vector instructions, the
+    first because it is over integers; a running minimum of floats, or a search that stops, does
+    not.
     """
     low = np.int64(0x7FF0000000000000)  # infinity
     for c in range(stop):
         low = min(low, bits[c])
     bits[stop] = low
     lowest = values[stop]
-    values[stop] = tie_bound(lowest)
-    bound = bits[stop]
+    bound = tie_bound(lowest)
     at = np.int64(stop)
     for c in range(stop):
-        at = min(at, np.int64(c if bits[c] <= bound else stop))
+        at = min(at, np.int64(c if values[c] <= bound else stop))
     return lowest, at
 
 
