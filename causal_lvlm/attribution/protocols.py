@@ -29,6 +29,10 @@ class LayerGradientLike(Protocol):
     def layer(self) -> int:
         """Number of the layer, counted from 0."""
 
+    # A layer may also offer ``blocks(gradient=True)``, which yields (rows, attention, gradient) of
+    # some rows at a time, (n_heads, r, k) over the first k positions: see
+    # `causal_lvlm.lvlm.LayerGradient`. Where it does, `causal_lvlm.composition` reads that.
+
     @property
     def attention(self) -> Float32Array:
         """Attention weights (n_heads, N, N); rows are queries and sum to 1."""
