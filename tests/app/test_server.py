@@ -119,7 +119,7 @@ def test_on_this_machine_alone_no_password_is_needed(monkeypatch, host):
 
 
 @pytest.mark.parametrize(
-    "name", ["http://example.org", "example.org/x", "a b", "", "x" * 10**6 + "/"]
+    "name", ["http://example.org", "example.org/x", "example.org:80", "a b", "/" * 10**6]
 )
 def test_a_name_that_is_no_host_is_refused(name):
     done = CliRunner().invoke(command, ["app", "--allow-host", name, "--no-password"])
