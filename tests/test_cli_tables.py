@@ -98,6 +98,9 @@ ROWS = {
     "dates": (",a,b\n2024-01-01,1,4\n2024-01-02,2,5\n2024-01-03,7,6\n",
               ("2024-01-01", "2024-01-02", "2024-01-03")),
     "below years": (",2001,2002\nrome,1,4\noslo,2,5\nbonn,7,6\n", ("rome", "oslo", "bonn")),
+    "and delimiters at the end of tabs": (
+        "a\tb c\n1\t1,0\t4\t\n2\t2\t5,0\t\n3\t7\t6\t\n", ("1", "2", "3")),
+    "of white space and decimal commas": ("a\nx 1,0\ny 2,5\n", ("x", "y")),
     "and delimiters at the end": ("a,b\nx,1,4,\ny,2,5,\nz,7,6,\n", ("x", "y", "z")),
 }  # fmt: skip
 
@@ -106,8 +109,9 @@ ROWS = {
 def test_names_of_rows_are_left_out_and_that_is_said(tmp_path, kind, capsys):
     text, rows = ROWS[kind]
     loaded = read(tmp_path, text)
-    assert loaded.rows == rows and len(loaded.names) == 2
-    np.testing.assert_allclose(loaded.values, [[1, 4], [2, 5], [7, 6]])
+    want = [[1], [2.5]] if len(rows) == 2 else [[1, 4], [2, 5], [7, 6]]
+    assert loaded.rows == rows and len(loaded.names) == len(want[0])
+    np.testing.assert_allclose(loaded.values, want)
     assert f"the first column ({', '.join(rows)}) was left out" in capsys.readouterr().err
     assert any("was left out" in note for note in loaded.notes)
 
@@ -119,6 +123,8 @@ def test_names_of_rows_are_left_out_and_that_is_said(tmp_path, kind, capsys):
         ("a,b\n0,5,1,5\n2,5,3,5\n", ("2 names for 4 columns", "semicolons")),
         ("x\n1,5\n2,5\n4,5\n", ("1 names for 2 columns", "decimal sign")),
         ("1,2\n1,2,5\n", ("fields", "semicolons")),
+        ("3,18\n-0,94\n2,8\n", ("'-0' in line 2", "decimal comma")),
+        ("3,18\n1,05\n2,8\n", ("'05' in line 2", "decimal comma")),
         (",a,b\n3.5,1,4\n2,2,5\n9,7,6\n", ("has no name", "3.5, 2, 9", "variable")),
         (",a,b\n3,1,4\n7,2,5\n9,7,6\n", ("neither text nor distinct consecutive",)),
         ("a,b,c,d\n1,2,3\n4,5,6\n", ("4 names for 3 columns",)),
@@ -178,8 +184,9 @@ def test_names_in_windows_1252(tmp_path, capsys):
     assert loaded.names == ("größe", "b") and "Windows-1252" in capsys.readouterr().err
 
 
-def test_one_column_whose_name_holds_blanks(tmp_path):
-    assert read(tmp_path, "my value\n1\n2\n").names == ("my value",)
+@pytest.mark.parametrize("text", ["my value\n1\n2\n", "my value;\n1\n2\n", "my value,\n1,\n2,\n"])
+def test_one_column_whose_name_holds_blanks(tmp_path, text):
+    assert read(tmp_path, text).names == ("my value",)
 
 
 def test_a_named_index_stays_and_is_said(tmp_path, capsys):

@@ -179,24 +179,28 @@ def _told_delimiter(lines: Sequence[str]) -> str:
             numbers = any(looks_numeric(part) for row in rows[1:3] for part in row)
             fitting.append((not numbers, len(fitting), delimiter))
     if fitting:
-        return min(fitting)[2]
+        best = min(fitting)[2]
+        # white space and decimal commas: each comma stands in the last of several words
+        words = best == "," and fitting[-1][2] == " " and all(len(s.split()) > 1 for s in shown[1:])
+        return " " if words and all(looks_numeric(s.split()[-1]) for s in shown[1:]) else best
     if all(len(line.split()) == 1 for line in shown[1:]):
         inside = [c for c in _DELIMITERS[:-1] if any(c in line for line in shown[1:])]
-        if not inside:
-            return "\t"  # one column, whose name may hold blanks
+        if not inside:  # one column, whose name may hold blanks
+            return next((c for c in _DELIMITERS[:-1] if shown[0].rstrip().endswith(c)), "\t")
     # lines of unequal length: the messages shall count fields as a person would
     return next((c for c in _DELIMITERS[:-1] if c in shown[0]), " ")
 
 
 def _fits(rows: list[list[str]]) -> bool:
+    """Whether rows have equally many fields, but for a delimiter at their ends."""
     if not rows:
         return False
-    widths = {len(row) for row in rows[1:]} or {len(rows[0])}
-    if len(widths) == 2:  # some lines may end in a delimiter
-        most = max(widths)
-        widths = {len(r) - (len(r) == most and not r[-1].strip()) for r in rows[1:]}
-    width = max(widths)
-    return len(widths) == 1 and width > 1 and abs(len(rows[0]) - width) <= 1
+    body = rows[1:] or rows
+    most = max(map(len, body))
+    ends = {len(row) for row in body if row[-1].strip() or len(row) < most}
+    width = max(ends) if ends else most - 1
+    even = ends <= {width} and most - width <= 1
+    return even and width > 1 and abs(len(rows[0]) - width) <= 1
 
 
 def _split(lines: Sequence[str], delimiter: str) -> list[tuple[int, list[str]]]:

@@ -5,6 +5,7 @@ Nothing is left out without a note, and where two readings are possible the file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,6 +69,8 @@ class TextTable:
                     f"{called(self.lines.delimiter)}), but line {self.numbers[0]} has {width}"
                     f"{self._hint()}"
                 )
+        if names is None and above is None:
+            self._check_leading_zeros()
         if above is not None:
             self.notes.append("the names were read from the comment above the first line")
             return above
@@ -78,6 +81,19 @@ class TextTable:
                     f"{self.path} has {len(names)} names for {width} columns{self._hint()}"
                 )
         return names
+
+    def _check_leading_zeros(self) -> None:
+        """Refuse digits behind a decimal comma that were taken for a column of their own."""
+        if self.lines.delimiter != ",":
+            return
+        for line, row in zip(self.numbers, self.rows, strict=True):
+            for part in row:
+                if re.fullmatch(r"[+-]?0\d+|-0", part):
+                    raise DataError(
+                        f"{part!r} in line {line} of {self.path} is written like a part of a "
+                        "number with a decimal comma; write decimal points, or separate the "
+                        "fields by semicolons (or write it without the leading zero)"
+                    )
 
     def _check_one_delimiter(self, line: int, names: list[str], width: int) -> None:
         """Refuse a line of names that is separated in another way than the values."""
@@ -140,7 +156,8 @@ class TextTable:
                 "names, not as a sample; if it is a sample, give --no-header"
             )
             return True
-        corner = not first[0] and len(first) > 1 and all(first[1:])
+        named = sum(map(bool, first))
+        corner = not first[0] and named > 0 and all(first[1 : named + 1])
         if corner and _labels([row[0] for row in rest], self.numerals):
             self.notes.append(
                 f"the first line ({start_of(first)}) was read as names, since the first column "
