@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -247,6 +248,28 @@ def test_ctrl_c_while_a_stage_is_announced_keeps_what_was_found():
     assert announced[-1] == "explaining set: image"
     assert {result.sets[s].ended for s in ("image", "joint")} == {"interrupted"}
     assert result.sets["text"].outcome in ("not_found", "explained")
+
+
+def test_compiling_kernels_is_named_and_no_part_of_the_time(monkeypatch):
+    """Here compiling takes an hour, of which neither the limit nor the result knows."""
+    module = sys.modules["causal_lvlm.explanation.explain"]
+
+    def compile_kernels(algorithm, variant, *, tree, progress):
+        assert (algorithm, variant, tree) == ("ordered_icd", "stable", True)
+        progress(0, 40)
+        progress(40, 40)
+        return 3600.0
+
+    monkeypatch.setattr(module, "compile_kernels", compile_kernels)
+    told = []
+    result = explain(
+        FakeTrace(needs(2)), "red", time_limit=30, progress=lambda *news: told.append(news)
+    )
+    stages = [stage for stage, _, _ in told]
+    at = stages.index("compiling kernels (once)")
+    assert told[at : at + 2] == [("compiling kernels (once)", done, 40) for done in (0, 40)]
+    assert stages[at + 2] == "learning graphs"
+    assert result.seconds < 0  # nothing but the hour, which did not happen, is left out
 
 
 def test_a_time_limit_ends_the_search_and_says_so():
