@@ -16,6 +16,7 @@ from experiments.ablations.settings import (
     PUBLISHED_NAME,
 )
 from experiments.ablations.summary import TESTED, Results, choose, summarise, tuning_lines
+from experiments.common.provenance import at_commit
 from experiments.common.tables import fill, markdown
 
 PAGE = Path(__file__).resolve().parent / "README.md"
@@ -57,7 +58,7 @@ def texts(summary: dict[str, Any], configs: dict[str, Any]) -> dict[str, str]:
     return {
         "claim": claim(summary), "setup": setup(summary, configs), "report": report(summary),
         "factors": factors(summary), "crossed": crossed(summary), "mattered": mattered(summary),
-        "time": run_time(summary),
+        "time": run_time(summary, configs),
     }  # fmt: skip
 
 
@@ -118,9 +119,10 @@ def setup(summary: dict[str, Any], configs: dict[str, Any]) -> str:
     return " ".join([*parts, f"Seed {configs['tuning']['seed']}."])
 
 
-def run_time(summary: dict[str, Any]) -> str:
+def run_time(summary: dict[str, Any], configs: dict[str, Any]) -> str:
     minutes = [summary[name]["seconds"] / 60 for name in SPLITS]
-    return f"{minutes[0]:.0f} + {minutes[1]:.0f} minutes (one process, shared machine)"
+    made = at_commit(configs["tuning"])
+    return f"{minutes[0]:.0f} + {minutes[1]:.0f} minutes of processes, shared machine{made}"
 
 
 def report(summary: dict[str, Any]) -> str:

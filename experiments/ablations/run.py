@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from causal_lvlm.correlation import DEFAULT_ROWS, DEFAULT_THRESHOLDS
 from causal_lvlm.runner import run_items
-from causal_lvlm.storage import versions
 from experiments.ablations import measure
 from experiments.ablations.page import render
 from experiments.ablations.settings import ALWAYS, BASE, BY_NAME, CROSSING, SETTINGS
 from experiments.ablations.summary import PARTS, Results, choose, tuning_lines
 from experiments.common.pairs import plan_items
+from experiments.common.provenance import made_with
 from experiments.common.streams import ABLATIONS_REPORT, ABLATIONS_TUNE
 
 HERE = Path(__file__).resolve().parent
@@ -66,7 +66,7 @@ def split(
         "split": name, "targets": targets, "seed": given.seed, "stream": stream,
         "model": model.model_id, "wrong_answers": len(wrong), "base": BASE,
         "thresholds": DEFAULT_THRESHOLDS, "rows": DEFAULT_ROWS, "columns": measure.COLUMNS,
-        "settings": {s: BY_NAME[s].options for s in settings}, "versions": versions(),
+        "settings": {s: BY_NAME[s].options for s in settings}, "versions": made_with(),
     }  # fmt: skip
     with tqdm(total=len(items), unit="target", desc=name) as bar:
         done = run_items(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from causal_lvlm.storage import read_json
+from experiments.common.provenance import at_commit
 from experiments.common.tables import fill, markdown
 
 PAGE = Path(__file__).resolve().parent / "README.md"
@@ -175,7 +176,7 @@ def command(saved: dict[str, Any]) -> str:
         f"asks the embedded model (`{saved['model']}`), verifies and draws everything below in "
         f"{saved['processor_seconds']} seconds of one processor thread ({saved['seconds']} by the "
         f"clock of a shared machine, screenshots apart): no GPU, no network; seed {saved['seed']}, "
-        f"{used}. Every number of this page is in "
+        f"{used}{at_commit(saved)}. Every number of this page is in "
         "[results/gallery.json](results/gallery.json); `--render` writes the page again from that "
         "file, without a model."
     )

@@ -20,7 +20,8 @@ from typing import Any
 
 from PIL import Image
 
-from causal_lvlm.storage import read_json, to_jsonable, versions, write_bytes, write_json
+from causal_lvlm.storage import read_json, to_jsonable, write_bytes, write_json
+from experiments.common.provenance import made_with
 from experiments.common.tables import rounded
 from experiments.gallery.page import RESULTS, render
 
@@ -87,7 +88,7 @@ def measure(out: Path, seed: int) -> None:
     seconds = [round(time.process_time() - worked), round(time.perf_counter() - started)]
     write_json(out / "gallery.json", {
         "kind": KIND, "command": COMMAND, "seed": seed, "model": kit.model.model_id,
-        "versions": versions(), "processor_seconds": seconds[0], "seconds": seconds[1],
+        "versions": made_with(), "processor_seconds": seconds[0], "seconds": seconds[1],
         "entries": found, "screenshots": earlier_screenshots(out),
     })  # fmt: skip
 

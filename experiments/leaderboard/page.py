@@ -8,6 +8,7 @@ from typing import Any
 
 from causal_lvlm.runner import read_config, read_lines
 from causal_lvlm.storage import write_json
+from experiments.common.provenance import at_commit
 from experiments.common.tables import fill, markdown
 from experiments.leaderboard.settings import (
     COSTLY,
@@ -78,7 +79,8 @@ def setup(summary: dict[str, Any], config: dict[str, Any]) -> str:
 
 def run_time(config: dict[str, Any]) -> str:
     resumed = ", counted since it was last resumed" if config["resumed"] else ""
-    return f"{config['seconds'] / 60:.0f} minutes with {config['jobs']} processes{resumed}"
+    minutes = f"{config['seconds'] / 60:.0f} minutes with {config['jobs']} processes"
+    return f"{minutes}{resumed}{at_commit(config)}"
 
 
 def main_table(summary: dict[str, Any]) -> str:

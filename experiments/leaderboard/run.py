@@ -23,8 +23,9 @@ from tqdm import tqdm
 import causal_lvlm as cl
 from causal_lvlm.attribution.heads import HeadChoice, select_heads
 from causal_lvlm.runner import run_items
-from causal_lvlm.storage import versions, write_json
+from causal_lvlm.storage import write_json
 from experiments.common.pairs import load, pair_of, plan_items
+from experiments.common.provenance import made_with
 from experiments.common.streams import LEADERBOARD, LEADERBOARD_MEDIATION
 from experiments.leaderboard import item, settings
 from experiments.leaderboard.page import render
@@ -91,7 +92,7 @@ def measure(given: argparse.Namespace) -> None:
         "methods": methods, "columns": settings.COLUMNS,
         "options": options, "head_choice_runs": choice.model_runs,
         "shares": settings.SHARES, "costly": settings.COSTLY,
-        "versions": versions(),
+        "versions": made_with(),
     }  # fmt: skip
     with tqdm(total=len(items), unit="target") as bar:
         summary = run_items(

@@ -7,6 +7,7 @@ from typing import Any
 
 from causal_lvlm.runner import read_config, read_lines
 from causal_lvlm.storage import write_json
+from experiments.common.provenance import at_commit
 from experiments.common.tables import fill, markdown
 from experiments.localisation.summary import summarise
 
@@ -33,7 +34,8 @@ def texts(summary: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
     return {
         "claim": claim(summary), "setup": setup(summary, config), "kinds": kinds_table(summary),
         "methods": methods_table(summary),
-        "time": f"{summary['seconds'] / 60:.0f} minutes (one process, shared machine)",
+        "time": f"{summary['seconds'] / 60:.0f} minutes of processes, shared machine"
+                f"{at_commit(config)}",
     }  # fmt: skip
 
 

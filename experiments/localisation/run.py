@@ -12,8 +12,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from causal_lvlm.runner import run_items
-from causal_lvlm.storage import versions
 from experiments.common.pairs import plan_items
+from experiments.common.provenance import made_with
 from experiments.common.streams import LOCALISATION
 from experiments.localisation import measure
 from experiments.localisation.page import render
@@ -46,7 +46,7 @@ def run(given: argparse.Namespace) -> None:
     config = {
         "targets": given.targets, "seed": given.seed, "stream": LOCALISATION,
         "model": model.model_id, "wrong_answers": len(wrong), "max_runs": measure.MAX_RUNS,
-        "maps": measure.MAPS, "versions": versions(),
+        "maps": measure.MAPS, "versions": made_with(),
     }  # fmt: skip
     with tqdm(total=len(plan), unit="target") as bar:
         done = run_items(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from causal_lvlm.runner import read_lines
+from experiments.common.provenance import at_commit
 from experiments.common.tables import fill, markdown
 from experiments.search import settings, summary
 from experiments.search.figure import draw
@@ -62,7 +63,8 @@ def claim(rows: list[dict[str, Any]], config: dict[str, Any]) -> str:
     lines = [
         f"{len(rows)} held-out targets of as many scenes, seed {config['seed']}, stream "
         f"{config['stream']}; {config['wrong_answers']} wrong answers left out; "
-        f"{minutes:.0f} minutes{resumed} with {config['jobs']} processes.",
+        f"{minutes:.0f} minutes{resumed} with {config['jobs']} processes"
+        f"{at_commit(config)}.",
         "",
         f"- **Verified:** {joint['verified']} of {joint['maskable']} maskable targets have a "
         f"verified joint set within 100 model runs, controls and the image and text sets included "

@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from causal_lvlm.correlation import DEFAULT_THRESHOLDS
 from causal_lvlm.runner import run_items
-from causal_lvlm.storage import versions, write_json
+from causal_lvlm.storage import write_json
 from experiments.common.pairs import load, plan_items
+from experiments.common.provenance import made_with
 from experiments.common.streams import SEARCH_REPORT
 from experiments.search import item, settings
 from experiments.search.page import render
@@ -65,7 +66,7 @@ def measure(given: argparse.Namespace) -> None:
         "targets": given.targets, "seed": given.seed, "stream": given.stream,
         "model": model.model_id, "wrong_answers": len(wrong), "budget": settings.BUDGET,
         "explain": settings.EXPLAIN, "curves": settings.CURVES, "graphs": settings.GRAPHS,
-        "thresholds": DEFAULT_THRESHOLDS, "versions": versions(),
+        "thresholds": DEFAULT_THRESHOLDS, "versions": made_with(),
     }  # fmt: skip
     with tqdm(total=len(items), unit="target") as bar:
         summary = run_items(
