@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from itertools import islice
 from pathlib import Path
 
@@ -114,6 +115,28 @@ def test_blocks_of_a_page_must_match():
         filled(shown, {"y": "new"})
     assert markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |"
     assert rounded({"a": [1.23456789, 3]}, 3) == {"a": [1.23, 3]}
+
+
+def test_methods_measured_again_take_the_place_of_their_saved_rows_only(tmp_path, monkeypatch):
+    header = {"kind": "items", "config": {"methods": ["a", "b"]}}
+    lines = [{"key": k, "digest": "-", "result": {"methods": {"a": k, "b": k}}} for k in (0, 1)]
+    text = "".join(json.dumps(line) + "\n" for line in (header, *lines))
+    (tmp_path / "results.jsonl").write_text(text)
+    config = {"methods": ["a", "b"], "options": {}, "targets": 2, "seed": 0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(run, "load", lambda name: None)
+    monkeypatch.setattr(run, "items_of", lambda *_: ({0: {"n": 5}, 1: {"n": 6}}, 0))
+    monkeypatch.setattr(item, "setup", lambda methods, options: methods)
+    monkeypatch.setattr(
+        item, "work", lambda i, methods: {"methods": dict.fromkeys(methods, i["n"])}
+    )
+    run.measure_again(Namespace(out=tmp_path, again=["b"], jobs=1, restart=False))
+    found = read_lines(tmp_path / "results.jsonl")
+    assert [line["result"]["methods"] for line in found] == [{"a": 0, "b": 5}, {"a": 1, "b": 6}]
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert list(config["again"]) == ["b"] and not (tmp_path / "again.jsonl").exists()
+    with pytest.raises(SystemExit, match="saved methods"):
+        run.measure_again(Namespace(out=tmp_path, again=["c"], jobs=1, restart=False))
 
 
 # --- what is measured ----------------------------------------------------------------------------

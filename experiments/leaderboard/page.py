@@ -80,7 +80,8 @@ def setup(summary: dict[str, Any], config: dict[str, Any]) -> str:
 def run_time(config: dict[str, Any]) -> str:
     resumed = ", counted since it was last resumed" if config["resumed"] else ""
     minutes = f"{config['seconds'] / 60:.0f} minutes with {config['jobs']} processes"
-    return f"{minutes}{resumed}{at_commit(config)}"
+    again = [f"`{name}` again, commit `{made}`" for name, made in config.get("again", {}).items()]
+    return "; ".join([f"{minutes}{resumed}{at_commit(config)}", *again])
 
 
 def main_table(summary: dict[str, Any]) -> str:
