@@ -109,7 +109,7 @@ def read_parquet(path: Path) -> Loaded:
     index = [name for name in stored if isinstance(name, str)]
     values = {name: column.to_numpy() for name, column in named if name not in index}
     labels = [column.to_numpy() for name, column in named if name in index]
-    notes = ()
+    notes: tuple[str, ...] = ()
     if index:
         notes = (
             f"the index that pandas stored was left out ({start_of([str(v) for v in labels[0]])})",

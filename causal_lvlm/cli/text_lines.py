@@ -172,7 +172,7 @@ def _named_delimiter(lines: list[str]) -> str | None:
 def _told_delimiter(lines: Sequence[str]) -> str:
     """Return the delimiter that cuts the lines into equally many fields, numbers if possible."""
     shown = [line for line in lines if line.strip()][:_LOOKED_AT]
-    fitting = []
+    fitting: list[tuple[bool, int, str]] = []
     for delimiter in _DELIMITERS:
         rows = [row for _, row in _split(shown, delimiter)]
         if _fits(rows):

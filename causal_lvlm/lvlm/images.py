@@ -203,17 +203,17 @@ def _channels_last(array: npt.NDArray[Any], prefer_first: bool) -> npt.NDArray[A
     return array
 
 
-def _eight_bits(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def _eight_bits(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
+        array = array.astype(np.int64) * 255
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        return np.rint(array / 257.0).astype(np.uint8)  # 65535 -> 255
+        array = np.rint(array / 257.0).astype(np.int64)  # 65535 -> 255
     if array.dtype.kind == "f":
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
             raise ImageError(
                 "a float image array must be finite and within [0, 1]; for 0..255 use uint8"
             )
-        return np.rint(array * 255).astype(np.uint8)
+        array = np.rint(array * 255).astype(np.int64)
     if array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
         raise ImageError(f"an image array of {array.dtype} must be within 0..255")
     return array.astype(np.uint8)

@@ -145,8 +145,8 @@ class BackgroundKnowledge:
             blocked[j, i] = True
         clash = np.argwhere(np.triu(required & forbidden))
         if len(clash):
-            i, j = (str(k) if names is None else repr(names[k]) for k in clash[0])
-            raise KnowledgeError(f"the edge {i} - {j} is both required and forbidden")
+            ends = [str(k) if names is None else repr(names[k]) for k in clash[0]]
+            raise KnowledgeError(f"the edge {' - '.join(ends)} is both required and forbidden")
         if acyclic:
             self._check_acyclic(required, blocked, tiers, names)
         return Masks(required, forbidden, blocked)
