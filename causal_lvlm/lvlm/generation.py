@@ -71,7 +71,7 @@ def own_settings(lvlm: Any) -> dict[str, Any]:
 
     Those that say what would happen without them are left out.
     """
-    defaults = getattr(GenerationConfig, "_get_default_generation_params", dict)()
+    defaults: dict[str, Any] = getattr(GenerationConfig, "_get_default_generation_params", dict)()
     found: dict[str, Any] = {}
     for module in lvlm.model.modules():
         own = vars(module).get("generation_config")

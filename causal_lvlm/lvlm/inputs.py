@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from causal_lvlm.errors import PromptError
+from causal_lvlm.errors import PromptError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from causal_lvlm.lvlm.model import LVLM
@@ -91,6 +91,14 @@ def process(
     }
     if lvlm.family.text_only:
         inputs = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+    known = len(lvlm.model.get_input_embeddings().weight)
+    ids = inputs["input_ids"]  # a placeholder may be outside: its embeddings come from the image
+    largest = int(ids.masked_fill(ids == lvlm.image_token_id, 0).max()) if ids.numel() else 0
+    if largest >= known:
+        raise UnsupportedModelError(
+            f"the tokenizer's token {largest} is outside the vocabulary of {lvlm.model_id!r}, "
+            f"{known} tokens; give the processor that belongs to the model"
+        )
     return Processed(inputs, overhearing.heard[0] if overhearing.heard else text)
 
 

@@ -79,7 +79,8 @@ def test_what_is_no_model_and_processor_is_refused(pair, name):
 def test_wrappers_are_opened(pair):
     model, processor = pair
     right = LVLM(model, processor).run(noise_image(), PROMPT, max_new_tokens=3)
-    wrapped = torch.nn.DataParallel(torch.compile(torch.nn.DataParallel(model), backend="eager"))
+    compiled: Any = torch.compile(torch.nn.DataParallel(model), backend="eager")
+    wrapped = torch.nn.DataParallel(compiled)
     for given in ((wrapped, processor), [wrapped, processor]):
         lvlm = load_model(given)
         assert lvlm.model is model
@@ -128,7 +129,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "other sizes": ({"text_intermediate_size": 24}, "weights have other sizes than its config"),
     "an activation": ({"text_hidden_act": "nope"}, "nope"),
     "quantised by a string": ({"quantization_config": "x"}, "cannot be loaded"),
-    "another model": ({"model_type": "vipllava"}, r"lacks \d+ weights of its model"),
+    "another model": ({"model_type": "vipllava"}, r"lacks \d+ weights of its model|other sizes"),
 }
 
 
@@ -212,3 +213,9 @@ def test_a_type_that_is_not_understood_is_refused_at_load(monkeypatch):
         monkeypatch.setattr(layer.self_attn, "forward", plain["forward"])
     with pytest.raises(CaptureError, match="attention interface"):
         load_model((model, lvlm.processor))
+
+
+def test_a_processor_of_another_model_is_noticed():
+    lvlm = load_model((tiny_llava(seed=5)[0], tiny_llava(seed=5, tokenizer="byte")[1]))
+    with pytest.raises(UnsupportedModelError, match="outside the vocabulary"):
+        lvlm.run(noise_image(), "what ?", max_new_tokens=1)

@@ -130,14 +130,14 @@ def test_only_the_users_words_of_a_rendered_prompt_are_candidates():
 
 def test_one_prompt_at_a_time():
     lvlm = LVLM(*tiny_llava(seed=9))
-    with pytest.raises(PromptError, match="one prompt at a time: 2 strings"):
-        lvlm.run([noise_image()], ["what?", "where?"])
-    for wrong, message in (
+    cases: tuple[tuple[Any, str], ...] = (
+        (["what?", "where?"], "one prompt at a time: 2 strings"),
         ([{"role": "user"}], "'role' and 'content'"),
         ([{"role": "user", "content": None}], "a list of parts"),
         ([{"role": "user", "content": [{"type": "text"}]}], "holds its words as a string"),
         ([{"role": "user", "content": ["what?"]}], "a list of parts"),
         ([], "must end with the user's"),
-    ):
+    )
+    for wrong, message in cases:
         with pytest.raises(PromptError, match=message):
             lvlm.run(noise_image(), wrong)
