@@ -193,7 +193,8 @@ class LVLM:
         parts = self._current_parts()
         if parts.attention is None:
             letter = self.tokenizer.encode("a", add_special_tokens=False) or [0]
-            ids = torch.full((1, 2), int(letter[0]), device=self.device)
+            known = len(self.model.get_input_embeddings().weight)
+            ids = torch.full((1, 2), int(letter[0]) % known, device=self.device)
             recorder = Recorder(record=True)
             with self.session(), recording(recorder), torch.no_grad():
                 parts.head(input_ids=ids, use_cache=False)

@@ -13,14 +13,12 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 from transformers.utils import logging
 
 from causal_lvlm.errors import CaptureError, UnsupportedModelError
 from causal_lvlm.lvlm import LVLM, load_model
-from causal_lvlm.lvlm.families import FAMILIES, family_of
+from causal_lvlm.lvlm.families import FAMILIES, Family, family_of
 from tests.lvlm.families.test_families import case
-from tests.lvlm.families.tiny import lenient
 from tests.lvlm.helpers import PROMPT, noise_image
 from tests.models import tiny_llava
 
@@ -170,7 +168,8 @@ def test_files_and_adapters_are_told_from_folders_of_models(folder, tmp_path):
 
 
 def test_the_reason_of_a_refusal_comes_first_and_the_list_is_a_command():
-    for config in (transformers.BertConfig(), transformers.T5Config(), transformers.BlipConfig()):
+    kinds = ("Bert", "T5", "Blip", "VideoLlava")
+    for config in (getattr(transformers, f"{kind}Config")() for kind in kinds):
         with pytest.raises(UnsupportedModelError) as caught:
             family_of(config)
         message = str(caught.value)
@@ -179,33 +178,22 @@ def test_the_reason_of_a_refusal_comes_first_and_the_list_is_a_command():
     assert family_of("llava") is FAMILIES[0]
 
 
-def video_llava() -> tuple[Any, Any]:
-    """Return a model and processor that no prompt with one image satisfies."""
+@pytest.mark.parametrize("error", [KeyError("pixel_values_images"), ValueError("no video")])
+def test_a_type_nobody_has_tested_is_tried_at_load(monkeypatch, error):
     model, processor = tiny_llava(seed=5)
-    config = transformers.VideoLlavaConfig(
-        vision_config=model.config.vision_config,
-        text_config=model.config.text_config,
-        image_token_index=model.config.image_token_id,
-        video_token_index=1,
-        image_seq_length=16,
-        tie_word_embeddings=False,
-    )
-    size = {"height": 48, "width": 48}
-    with lenient():
-        own = transformers.VideoLlavaProcessor(
-            VideoLlavaImageProcessor(size={"shortest_edge": 48}, crop_size=size),
-            None,
-            processor.tokenizer,
-            patch_size=12,
-            vision_feature_select_strategy="default",
-            num_additional_image_tokens=1,
-        )
-    return transformers.VideoLlavaForConditionalGeneration(config).eval(), own
+    own = Family("My LLaVA", ("llava",), "one square grid", FAMILIES[0].geometry)
+    assert load_model((model, processor), family=own).family is own
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(type(processor), "__call__", refuse)
+    with pytest.raises(UnsupportedModelError, match=r"^type 'llava' .* cannot be used: ") as caught:
+        load_model((model, processor), family=own)
+    assert str(error).strip("'") in str(caught.value)
 
 
-def test_a_type_that_is_not_understood_is_refused_at_load(monkeypatch):
-    with pytest.raises(UnsupportedModelError, match=r"^type 'video_llava' .* cannot be used: "):
-        load_model(video_llava())
+def test_a_decoder_outside_the_attention_interface_is_refused_at_load(monkeypatch):
     lvlm = case("text_llama")[0]
     model = lvlm.model
     for layer in lvlm.decoder.layers:
