@@ -104,7 +104,9 @@ def check_pictures(
                 raise ImageError(f"text is needed, not {type(item).__name__}")
             data = base64.b64decode(item)
             width, height = picture_size(data)
-        except (ImageError, binascii.Error, ValueError) as error:
+        except binascii.Error as error:
+            raise OutputError(f"{place}: this is no picture, its text is cut ({error})") from error
+        except (ImageError, ValueError) as error:
             raise OutputError(f"{place}: {error}") from error
         pixels += width * height
         if width * height > each or pixels > total:
