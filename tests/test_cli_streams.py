@@ -173,3 +173,5 @@ def test_prompts_of_runs(lvlm_prompt=f"what {BYTE} ?"):
     for wrong in (0, -1, 1.5, "3", None, True, float("nan")):
         with pytest.raises(ValueError, match="max_new_tokens"):
             model.run(None, "what ?", max_new_tokens=wrong)
+    with pytest.raises(ValueError, match="seed"):
+        model.run(None, "what ?", seed=-1)

@@ -50,6 +50,7 @@ def run(
 ) -> Trace:
     """Run the model once; arguments and errors as in `LVLM.run`."""
     max_new_tokens = whole_number("max_new_tokens", max_new_tokens, 1)
+    seed = None if seed is None else whole_number("seed", seed, 0)
     if on_token is not None and not callable(on_token):
         raise TypeError(
             "on_token must be callable as on_token(token_id, text), or None, got "
