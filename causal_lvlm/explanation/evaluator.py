@@ -223,7 +223,9 @@ class Question:
         The empty set is no set, and keeping the whole scope masks nothing.
         """
         inside = frozenset(self.scope)
-        trivial = {frozenset()} | ({inside} if self.mode == "sufficient" else set())
+        trivial: set[Subset] = {frozenset()}
+        if self.mode == "sufficient":
+            trivial.add(inside)
         return sum(mask <= inside and mask not in trivial for mask in self.evaluator.masked)
 
 
