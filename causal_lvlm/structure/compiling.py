@@ -20,20 +20,11 @@ from causal_lvlm.structure.collect import collect
 from causal_lvlm.structure.learner import Learner
 from causal_lvlm.structure.pds import pds_tree
 
-__all__ = ["COMPILING", "compile_kernels", "seconds_compiling"]
+__all__ = ["COMPILING", "compile_kernels"]
 
 COMPILING = "compiling kernels (once)"  # what to call it where progress is shown
 _LOCK = threading.Lock()
 _ready: set[tuple[str, str, bool, bool]] = set()  # loaded in this process
-_spent = 0.0
-
-
-def seconds_compiling() -> float:
-    """Return the seconds that `compile_kernels` took in this process so far.
-
-    What takes the time of a longer piece of work leaves out by how much this has grown.
-    """
-    return _spent
 
 
 def compile_kernels(
@@ -64,7 +55,6 @@ def compile_kernels(
     """
     from causal_kernels.compiled import compiling, pending
 
-    global _spent
     key = (algorithm, variant, bool(selection_bias), tree)
     known = algorithm in ALGORITHMS and variant in ("stable", "sequential")
     if key in _ready or not known:
@@ -76,9 +66,7 @@ def compile_kernels(
     with compiling(waiting, progress), _LOCK:  # what another thread compiles meanwhile counts too
         _use_all(*key)
         _ready.add(key)
-    seconds = time.perf_counter() - began
-    _spent += seconds
-    return seconds
+    return time.perf_counter() - began
 
 
 def _use_all(algorithm: str, variant: str, selection_bias: bool, tree: bool) -> None:

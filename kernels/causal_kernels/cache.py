@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from llvmlite.binding import get_host_cpu_features, get_host_cpu_name
 from numba.core import caching, config
+from numba.core.registry import cpu_target
 
 __all__ = ["cache_folder", "cached_names", "own_cache", "source_hash"]
 
@@ -48,10 +48,8 @@ def source_hash(root: Path | None = None) -> str:
 
 def _machine_hash() -> str:
     """Return a hash of what machine code depends on besides the sources."""
-    parts = (
-        numba.__version__, sys.version, platform.machine(), get_host_cpu_name(),
-        get_host_cpu_features().flatten(), config.CPU_NAME, config.CPU_FEATURES, config.OPT,
-    )  # fmt: skip
+    processor = cpu_target.target_context.codegen().magic_tuple()
+    parts = (numba.__version__, sys.version, platform.machine(), processor, config.OPT)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
 
