@@ -97,6 +97,10 @@ def load_model(
         network), `ModelAccessError` (gated or private).
     ModelMemoryError
         If the weights are larger than the free memory, or memory runs out.
+    CaptureError
+        If the language model does not use the attention interface of transformers.
+    ValueError
+        If `device` or `dtype` is none that can be computed with.
     """
     budget = parse_memory(max_memory)
     if name_or_path is not None and not isinstance(name_or_path, (str, os.PathLike)):

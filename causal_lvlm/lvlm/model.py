@@ -469,12 +469,14 @@ class LVLM:
         image : path, bytes, PIL image or ndarray, or a list of them, or None
             None asks about text alone.
         prompt : str or sequence of dict
-            Used verbatim if it holds the image placeholder, once for each image; otherwise the
-            chat template is applied, or the family's plain frame where there is none. Several
-            turns are given as messages, ``[{"role": "user", "content": ...}, ...]``.
+            Used verbatim if the chat template has rendered it already, or if it holds the image
+            placeholder, once for each image; otherwise the chat template is applied, or the
+            family's plain frame where there is none. Several turns are given as messages,
+            ``[{"role": "user", "content": ...}, ...]``.
         max_new_tokens : int
         chat_template : bool, optional
-            Force the template on or off.
+            Force the template on or off. Off, every character of a prompt that needs no place for
+            an image is kept.
         seed : int, optional
             Recorded only: decoding is greedy, nothing is random.
         strict : bool
@@ -491,7 +493,8 @@ class LVLM:
         Raises
         ------
         ImageError, PromptError, EmptyAnswerError, UnsupportedModelError
-            If an input cannot be used, or the model generates nothing.
+            If an input cannot be used (a prompt may be longer than the model's context), or the
+            model generates nothing.
         TypeError
             If `on_token` cannot be called.
         """
