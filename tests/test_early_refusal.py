@@ -67,9 +67,9 @@ EXPLAIN = [
     (("--max-runs", "1"), "max_runs must be"),
     (("--time-limit", "nan"), "time_limit"),
     (("--time-limit", "-3"), "time_limit"),
-    (("--seed", "-1"), "seed must be"),
+    (("--seed", "-1"), "seed"),
     (("--max-new-tokens", "0"), "max-new-tokens must be"),
-    (("--target", ""), "names no word"),
+    (("--target", ""), "target"),
 ]
 
 
@@ -92,7 +92,7 @@ EVALUATE = [
     (("--methods", "rise", "--option", "rise.masks=3"), "did you mean 'n_masks'?"),
     (("--methods", "attn_attrib", "--option", "attn_attrib.n_probs=3"), "did you mean 'n_probes'?"),
     (("--methods", "causal", "--option", "casual.max_runs=3"), "did you mean 'causal'?"),
-    (("--seed", "-1"), "seed must be"),
+    (("--seed", "-1"), "seed"),
     (("--jobs", "0"), "jobs must be"),
     (("--max-new-tokens", "0"), "max_new_tokens must be"),
 ]

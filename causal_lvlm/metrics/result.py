@@ -261,8 +261,9 @@ _MASKED = {
     "budget": whole(0),
     "rows": many(
         record(
-            {"k": whole(0), "positions": many(whole(0)), "probability": number(0.0, 1.0 + 1e-6),
-             "first_choice": many(text), "changed": flag}
+            {"scope": text, "k": whole(0), "positions": many(whole(0)),
+             "probability": number(0.0, 1.0 + 1e-6), "first_choice": many(text), "changed": flag},
+            optional={"scope"},
         )
     ),
 }  # fmt: skip
