@@ -38,7 +38,7 @@ test: checks
 
 test-all: checks test-oldest
 	@echo 'kernels with the compiler off:'
-	NUMBA_DISABLE_JIT=1 $(TESTS) -q tests/kernels
+	NUMBA_DISABLE_JIT=1 $(TESTS) -q -W error::RuntimeWarning tests/kernels
 	@echo 'everything:'
 	$(TESTS)
 

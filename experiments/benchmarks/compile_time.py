@@ -49,7 +49,7 @@ print(json.dumps({"import": imported - began, "first_call": first - imported,
 # Two small kernels put into the copy: one calls the other across modules, as real ones do.
 HELPER = """
 
-@njit(cache=True, nogil=True)
+@kernel
 def probe_helper(x):
     return x + 1
 """
@@ -57,7 +57,7 @@ CALLER = """
 from causal_kernels.graph import probe_helper
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def probe(x):
     return 10 + probe_helper(x)
 """
