@@ -19,6 +19,8 @@ that is far below what the tests cost.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from causal_kernels.compiled import kernel
@@ -200,7 +202,10 @@ def meek_4(marks, claims, start, neighbour, simultaneous):
     return changed
 
 
-def orient_cpdag(marks, tiers, blocked, sepset_start, sepset_size, sepset_members, simultaneous):
+def orient_cpdag(
+    marks: Any, tiers: Any, blocked: Any, sepset_start: Any, sepset_size: Any, sepset_members: Any,
+    simultaneous: bool,
+) -> Any:  # fmt: skip
     """Reset all marks, then apply the v-structures and Meek's rules to a fixed point, in place.
 
     ``tiers`` int64 (N,): an edge across tiers points to the later one. ``blocked`` uint8 (N, N), or

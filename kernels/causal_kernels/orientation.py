@@ -24,6 +24,8 @@ sweeps over the edges. Together that was one or two hundredths of the time of le
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from causal_kernels.compiled import kernel
@@ -259,7 +261,10 @@ def rule_4(
     return changed
 
 
-def orient(marks, tiers, blocked, sepset_start, sepset_size, sepset_members, simultaneous):
+def orient(
+    marks: Any, tiers: Any, blocked: Any, sepset_start: Any, sepset_size: Any, sepset_members: Any,
+    simultaneous: bool,
+) -> Any:  # fmt: skip
     """Reset all marks and apply R0, then R1-R4 to a fixed point, in place.
 
     ``sepset_start`` int64 (N, N) and ``sepset_size`` int16 (N, N) locate, for i < j, the members

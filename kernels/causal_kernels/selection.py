@@ -14,6 +14,8 @@ Circles with contradicting claims (`CONFLICT`) are read as circles and stay circ
 
 from __future__ import annotations
 
+from typing import Any
+
 from causal_kernels.compiled import kernel
 from causal_kernels.cycles import rule_5
 from causal_kernels.graph import CIRCLE, NONE, TAIL, neighbour_lists
@@ -65,7 +67,7 @@ def rule_7(marks, claims, start, neighbour):
     return changed
 
 
-def complete_selection(marks, claims, simultaneous, budget=BUDGET):
+def complete_selection(marks: Any, claims: Any, simultaneous: bool, budget: int = BUDGET) -> int:
     """Apply R5, then R6 and R7 to a fixed point, in place; they only turn circles into tails.
 
     ``claims`` uint8 (N, N) comes from `orient`: circles with contradicting claims stay.
