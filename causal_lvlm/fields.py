@@ -57,8 +57,10 @@ def _shown(value: Any) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype}, shape {value.shape}"
-    if value is None or isinstance(value, (bool, float)):
-        return {None: "null", True: "true", False: "false"}.get(value, repr(value))
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return repr(value)
     return repr(value) if isinstance(value, int) and abs(value) < 10**18 else type(value).__name__
 
 
@@ -104,9 +106,10 @@ def whole(low: int | None = None, high: int | None = INT64) -> Check:
     def check(value: Any, where: str) -> int:
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise refuse(where, expected, value)
-        if value < least or (high is not None and value > high):
+        found = int(value)
+        if found < least or (high is not None and found > high):
             raise refuse(where, expected, value)
-        return int(value)
+        return found
 
     return check
 
@@ -120,11 +123,10 @@ def number(low: float = -math.inf, high: float = math.inf, *, nan: bool = False)
             return math.nan
         if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
             raise refuse(where, expected, value)
-        if nan and value != value:
-            return math.nan
-        if not abs(value) <= 1.7e308 or not low <= value <= high:
+        found = float(value) if abs(value) <= 1.7e308 else math.nan  # a whole number may be larger
+        if not low <= found <= high and not (nan and value != value):
             raise refuse(where, expected, value)
-        return float(value)
+        return found
 
     return check
 

@@ -193,8 +193,9 @@ def _dtype(code: Any) -> np.dtype[Any]:
 
 
 def _check_size(dtype: np.dtype[Any], shape: tuple[int, ...], there: int) -> None:
-    claimed = math.prod(shape) * dtype.itemsize
-    if claimed != there or (dtype.itemsize == 0 and math.prod(shape)):
+    count: int = math.prod(shape, start=1)
+    claimed = count * int(dtype.itemsize)
+    if claimed != there or (dtype.itemsize == 0 and count):
         raise ValueError(
             f"its header claims shape {shape} of {dtype}, {claimed} bytes, but {there} are there"
         )

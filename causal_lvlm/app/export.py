@@ -96,8 +96,7 @@ def export(session: Session, asked: Asked, kind: str) -> list[Path]:
     try:
         return _written(session, asked, kind)
     except OSError as error:  # OutputError among them, which names a path of the server
-        causes = (error, error.__cause__)
-        reason = next((c.strerror for c in causes if getattr(c, "strerror", None)), None)
+        reason = error.strerror or getattr(error.__cause__, "strerror", None)
         if reason is None:
             raise
         raise OutputError(

@@ -218,7 +218,7 @@ def explain(
                     interrupted=stopped, progress=drawing,
                 )  # fmt: skip
         failures.say()
-        if written and not as_json:
+        if folder is not None and written and not as_json:
             finish(folder, written, explanations, stopped)
         elif stopped:
             kept = "saved" if written else "printed"

@@ -261,7 +261,8 @@ def _reach(result: Any) -> int:
         for row in value.detail.get("rows", ())
         for p in row.get("positions", ())
     ]
-    return max((result.target.positions[-1], *members, *rows))
+    last: int = max(result.target.positions[-1], *members, *rows, 0)
+    return last
 
 
 def _short(text: str, most: int = 32) -> str:

@@ -284,7 +284,8 @@ def _value_check() -> Check:
 
 
 def _values(value: Any, where: str) -> tuple[MetricValue, ...]:
-    return many(_value_check())(value, where)
+    found: tuple[MetricValue, ...] = many(_value_check())(value, where)
+    return found
 
 
 _TABLE = record(

@@ -80,7 +80,7 @@ def separations(pag: PAG, value: Mapping[str, Any], where: str = "") -> dict[str
     n = pag.n_nodes
     absent = int(np.count_nonzero(np.triu(pag.marks == 0, k=1)))
     pairs = array(np.int32, None, 2, low=0, high=n - 1)
-    fields = record(
+    fields: dict[str, Any] = record(
         {
             "separator_start": array(np.int32, absent + 1, low=0),
             "separator_nodes": array(np.int32, None, low=0, high=n - 1),

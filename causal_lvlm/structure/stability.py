@@ -223,11 +223,11 @@ class EdgeStability:
         value = read_json(path, _KIND)
         with reading(path, "stability"):
             n = record({"nodes": whole(1)})(value, "")["nodes"]
-            share = {"low": 0.0, "high": 1.0 + 1e-9}
+            most = 1.0 + 1e-9
             arrays = record(
                 {
-                    "edge_frequency": array(np.float64, n, n, **share),
-                    "mark_frequency": array(np.float64, n, n, 4, **share),
+                    "edge_frequency": array(np.float64, n, n, low=0.0, high=most),
+                    "mark_frequency": array(np.float64, n, n, 4, low=0.0, high=most),
                     "edge_counts": array(np.int64, None, low=0),
                 }
             )(read_beside(path, value), "")
