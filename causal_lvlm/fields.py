@@ -123,7 +123,8 @@ def number(low: float = -math.inf, high: float = math.inf, *, nan: bool = False)
             return math.nan
         if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
             raise refuse(where, expected, value)
-        found = float(value) if abs(value) <= 1.7e308 else math.nan  # a whole number may be larger
+        size: Any = abs(value)
+        found = float(value) if size <= 1.7e308 else math.nan  # a whole number may be larger
         if not low <= found <= high and not (nan and value != value):
             raise refuse(where, expected, value)
         return found
