@@ -25,6 +25,7 @@ from causal_lvlm.lvlm.tiles import (
     gemma4_grid,
     image_size_grid,
     letterbox,
+    llama4_tiles,
     no_grid,
     ovis_tiles,
     patch_grid,
@@ -222,6 +223,24 @@ FAMILIES: tuple[Family, ...] = (
         mapping="tiles, then a thumbnail",
         geometry=canvas,
         masking="remove (block alone: windows count tokens), edges, neutral, pixels",
+    ),
+    _tested(
+        name="Command A Vision",
+        model_types=("cohere2_vision",),
+        mapping="tiles, then a thumbnail",
+        geometry=canvas,
+        masking="remove (block alone: windows count tokens), edges, neutral, pixels",
+        processor="the real processor; InternVL's image processor (its own needs torchvision)",
+    ),
+    _tested(
+        name="Llama 4",
+        model_types=("llama4",),
+        mapping="tiles of a padded image, then the whole image",
+        geometry=llama4_tiles,
+        plain_frame="<|header_start|>user<|header_end|>\n\n{placeholder}{prompt}<|eot|>"
+        "<|header_start|>assistant<|header_end|>\n\n",
+        masking="remove (block alone: chunks count tokens), edges, neutral, pixels",
+        processor="the real processor; its image processor by hand (needs torchvision)",
     ),
     _tested(
         name="FastVLM",

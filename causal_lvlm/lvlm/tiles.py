@@ -33,6 +33,7 @@ __all__ = [
     "gemma4_grid",
     "image_size_grid",
     "letterbox",
+    "llama4_tiles",
     "no_grid",
     "ovis_tiles",
     "patch_grid",
@@ -191,6 +192,42 @@ def row_column_tiles(site: Site) -> Cells:
     return _tiled(site, max(rows, 1), max(cols, 1), int(site.processor.image_seq_len))
 
 
+def llama4_tiles(site: Site) -> Cells:
+    """Llama 4: resized with the aspect kept, padded at the right and below, cut into tiles.
+
+    The canvas is the processor's choice; an image is not enlarged beyond one tile's side. The
+    whole image, stretched, comes last, unless there is one tile.
+    """
+    images = site.processor.image_processor
+    found = images(images=[Image.new("RGB", site.image_size)], return_tensors="pt")
+    rows, cols = (int(v) for v in np.asarray(found["aspect_ratios"]).reshape(-1, 2)[0])
+    side = as_pair(images.size)[0]
+    width, height = site.image_size
+    target = cols * side, rows * side
+    if not images.resize_to_max_canvas:
+        target = min(max(width, side), target[0]), min(max(height, side), target[1])
+    scale = min(target[0] / width, target[1] / height)
+    new = max(int(width * scale), 1), max(int(height * scale), 1)
+    per_tile = _tokens(site) // (rows * cols + (rows * cols > 1))
+    edge = _edge(per_tile)
+    step = np.arange(edge + 1) * side / edge
+    tiles = [
+        Tile(
+            edge,
+            edge,
+            _boxes(
+                np.clip((col * side + step) * width / new[0], 0, width),
+                np.clip((row * side + step) * height / new[1], 0, height),
+            ),
+        )
+        for row in range(rows)
+        for col in range(cols)
+    ]
+    if len(tiles) > 1:
+        tiles.append(Tile(edge, edge, stretched(edge, edge, _whole(site))))
+    return Cells(tuple(tiles), per_tile * len(tiles))
+
+
 def ovis_tiles(site: Site) -> Cells:
     """Ovis2: the whole image, then the tiles it is cut into, if any."""
     found = site.processor.image_processor(
@@ -201,11 +238,13 @@ def ovis_tiles(site: Site) -> Cells:
 
 
 def canvas(site: Site) -> Cells:
-    """InternVL, Aya Vision: the canvas of tiles nearest in aspect, a thumbnail last."""
+    """InternVL, Aya, Command A: the canvas of tiles nearest in aspect, a thumbnail last."""
     processor = site.processor
     per_tile = getattr(processor, "image_seq_length", None)
-    if per_tile is None:
-        per_tile = (int(processor.img_size) // int(processor.patch_size)) ** 2
+    if per_tile is None:  # Aya counts patches of pixels, Command A tokens along a side
+        size = getattr(processor, "img_size", None)
+        patch = int(processor.patch_size)
+        per_tile = (patch if size is None else int(size) // patch) ** 2
     n_tiles = _tokens(site) // int(per_tile)
     if n_tiles == 1:
         return _tiled(site, 1, 1, int(per_tile))

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import transformers
+from PIL import Image
+from transformers import BatchFeature
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from causal_lvlm.lvlm.tiles import as_pair
 from tests.lvlm.families.making import (
     TEXT,
     VISION,
@@ -193,7 +198,105 @@ def ovis2() -> Pair:
     return finished(config, "Ovis2ForConditionalGeneration", tokenizer), processor
 
 
+def cohere2_vision() -> Pair:
+    """Command A Vision with InternVL's image processor (its own needs torchvision)."""
+    tokenizer = byte_tokenizer(
+        image_token="<|IMG_PATCH|>",
+        boi_token="<|START_OF_IMG|>",
+        eoi_token="<|END_OF_IMG|>",
+        img_line_break_token="<|IMG_LINE_BREAK|>",
+    )
+    config = transformers.Cohere2VisionConfig(
+        vision_config=transformers.SiglipVisionConfig(
+            **VISION, image_size=32, patch_size=8, vision_use_head=False
+        ),
+        text_config=text(
+            "Cohere2Config",
+            tokenizer,
+            sliding_window=12,
+            head_dim=8,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        ),
+        image_token_id=tokenizer.convert_tokens_to_ids("<|IMG_PATCH|>"),
+        downsample_factor=2,
+        alignment_intermediate_size=64,
+        tie_word_embeddings=False,
+    )
+    images = image_processor(
+        "GotOcr2ImageProcessorPil",
+        size={"height": 32, "width": 32},
+        max_patches=4,
+        crop_to_patches=True,
+    )
+    images.patch_size = 2  # image tokens along the side of a tile
+    with lenient():
+        processor = transformers.Cohere2VisionProcessor(images, tokenizer)
+    return finished(config, "Cohere2VisionForConditionalGeneration", tokenizer), processor
+
+
+class HandBuiltLlama4Images(SiglipImageProcessorPil):
+    """Llama 4's image processor, which needs torchvision, for canvases of up to two tiles."""
+
+    resize_to_max_canvas = False
+
+    def __call__(self, images: Any, return_tensors: str = "pt", **_options: Any) -> Any:
+        edge, found, ratios = as_pair(self.size)[0], [], []
+        flat = [i for given in images for i in (given if isinstance(given, list) else [given])]
+        for image in flat:
+            rows, cols = (1, 2) if image.width > image.height else (2, 1)
+            scale = min(
+                min(max(image.height, edge), rows * edge) / image.height,
+                min(max(image.width, edge), cols * edge) / image.width,
+            )
+            canvas = Image.new("RGB", (cols * edge, rows * edge))
+            canvas.paste(image.resize((int(image.width * scale), int(image.height * scale)), 2))
+            for left, top in ((0, 0), ((cols - 1) * edge, (rows - 1) * edge)):
+                found.append(canvas.crop((left, top, left + edge, top + edge)))
+            found.append(image.resize((edge, edge), 2))
+            ratios.append([rows, cols])
+        pixels = np.stack([np.asarray(tile) for tile in found]).transpose(0, 3, 1, 2) / 127.5 - 1
+        return BatchFeature(
+            {"pixel_values": pixels.astype(np.float32), "aspect_ratios": ratios}, return_tensors
+        )
+
+
+def llama4() -> Pair:
+    marks = "image_start image_end patch tile_x_separator tile_y_separator".split()
+    tokenizer = byte_tokenizer(*(f"<|{mark}|>" for mark in marks), image_token="<|image|>")
+    config = transformers.Llama4Config(
+        vision_config=dict(
+            **{**VISION, "intermediate_size": 128},
+            image_size=32,
+            patch_size=4,
+            vision_output_dim=32,
+            projector_input_dim=32,
+            projector_output_dim=32,
+            pixel_shuffle_ratio=0.5,
+        ),
+        text_config=transformers.Llama4TextConfig(
+            **TEXT,
+            vocab_size=len(tokenizer),
+            head_dim=8,
+            intermediate_size_mlp=64,
+            num_local_experts=2,
+            attention_chunk_size=24,
+            no_rope_layers=[1, 1, 0],
+            attn_temperature_tuning=False,
+        ),
+        image_token_index=tokenizer.convert_tokens_to_ids("<|patch|>"),
+        tie_word_embeddings=False,
+    )
+    images = HandBuiltLlama4Images(size={"height": 32, "width": 32})
+    with lenient():
+        processor = transformers.Llama4Processor(
+            images, tokenizer, patch_size=4, pixel_shuffle_ratio=0.5
+        )
+    return finished(config, "Llama4ForConditionalGeneration", tokenizer), processor
+
+
 MORE: dict[str, Any] = {
+    "llama4": llama4,
+    "cohere2_vision": cohere2_vision,
     "idefics2": idefics2,
     "aria": aria,
     "glm4v": glm4v,
