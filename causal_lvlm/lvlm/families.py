@@ -34,7 +34,7 @@ from causal_lvlm.lvlm.tiles import (
     square,
 )
 
-__all__ = ["FAMILIES", "TEXT", "Family", "family_of", "family_table", "supported_types"]
+__all__ = ["FAMILIES", "REFUSED", "TEXT", "Family", "family_of", "family_table", "supported_types"]
 
 
 def _no_geometry(site: Site) -> Cells:
@@ -325,7 +325,7 @@ TEXT = _tested(
 
 # Types whose answer is written by a decoder that looks back at an encoder, or that have no
 # attention interface in their language model: refused by name.
-_REFUSED = {
+REFUSED = {
     "chameleon": "a model that looks its image tokens up in a codebook, without a vision tower",
     "emu3": "a model that looks its image tokens up in a codebook, without a vision tower",
     "fuyu": "a model without a vision tower",
@@ -420,7 +420,7 @@ def family_of(config: Any, given: Family | None = None) -> Family:
             return family
     known = f"{TEXT.model_types[0]}, llava, qwen2_5_vl"
     advice = f"`causal-lvlm models` lists what is ({known}, ...)"
-    reason = _REFUSED.get(str(model_type))
+    reason = REFUSED.get(str(model_type))
     if reason is None and _writes_with_an_encoder(config):
         reason = "an encoder-decoder model"
     if reason is not None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import transformers
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from causal_lvlm.errors import UnsupportedModelError
-from causal_lvlm.lvlm.families import FAMILIES, family_of
+from causal_lvlm.lvlm.families import FAMILIES, REFUSED, family_of
 from causal_lvlm.lvlm.tiles import cross_attended, no_grid
 
 __all__ = ["types_page", "types_table"]
@@ -91,17 +89,18 @@ def types_table() -> list[dict[str, str]]:
             placed = family.geometry not in (no_grid, cross_attended)
             what, why = "entry" if placed else "no grid", f"{family.name}: {family.mapping}"
         else:
-            what, why = _without_entry(CONFIG_MAPPING[kind]())
+            what, why = _without_entry(kind)
         rows.append({"type": kind, "what": what, "why": why, "needs": _NEEDS.get(kind, "")})
     return rows
 
 
-def _without_entry(config: Any) -> tuple[str, str]:
+def _without_entry(kind: str) -> tuple[str, str]:
+    if kind in REFUSED:
+        return "refused", REFUSED[kind]
     try:
-        family_of(config)
-    except UnsupportedModelError as error:
-        reason = str(error).partition("are not supported: it is ")[2].partition(";")[0]
-        return "refused", reason or "its configuration names no vision tower"
+        family_of(CONFIG_MAPPING[kind]())
+    except UnsupportedModelError:
+        return "refused", "its configuration names no vision tower"
     return "guessed", "a grid that painting confirms, or no grid"
 
 
