@@ -140,7 +140,9 @@ def qwen(kind: str) -> Callable[[], Pair]:
             vision.update(num_position_embeddings=64)
         if kind in ("Qwen3", "Qwen3Moe"):
             vision.update(deepstack_visual_indexes=[0])
-        options = dict(rope_parameters=rope) | ({"head_dim": 8} if newer else {})
+        options: dict[str, Any] = {"rope_parameters": rope}
+        if newer:
+            options["head_dim"] = 8
         if "Moe" in kind:
             options.update(num_experts=2, num_experts_per_tok=1, moe_intermediate_size=32)
         if kind.startswith("Qwen3_5"):  # layers of linear attention between those of full attention
