@@ -8,6 +8,7 @@ and it is nobody's neighbour.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -57,7 +58,7 @@ def from_array(marks):
     return {(int(i), int(j)): names[int(marks[i, j])] for i, j in np.argwhere(marks)}
 
 
-def separator_arrays(n, sepset):
+def separator_arrays(n, sepset) -> tuple[Any, Any, Any]:
     """Separating sets by pair i < j as the three arrays that kernels read."""
     start = np.zeros((n, n), dtype=np.int64)
     size = np.zeros((n, n), dtype=np.int16)

@@ -82,7 +82,7 @@ def complete_selection(marks: Any, claims: Any, simultaneous: bool, budget: int 
     while changed > 0:
         changed = rule_6(marks, claims, start, neighbour)
         changed += rule_7(marks, claims, start, neighbour)
-    return given_up
+    return int(given_up)
 
 
 # what `complete_selection` calls
