@@ -50,6 +50,8 @@ SAME = {
     "UTF-32": "a,b\n1.5,4\n2,5.25\n7,6\n".encode("utf-32"),
     "lines of delimiters": "a,b\n1.5,4\n,\n2,5.25\n7,6\n,\n,\n",
     "column without name and values": "a,,b\n1.5,,4\n2,,5.25\n7,,6\n",
+    "blanks behind the commas": "a, b\n1.5, 4\n2, 5.25\n7, 6\n",
+    "aligned behind the commas": "a,   b\n1.5, 4\n2,   5.25\n7,   6\n",
     "a sign from a word processor": "a,b\n1.5,4\n2,5.25\n7,+6\n",
 }
 
@@ -75,6 +77,9 @@ def test_the_same_numbers_in_every_layout(tmp_path, kind, capsys):
         ("a,b\n1'234.5,3\n1\u202f111,2\n", [[1234.5, 3], [1111, 2]]),
         ("a,b\n\u22121.5,3\n1e3,-2E-1\n", [[-1.5, 3], [1000, -0.2]]),
         ("a;b\n0,941;3\n2;5\n", [[0.941, 3], [2, 5]]),
+        ("a;b\n1.234;187\n12.500;3\n", [[1.234, 187], [12.5, 3]]),
+        ("a;b\n1.234;187\n987;3\n12.5;4\n", [[1.234, 187], [987, 3], [12.5, 4]]),
+        ("a;b\n0.500;187\n987;3\n", [[0.5, 187], [987, 3]]),
     ],
 )
 def test_signs_inside_numbers(tmp_path, text, want):
@@ -130,6 +135,8 @@ def test_names_of_rows_are_left_out_and_that_is_said(tmp_path, kind, capsys):
         ("a,b,c,d\n1,2,3\n4,5,6\n", ("4 names for 3 columns",)),
         ("a,,c\n1,2,3\n4,5,6\n", ("column 2", "has no name")),
         ("a;b\n1,234;5\n2,345;6\n", ("'1,234'", "1.234 (decimal comma)", "1234")),
+        ("a;b\n1.234;2\n987;4\n12.500;7\n", ("'12.500' beside '987'", "12.5 (decimal", "12500")),
+        ("a,b\n1.234,2\n150,4\n2.010,7\n", ("'2.010' beside '150'",)),
         ("a;b\n1,5;3.5\n2,5;4\n", ("'1,5' has a decimal comma", "'3.5' has not")),
         ("a;b\n1,5;3.500\n2,5;4\n", ("'3.500' beside '1,5'",)),
         ("a;b\n1,2\n3,4\n7,8\n", ("line 1", "by ';'", "by ','")),

@@ -3,7 +3,9 @@
 1. A decimal comma is recognised where it cannot separate thousands (``1,5``, ``0,941``); a comma
    between thousands where it cannot be a decimal sign (``1,234.5``, ``1,234,567``). Where all
    commas could be either (``1,234``), and no number with a point decides, the file is refused.
-2. Blanks (also the narrow and the unbreakable one) and apostrophes between groups of three digits
+2. Points between thousands are told in the same way beside decimal commas. A column in which whole
+   numbers stand beside such as ``12.500`` is refused, too.
+3. Blanks (also the narrow and the unbreakable one) and apostrophes between groups of three digits
    are left out. An underscore makes a text: it stands in names as often as in numbers.
 """
 
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 
 from causal_lvlm.errors import DataError
 
-__all__ = ["MISSING", "Numerals", "looks_numeric", "told_numerals"]
+__all__ = ["MISSING", "Numerals", "check_points", "looks_numeric", "told_numerals"]
 
 MISSING = frozenset({
     "", "na", "n/a", "nan", "null", "none", "?", ".", "-", "#n/a", "#na", "<na>", "-nan", "nat",
@@ -33,6 +35,7 @@ _THOUSANDS = re.compile(r"[+-]?\d{1,3}((,\d{3})+\.\d*|(,\d{3}){2,})", re.ASCII)
 _DECIMAL = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.I | re.ASCII)
 _EITHER = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}", re.ASCII)
 _POINTED = re.compile(r"[+-]?\d{1,3}(\.\d{3})+,\d+", re.ASCII)
+_GROUP = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})?", re.ASCII)
 _POINT_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+", re.ASCII)
 
 
@@ -83,6 +86,27 @@ class Numerals:
             return float(text) if text.isascii() and "_" not in text else None
         except ValueError:
             return None
+
+
+def check_points(column: Iterable[str]) -> None:
+    """Refuse a column whose points may stand between thousands, such as 987, 1.234, 12.500.
+
+    Programs write all numbers of a column with three decimals, or none of them with a last zero.
+
+    Raises
+    ------
+    DataError
+        If the column has both, and nothing that tells a decimal point.
+    """
+    texts = [text for text in map(str.strip, column) if text.lower() not in MISSING]
+    padded = next((text for text in texts if "." in text and text.endswith("0")), "")
+    whole = next((text for text in texts if "." not in text and len(text) > 2), "")
+    if padded and whole and all(_GROUP.fullmatch(text) for text in texts):
+        raise DataError(
+            f"{padded!r} beside {whole!r} can be read as {float(padded):g} (decimal point) or as "
+            f"{padded.replace('.', '')} (point between thousands); write it without the point, or "
+            "without the last zero"
+        )
 
 
 def _sign_of(text: str) -> str:

@@ -34,12 +34,12 @@ def describe(explanation: Any) -> str:
     for name, item in explanation.sets.items():
         if item is None:
             continue
-        parts = [outcome(item, explanation.mode)]
+        parts = [outcome(item, explanation.mode, explanation.tester)]
         if item.units:
             parts = [members(explanation, item), "not verified"]
         if item.verified:
             parts[-1] = ", ".join(p for p in ("verified", item.claim) if p)
-            parts.append(random_controls(item, explanation.mode))
+            parts.append(random_controls(item, explanation.mode, explanation.tester))
         if item.found_by is not None:
             parts.append(f"found by {wording.found_by(item)}")
         parts.append(amount(item.model_runs, "model run"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from causal_lvlm.cli.numerals import Numerals, looks_numeric, told_numerals
+from causal_lvlm.cli.numerals import Numerals, check_points, looks_numeric, told_numerals
 from causal_lvlm.cli.text_lines import Lines, called
 from causal_lvlm.errors import DataError
 
@@ -296,6 +296,7 @@ class TextTable:
         """Return numbers as float64; else objects, so that what is no number can be named."""
         values = [self.value(part) for part in parts]
         if None not in values:
+            check_points(parts)
             return np.array(values, dtype=np.float64)
         mixed = np.empty(len(parts), dtype=object)
         mixed[:] = [part if v is None else v for part, v in zip(parts, values, strict=True)]

@@ -46,6 +46,12 @@ _OUTCOMES = {
     "interrupted": "interrupted before anything was verified",
     "no_candidates": "nothing here can be masked",
 }
+# What a set must do, where only its tester is known: a prediction may change and yet not pass.
+_TESTED = {
+    "flip": ("change", "the prediction"),
+    "drop": ("make", "the target improbable enough"),
+    "contrast": ("make", "the rival more likely"),
+}
 _MASKED = {
     "remove": "removed from the input",
     "edges": "hidden from the rows that predict the target",
@@ -114,27 +120,29 @@ def said(tokens: Sequence[str]) -> str:
     return f"says “{' '.join(words)}”"
 
 
-def random_controls(found: ExplainingSet, mode: str) -> str:
+def random_controls(found: ExplainingSet, mode: str, tester: str = "flip") -> str:
     """Say how many random sets of the same size pass the same test; empty if none was tried."""
     if found.random_flip_rate is None or not found.n_random:
         return ""
     hits = round(found.random_flip_rate * found.n_random)
     single = found.n_random == 1
-    verb = "change" if mode == "necessary" else "suffice"
-    end = "it" if mode == "necessary" else "alone"
-    return (
-        f"{hits} of {found.n_random} random set{'' if single else 's'} of that size "
-        f"{verb}{'s' if single else ''} {end}"
-    )
+    if mode == "sufficient":
+        does = f"suffice{'s' * single} alone"
+    elif tester == "flip":
+        does = f"change{'s' * single} it"
+    else:
+        does = f"{'does' if single else 'do'} it"
+    return f"{hits} of {found.n_random} random set{'' if single else 's'} of that size {does}"
 
 
-def outcome(found: ExplainingSet, mode: str = "necessary") -> str:
+def outcome(found: ExplainingSet, mode: str = "necessary", tester: str = "flip") -> str:
     """Return the outcome of one set as a clause: what was tried, and no more than that."""
-    whole = "masking everything here does not change the prediction"
+    verb, rest = _TESTED.get(tester, _TESTED["flip"])
+    whole = f"masking everything here does not {verb} {rest}"
     if found.outcome == "not_maskable" and mode == "sufficient":
         return f"nothing here is needed: {whole}"
     if found.outcome == "not_maskable" and found.n_tried:
-        return f"nothing here changes the prediction: all {amount(found.n_tried, 'set')} were tried"
+        return f"nothing here {verb}s {rest}: all {amount(found.n_tried, 'set')} were tried"
     if found.outcome == "not_maskable":  # of a file that was written when no more was tried
         return f"{whole}; smaller sets were not tried"
     if found.outcome == "not_found":

@@ -116,7 +116,7 @@ def case_payload(
     }
 
 
-def badges_of(item: Any, mode: str = "necessary") -> list[tuple[str, str]]:
+def badges_of(item: Any, mode: str = "necessary", tester: str = "flip") -> list[tuple[str, str]]:
     """Return tone and text of each badge of a set: verified, minimality, where it came from."""
     verdict = wording.verdict(item.verified) if item.verified or item.units else "no set was found"
     badges = [("good" if item.verified else "warn", verdict)]
@@ -124,7 +124,7 @@ def badges_of(item: Any, mode: str = "necessary") -> list[tuple[str, str]]:
         size = wording.minimality(item)
         badges += [("plain", size)] if size else []
     elif item.outcome != "explained":
-        badges.append(("plain", outcome(item, mode)))
+        badges.append(("plain", outcome(item, mode, tester)))
     if item.found_by is not None:
         badges.append(("plain", f"found by: {wording.found_by(item)}"))
     if getattr(item, "ended", None):
@@ -220,13 +220,13 @@ def _set(view: TraceView, name: str, explanation: Any) -> dict[str, Any]:
         "units": [list(unit) for unit in item.units],
         "labels": [view.label(unit) for unit in item.units],
         "verified": bool(item.verified),
-        "outcome": outcome(item, explanation.mode),
-        "badges": badges_of(item, explanation.mode),
+        "outcome": outcome(item, explanation.mode, explanation.tester),
+        "badges": badges_of(item, explanation.mode, explanation.tester),
         "before": short(item.probability_before),
         "after": short(item.probability_after),
         "said": said(item.predicted_after) if item.predicted_after else "",
         "changed": bool(item.predicted_after) and _other_words(explanation, item.predicted_after),
-        "random": random_controls(item, explanation.mode),
+        "random": random_controls(item, explanation.mode, explanation.tester),
         "head": item.head,
         "radius": item.radius,
         "runs": item.model_runs,

@@ -72,7 +72,7 @@ def explanation_html(
     parts = [
         f"<h2>“{escape(target.text)}”</h2>",
         f'<p class="sentence">{escape(explanation.sentence())}</p>',
-        _badges(explanation.main, explanation.mode),
+        _badges(explanation),
         prompt_html(view, target, numbers),
         _sets_table(view, explanation),
         _settings(explanation),
@@ -83,10 +83,9 @@ def explanation_html(
     return f'<section class="card"{name}>{"".join(parts)}</section>'
 
 
-def _badges(item: Any, mode: str) -> str:
-    return "".join(
-        f'<span class="badge {tone}">{escape(text)}</span>' for tone, text in badges_of(item, mode)
-    )
+def _badges(explanation: Any) -> str:
+    badges = badges_of(explanation.main, explanation.mode, explanation.tester)
+    return "".join(f'<span class="badge {tone}">{escape(text)}</span>' for tone, text in badges)
 
 
 _PHOTOGRAPH = 1024  # longest side of an image as given
@@ -120,14 +119,14 @@ def _sets_table(view: TraceView, explanation: Any) -> str:
             members += f" … and {item.size - _LISTED} more"
         cells = (
             wording.set_title(name, len(view.images)),
-            members or outcome(item, explanation.mode),
+            members or outcome(item, explanation.mode, explanation.tester),
             "yes" if item.verified else "no",
             (item.claim or "–") if item.verified else "–",
             wording.number(item.probability_before),
             wording.number(item.probability_after),
             said(item.predicted_after) if item.predicted_after else "–",
             _change(item.margin_before, item.margin_after),
-            _random(item, explanation.mode),
+            _random(item, explanation),
             wording.found_by(item),
             str(item.model_runs),
         )
@@ -145,9 +144,9 @@ def _sets_table(view: TraceView, explanation: Any) -> str:
     )
 
 
-def _random(item: Any, mode: str) -> str:
+def _random(item: Any, explanation: Any) -> str:
     """Return the random controls without the words that the column's heading says."""
-    text = random_controls(item, mode)
+    text = random_controls(item, explanation.mode, explanation.tester)
     for said_above in (" random sets of that size", " random set of that size"):
         text = text.replace(said_above, "")
     return text or "–"

@@ -11,6 +11,7 @@ from causal_lvlm.explanation import wording
 from causal_lvlm.explanation.names import TokenNames
 from causal_lvlm.viz.payload import badges_of
 from causal_lvlm.viz.pictures import pictures_of
+from causal_lvlm.viz.sections import explanation_html
 from tests.viz.fakes import explaining_set, fake_explanation, fake_view
 
 VIEW = fake_view()
@@ -213,6 +214,26 @@ def test_without_a_set_it_is_said_what_was_tried():
     text, clause = said(outcome="not_maskable")  # a file of an older version
     assert "smaller sets were not tried" in text and "prior" not in text
     assert "smaller sets were not tried" in clause
+
+
+@pytest.mark.parametrize(
+    ("tester", "words"), [("drop", "improbable enough"), ("contrast", "the rival more likely")]
+)
+def test_clauses_claim_no_more_than_their_tester_asked(tester, words):
+    """With everything masked the prediction may change, and the tester still not be met."""
+    random = {"random_flip_rate": 0.1, "n_random": 20}
+    sets = {
+        "joint": explaining_set("joint", verified=False, outcome="not_found", n_tried=5),
+        "image": explaining_set("image", (13,), **random),
+        "text": explaining_set("text", verified=False, outcome="not_maskable", n_tried=3),
+    }
+    explanation = fake_explanation(VIEW, sets=sets, tester=tester, against=" blue")
+    page = "".join(str(part) for part in (
+        describe(explanation), explanation_html(VIEW, explanation, ()),
+        badges_of(sets["joint"], "necessary", tester),
+    ))  # fmt: skip
+    assert "the prediction" not in page and "size change it" not in page
+    assert words in page and "2 of 20 random sets of that size do it" in page
 
 
 def test_the_terminal_has_a_line_per_set():
