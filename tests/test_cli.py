@@ -464,6 +464,12 @@ def test_demo_explains_every_sample(calls, looks, monkeypatch, tmp_path):
     assert result.exit_code == 0, result.output
     assert [image for image, _, _ in calls.run] == ["colour.png", "count.png"]
     assert "2 of 2 explained targets have a verified set; 274 masked model runs" in result.stdout
+    for counted in (
+        "writing numbers: .* 0/3",
+        "drawing “circle”: .* 1/3",
+        "drawing “circle”: .* 2/3",
+    ):
+        assert re.search(counted, result.stderr), counted
     names = {p.name for p in (tmp_path / "demo").iterdir()}
     assert {"report.html", "explanation.json", "1-circle-pag.png", "2-circle-pag.dot"} <= names
     for run in json.loads((tmp_path / "demo" / "explanation.json").read_text("utf-8"))["runs"]:

@@ -46,7 +46,7 @@ def demo(
                 for explanation in case.explanations:
                     typer.echo(describe(explanation))
         written: list[Path] = []
-        with writing(folder, failures) as drawing:
+        with writing(folder, failures, len(cases)) as drawing:
             written = write_cases(
                 cases,
                 folder,

@@ -212,7 +212,7 @@ def explain(
         if folder is not None:
             from causal_lvlm.viz.bundle import write_bundle
 
-            with writing(folder, failures) as drawing:
+            with writing(folder, failures, len(explanations)) as drawing:
                 written = write_bundle(
                     trace, explanations, attributions, folder, **found.parts(),
                     interrupted=stopped, progress=drawing,

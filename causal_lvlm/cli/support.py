@@ -85,19 +85,19 @@ class Failures:
 
 
 @contextmanager
-def writing(folder: Path, failures: Failures) -> Iterator[Callable[[str], None]]:
+def writing(folder: Path, failures: Failures, drawings: int) -> Iterator[Callable[[str], None]]:
     """Show progress while results are written, and keep what was printed before if that fails.
 
-    Yields a function that names the step. After Ctrl-C while pictures are drawn it is said what is
-    safe: the numbers come first.
+    Yields a function that names the next of so many `drawings`. After Ctrl-C while pictures are
+    drawn it is said what is safe: the numbers come first.
     """
     kept = folder / "explanation.json"
     before = _stamp(kept)  # an earlier run may have left a file of that name
-    with Progress(1) as progress:
-        progress.step("drawing pictures")
+    with Progress(drawings + 1) as progress:
+        progress.step("writing numbers")
         try:
             with failures.kept(f"writing to {str(folder)!r}"):
-                yield progress.step
+                yield progress.next
         except KeyboardInterrupt:
             progress.bar.close()  # or the remark would continue the line of the bar
             say(
@@ -168,6 +168,11 @@ class Progress:
     def done(self) -> None:
         """Count one step."""
         self.bar.update(1)
+
+    def next(self, text: str) -> None:
+        """Count one step and name the next."""
+        self.done()
+        self.step(text)
 
     def inside(self, stage: str, used: int, most: int) -> None:
         """Show how far a search is (the callback of `causal_lvlm.explain`)."""

@@ -40,6 +40,8 @@ _NOT_SAID = {
     "transformers_version",
     "use_cache",
 }
+# Recorded, but no remark: how long an answer may be is an argument of `LVLM.run`, which always holds.
+_LENGTHS = {"max_length", "max_new_tokens"}
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,11 @@ def own_settings(lvlm: Any) -> dict[str, Any]:
 
 
 def settings_remark(settings: dict[str, Any]) -> str | None:
-    """Return a sentence about settings that were set aside; None without any."""
-    if not settings:
+    """Return a sentence about settings that were set aside; None without any but lengths."""
+    said = {name: value for name, value in settings.items() if name not in _LENGTHS}
+    if not said:
         return None
-    given = ", ".join(f"{name}={reprlib.repr(value)}" for name, value in settings.items())
+    given = ", ".join(f"{name}={reprlib.repr(value)}" for name, value in said.items())
     return (
         f"the checkpoint's own settings of generation were set aside ({given}); the answer is the "
         "model's plain greedy one"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import transformers
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.utils import logging
 
 from causal_lvlm.errors import UnsupportedModelError
 from causal_lvlm.lvlm.families import FAMILIES, REFUSED, family_of
@@ -79,15 +80,18 @@ def types_table() -> list[dict[str, str]]:
         (family and mapping, or the reason), and ``needs`` (further packages, or nothing). Types of
         the table that this version lacks have ``what`` ``"not installed"``.
     """
-    entries = {kind: family for family in FAMILIES for kind in family.model_types}
+    entries = {
+        kind: [family for family in FAMILIES if kind in family.model_types]
+        for kind in {kind for family in FAMILIES for kind in family.model_types}
+    }
     rows = []
     for kind in sorted({*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, *entries}):
         if kind not in CONFIG_MAPPING:
             what, why = "not installed", f"transformers {transformers.__version__} lacks it"
         elif kind in entries:
-            family = entries[kind]
-            placed = family.geometry not in (no_grid, cross_attended)
-            what, why = "entry" if placed else "no grid", f"{family.name}: {family.mapping}"
+            placed = any(f.geometry not in (no_grid, cross_attended) for f in entries[kind])
+            what = "entry" if placed else "no grid"
+            why = "; or ".join(f"{family.name}: {family.mapping}" for family in entries[kind])
         else:
             what, why = _without_entry(kind)
         rows.append({"type": kind, "what": what, "why": why, "needs": _NEEDS.get(kind, "")})
@@ -97,10 +101,14 @@ def types_table() -> list[dict[str, str]]:
 def _without_entry(kind: str) -> tuple[str, str]:
     if kind in REFUSED:
         return "refused", REFUSED[kind]
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # some remark on what their own defaults lack
     try:
         family_of(CONFIG_MAPPING[kind]())
     except UnsupportedModelError:
         return "refused", "its configuration names no vision tower"
+    finally:
+        logging.set_verbosity(verbosity)
     return "guessed", "a grid that painting confirms, or no grid"
 
 

@@ -121,7 +121,10 @@ function treeNode(run, explanation, graph, row, spot, tile, view) {
   }
   // In a full ring words get no more room than patches do.
   const small = !target && tile < 34;
-  const text = target ? explanation.text : clipped(run.tokens[members[0]].trim(), small ? 9 : 14);
+  // Unlike the graph, a tree does not keep words in reading order: the same word twice is numbered.
+  const which = members.length === 1 ? run.labels[members[0]].match(/ #\d+$/) : null;
+  const text = target ? explanation.text
+    : clipped(run.tokens[members[0]].trim(), small ? 9 : 14) + (which ? which[0] : "");
   const wide = textWidth(text, target) * (small ? 0.79 : 1) + (small ? 8 : 14);
   const high = small ? 19 : 26;
   const place = { x: spot.x - wide / 2, y: spot.y - high / 2, w: wide, h: high, text };

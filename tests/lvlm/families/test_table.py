@@ -94,6 +94,8 @@ def test_the_page_of_all_types_is_what_the_command_prints():
     kinds = {row["type"]: row["what"] for row in rows}
     assert set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) <= set(kinds)
     assert kinds["llava"] == "entry" and kinds["idefics2"] == "no grid"
+    why = next(row["why"] for row in rows if row["type"] == "llava")  # two families have the type
+    assert "LLaVA-1.5: one square grid" in why and "Pixtral: " in why
     assert kinds["got_ocr2"] == "guessed" and kinds["video_llava"] == "refused"
     if not is_old():
         page = Path(__file__).parents[3] / "docs" / "families.md"
