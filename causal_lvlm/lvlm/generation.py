@@ -40,7 +40,7 @@ _NOT_SAID = {
     "transformers_version",
     "use_cache",
 }
-# Recorded, but no remark: how long an answer may be is an argument of `LVLM.run`, which always holds.
+# Recorded, but no remark: how long an answer may be, the argument of `LVLM.run` decides.
 _LENGTHS = {"max_length", "max_new_tokens"}
 
 
