@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from causal_lvlm.viz.bundle import write_cases
+from causal_lvlm.viz.case import Case
+from experiments.first_light.picture import compose
+from tests.viz.fakes import fake_explanation, fake_view, summary_of
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -55,3 +60,13 @@ def test_the_text_model_example_prints_what_the_readme_shows(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out == shown
+
+
+def test_the_picture_is_put_together_from_what_the_demo_writes(tmp_path):
+    view = fake_view()
+    cases = [
+        Case(summary_of(view), [fake_explanation(view, word)], []) for word in ("red", "circle")
+    ]
+    write_cases(cases, tmp_path)
+    page = compose(tmp_path, "circle")
+    assert page.width > 420 and page.height > 420  # the scene is 420 high

@@ -1,4 +1,4 @@
-"""The README's picture: scene, graph and sentence of the demo's hallucination, side by side.
+"""The README's picture of the demo's hallucination: image set, sentence, and graph below.
 
 ``make demo`` and then ``python -m experiments.first_light.picture demo-output``
 """
@@ -10,25 +10,28 @@ from pathlib import Path
 
 from PIL import Image
 
-HEIGHT, GAP = 460, 20
+HEIGHT, GAP = 420, 20
 
 
-def compose(folder: Path) -> Image.Image:
-    """Put the three pictures of the last explained word of a demo together."""
-    names = ("patches", "pag", "prompt")
-    scene, graph, prompt = (
-        Image.open(max(folder.glob(f"*-spoon-{n}.png"))).convert("RGB") for n in names
+def compose(folder: Path, word: str = "spoon") -> Image.Image:
+    """Put three pictures of a word that the demo explained together."""
+    names = ("patches-image", "prompt", "pag")
+    scene, prompt, graph = (
+        Image.open(max(folder.glob(f"*-{word}-{n}.png"))).convert("RGB") for n in names
     )
-    scene, graph = (
-        i.resize((round(i.width * HEIGHT / i.height), HEIGHT), Image.Resampling.LANCZOS)
-        for i in (scene, graph)
-    )
-    width = max(scene.width + GAP + graph.width, prompt.width) + 2 * GAP
-    page = Image.new("RGB", (width, HEIGHT + prompt.height + 3 * GAP), "white")
+    scene = _scaled(scene, HEIGHT / scene.height)
+    width = scene.width + GAP + prompt.width
+    graph = _scaled(graph, width / graph.width)
+    page = Image.new("RGB", (width + 2 * GAP, HEIGHT + graph.height + 3 * GAP), "white")
     page.paste(scene, (GAP, GAP))
-    page.paste(graph, (2 * GAP + scene.width, GAP))
-    page.paste(prompt, (GAP, HEIGHT + 2 * GAP))
+    page.paste(prompt, (2 * GAP + scene.width, GAP + (HEIGHT - prompt.height) // 2))
+    page.paste(graph, (GAP, HEIGHT + 2 * GAP))
     return page
+
+
+def _scaled(picture: Image.Image, factor: float) -> Image.Image:
+    size = (round(picture.width * factor), round(picture.height * factor))
+    return picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def main() -> None:
