@@ -112,6 +112,8 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
         If the file cannot be written.
     """
     target = Path(path)
+    if not target.name:
+        raise OutputError(f"{os.fspath(path)!r} names no file to write; give one")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")

@@ -8,8 +8,15 @@ from typer.testing import CliRunner
 import causal_lvlm as cl
 from causal_lvlm import checks
 from causal_lvlm.cli import app
-from causal_lvlm.errors import BudgetError, CausalLVLMError, OptionError, OptionTypeError
+from causal_lvlm.errors import (
+    BudgetError,
+    CausalLVLMError,
+    OptionError,
+    OptionTypeError,
+    OutputError,
+)
 from causal_lvlm.explanation.explain import check_explain_options
+from causal_lvlm.storage import write_bytes
 from tests.explanation.fakes import FakeTrace
 
 ITEM = '{"image": null, "prompt": "what ?"}\n'
@@ -228,3 +235,23 @@ def test_messages_repeat_no_more_than_a_line_of_what_was_given():
 def test_what_was_meant_is_guessed_only_where_it_is_near(value, hint):
     said = checks.nearest(value, ("remove", "edges", "neutral", "pixels-blur", "pixels-mean"))
     assert said == (f"; did you mean {hint!r}?" if hint else "")
+
+
+def test_options_of_loading_and_running_are_of_one_kind_of_error(embedded_model):
+    """What Python refuses by itself (unknown keywords) aside, every error is of this package."""
+    for options, words in (
+        ({"dtype": "float33"}, "dtype must be"),
+        ({"device": "cudda"}, "cannot be used here"),
+        ({"device": "meta"}, "without values"),
+        ({"max_memory": "lots"}, "max_memory must be"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            cl.load_model(**options)
+    with pytest.raises(OptionTypeError, match=r"processor\.chat_template"):
+        embedded_model.run(None, "red", chat_template="{{ messages }}")
+    with pytest.raises(OptionTypeError, match="on_token must be callable"):
+        embedded_model.run(None, "red", on_token=5)
+    with pytest.raises(OptionTypeError, match="a result is an Attribution"):
+        cl.evaluate(TRACE, 0, [max], metrics=["deletion"])
+    with pytest.raises(OutputError, match="names no file to write"):
+        write_bytes("", b"")

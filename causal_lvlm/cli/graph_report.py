@@ -112,6 +112,7 @@ def summary_lines(
 _AGAIN = {
     "data": "rows drawn with replacement",
     "attention": "attention weights jittered by about {percent:g} %",
+    "target": "attention weights jittered by about {percent:g} %",
     "correlation": "correlations that as many samples could have shown",
 }
 

@@ -29,7 +29,7 @@ from causal_lvlm.rasters import DAMAGED, FORMATS
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ImageLike", "image_path", "open_image", "open_images"]
+__all__ = ["ImageLike", "frames_remark", "image_path", "open_image", "open_images"]
 
 ImageLike: TypeAlias = (
     "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | npt.NDArray[Any] | torch.Tensor"
@@ -66,7 +66,8 @@ def open_image(image: ImageLike) -> Image.Image:
     Returns
     -------
     PIL.Image.Image
-        Mode ``RGB``.
+        Mode ``RGB``; the first frame of several, whose number is in ``info["frames"]``. Photographs
+        with another one beside them (MPO, as phones make them) count as one.
 
     Raises
     ------
@@ -92,9 +93,20 @@ def open_image(image: ImageLike) -> Image.Image:
     if min(opened.size) < 1:
         raise ImageError(f"the image has no pixels: its size is {opened.size}")
     try:
-        return _to_rgb(ImageOps.exif_transpose(opened))
+        frames = 1 if opened.format == "MPO" else int(getattr(opened, "n_frames", 1))
+        upright = _to_rgb(ImageOps.exif_transpose(opened))
     except DAMAGED as error:
         raise ImageError(f"the image cannot be decoded ({error}); save it again as PNG") from error
+    upright.info = {"frames": frames}
+    return upright
+
+
+def frames_remark(image: Image.Image) -> str | None:
+    """Return a sentence about frames that `open_image` left out; None without any."""
+    frames = image.info.get("frames", 1)
+    if frames < 2:
+        return None
+    return f"only the first of the picture's {frames} frames (or pages) was used"
 
 
 def image_path(given: str | os.PathLike[str]) -> Path:

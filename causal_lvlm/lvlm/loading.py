@@ -22,7 +22,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from causal_lvlm.errors import ModelMemoryError, UnsupportedModelError, quoted, readable
+from causal_lvlm.errors import (
+    ModelMemoryError,
+    OptionError,
+    UnsupportedModelError,
+    quoted,
+    readable,
+)
 from causal_lvlm.lvlm.families import Family, family_of
 from causal_lvlm.lvlm.given import check_complete, check_type, check_use, pair
 from causal_lvlm.lvlm.memory import available_memory, gigabytes, parse_memory
@@ -300,12 +306,12 @@ def _device(device: str | torch.device, embedded: bool) -> torch.device:
             wanted = torch.device(device)
             torch.empty(0, device=wanted)  # proves that it is there before gigabytes are read
         except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-            first = str(error).splitlines()[0]
-            raise ValueError(
+            first = str(error).splitlines()[0].split(". ")[0]
+            raise OptionError(
                 f"device {quoted(device)} cannot be used here: {readable(first)}; try device='cpu'"
             ) from error
         if wanted.type == "meta":
-            raise ValueError("the device 'meta' holds shapes without values; try device='cpu'")
+            raise OptionError("the device 'meta' holds shapes without values; try device='cpu'")
         return wanted
     return torch.device("cuda" if torch.cuda.is_available() and not embedded else "cpu")
 
@@ -316,7 +322,7 @@ def _dtype(dtype: str | torch.dtype, device: torch.device, embedded: bool) -> st
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     # Formats of one byte only store weights; nothing is computed in them.
     if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2:
-        raise ValueError(
+        raise OptionError(
             "dtype must be 'auto' or a floating-point format such as 'float32', "
             f"got {quoted(dtype)}"
         )

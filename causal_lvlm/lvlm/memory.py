@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from causal_lvlm.errors import quoted
+from causal_lvlm.errors import OptionError, quoted
 
 if TYPE_CHECKING:
     from causal_lvlm.lvlm.prepared import Prepared
@@ -53,7 +53,7 @@ def parse_memory(value: int | str | None) -> int | None:
         number, unit, binary = found.groups()
         n_bytes = int(float(number) * (_BINARY if binary and unit else _UNITS)[unit.lower()])
     if n_bytes < 1:
-        raise ValueError(
+        raise OptionError(
             f"max_memory must be a number of bytes or a text such as '2GB' or '512MiB', got "
             f"{quoted(value)}"
         )

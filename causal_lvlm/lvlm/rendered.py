@@ -86,7 +86,7 @@ def find_rendered(processor: Any, prompt: str, placeholder: str) -> Rendered | N
     if start is None and special and prompt.startswith(specials, at):
         start = _end(openings.search(prompt, at))
     if start is None:
-        start = _after_a_bare_system(prompt, at, marks, endings)
+        start = _after_a_bare_system(prompt, at, marks, None if special else endings)
     if start is None:
         return None
     spans: list[Span] = []
@@ -120,12 +120,17 @@ def _first_words(prompt: str, at: int, marks: _Marks) -> int | None:
 
 
 def _after_a_bare_system(
-    prompt: str, at: int, marks: _Marks, endings: re.Pattern[str]
+    prompt: str, at: int, marks: _Marks, endings: re.Pattern[str] | None
 ) -> int | None:
-    """Return where the first words begin where nothing marks the system prompt before them."""
+    """Return where the first words begin where nothing marks the system prompt before them.
+
+    Without a special token in the mark of the user's turn, there must be an ending as well.
+    """
     bare = [rest for start, rest in marks.systems if not start.strip()]
     begin = _end(_any_of(bare).search(prompt, at))
-    return None if begin is None or endings.search(prompt, begin) is None else begin
+    if begin is not None and endings is not None and endings.search(prompt, begin) is None:
+        return None
+    return begin
 
 
 def _special_tokens(tokenizer: Any) -> tuple[str, ...]:

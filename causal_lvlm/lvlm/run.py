@@ -20,9 +20,16 @@ from typing import Any
 import torch
 
 from causal_lvlm.checks import check_text, whole_number
-from causal_lvlm.errors import EmptyAnswerError, ImageError, PromptError, SelfCheckError
+from causal_lvlm.errors import (
+    EmptyAnswerError,
+    ImageError,
+    OptionTypeError,
+    PromptError,
+    SelfCheckError,
+    quoted,
+)
 from causal_lvlm.lvlm.generation import answer_text, generate, own_settings, settings_remark
-from causal_lvlm.lvlm.images import ImageLike, open_images
+from causal_lvlm.lvlm.images import ImageLike, frames_remark, open_images
 from causal_lvlm.lvlm.layout import build_layout
 from causal_lvlm.lvlm.length import check_length
 from causal_lvlm.lvlm.model import LVLM
@@ -52,9 +59,14 @@ def run(
     max_new_tokens = whole_number("max_new_tokens", max_new_tokens, 1)
     seed = None if seed is None else whole_number("seed", seed, 0)
     if on_token is not None and not callable(on_token):
-        raise TypeError(
+        raise OptionTypeError(
             "on_token must be callable as on_token(token_id, text), or None, got "
             f"{type(on_token).__name__}"
+        )
+    if chat_template not in (None, True, False):
+        raise OptionTypeError(
+            f"chat_template must be True, False or None, got {quoted(chat_template)}; a template "
+            "of your own is set on the processor: processor.chat_template = ..."
         )
     if isinstance(prompt, str):
         check_text("the prompt", prompt, PromptError)
@@ -117,6 +129,7 @@ def run(
             raise SelfCheckError(message)
         warnings.warn(message, stacklevel=3)  # points at the caller of LVLM.run
     settings = own_settings(lvlm)
+    remarks = (settings_remark(settings), placed.remark, *map(frames_remark, pictures))
     return Trace(
         prompt=rendered.text,
         answer=answer_text(lvlm, said.token_ids[n_prompt:]),
@@ -135,7 +148,7 @@ def run(
             "decoding": "greedy",
             "finished": said.finished,
             "set_aside": settings,
-            "remarks": [r for r in (settings_remark(settings), placed.remark) if r],
+            "remarks": [r for r in remarks if r],
             "seed": seed,
             "dtype": str(lvlm.dtype).removeprefix("torch."),
             "device": str(lvlm.device),

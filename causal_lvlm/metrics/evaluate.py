@@ -299,7 +299,7 @@ def _entry(case: Case, result: Any) -> _Entry:
             defaults={"mode": result.mode},
             without_set="" if members is not None else str(result.outcome),
         )
-    raise TypeError(
+    raise OptionTypeError(
         "a result is an Attribution, an Explanation, or (name, scores over units or set of "
         f"units), got {type(result).__name__}"
     )

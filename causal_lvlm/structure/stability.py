@@ -247,7 +247,7 @@ def saved_runs(value: Mapping[str, Any], n: int) -> dict[str, Any]:
             "runs": whole(1),
             "incomplete_runs": whole(0),
             "parameters": settings(
-                kind=text, seed=whole(None, None), jitter=maybe(number(0.0)),
+                kind=choice(*KINDS, "target"), seed=whole(None, None), jitter=maybe(number(0.0)),
             ),
             "versions": table(text),
             "names": maybe(many(text, length=n)),

@@ -17,7 +17,7 @@ from PIL import Image
 from causal_lvlm.app import uploads
 from causal_lvlm.errors import ImageError
 from causal_lvlm.lvlm import images
-from causal_lvlm.lvlm.images import open_image, open_images
+from causal_lvlm.lvlm.images import frames_remark, open_image, open_images
 from causal_lvlm.rasters import FORMATS
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
@@ -130,6 +130,17 @@ def test_streams_without_position():
 def test_what_is_no_picture(picture, words):
     with pytest.raises(ImageError, match=words):
         open_image(picture)
+
+
+@pytest.mark.parametrize("form", ["GIF", "TIFF", "PNG", "WEBP"])
+def test_frames_that_are_left_out_are_said(form):
+    first, second = Image.new("RGB", (9, 9), "red"), Image.new("RGB", (9, 9), "blue")
+    stream = io.BytesIO()
+    first.save(stream, form, save_all=True, append_images=[second])
+    opened = open_image(stream)
+    assert opened.getpixel((4, 4))[0] > 200
+    assert "first of the picture's 2 frames" in frames_remark(opened)
+    assert frames_remark(open_image(first)) is None
 
 
 def test_files_that_cannot_be_read_any_more(tmp_path):

@@ -76,6 +76,13 @@ TEMPLATES: dict[str, tuple[str, tuple[str, ...]]] = {
         "{% if add_generation_prompt %}<|assistant|>{% endif %}",
         _MARKS,
     ),
+    "a bare system prompt": (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}"
+        "{% else %}<|{{ m['role'] }}|>{{ m['content'] }}{% endif %}"
+        "{% if m['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+        _MARKS,
+    ),
     "a line break ends a turn": (
         "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}\n"
         "{% if m['role'] == 'assistant' %}{{ eos_token + '\n' }}{% endif %}{% endfor %}"
