@@ -343,6 +343,7 @@ def test_bad_arguments(table, arguments, part):
         ("a,b\n1,7\n2,7\n3,7\n4,7\n", "constant columns (they have no correlation): 'b'"),
         ("a,b\n1,2\n2,4\n3,6\n5,10\n", "'b' (as 'a')"),
         ("a,b\n1,2\n2,4\n3,5\n", "3 usable rows"),
+        ("a,b\n1,2\n", "1 usable row (samples)"),
         (b"\xff\xfea", "UTF-8"),
     ],
 )

@@ -89,9 +89,10 @@ def correlation_from_data(
     notes = list(table.notes)
     values = _finite_rows(table, drop, notes)
     if len(values) < FEWEST_SAMPLES:
+        rows = "row" if len(values) == 1 else "rows"
         raise SampleSizeError(
-            f"the table has {len(values)} usable rows (samples) and {values.shape[1]} columns; at "
-            f"least {FEWEST_SAMPLES} samples are needed. Are samples in rows?"
+            f"the table has {len(values)} usable {rows} (samples) and {values.shape[1]} columns; "
+            f"at least {FEWEST_SAMPLES} samples are needed. Are samples in rows?"
         )
     unit, constant = _standardised(values)
     if constant:
