@@ -44,6 +44,12 @@ def run(arguments, **environment):
 
 @pytest.mark.skipif(not JIT, reason="needs compiled kernels")
 def test_one_signature_each():
+    """In a process of its own: other tests call kernels with types that learning never uses."""
+    done = run(["-c", "from tests.kernels import test_jit; test_jit.check_one_signature_each()"])
+    assert done.returncode == 0, done.stderr
+
+
+def check_one_signature_each():
     """`warm_up` compiles what learning uses: once, and all of it."""
     kernels.warm_up()
     modules = (

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 import causal_lvlm as cl
-from causal_lvlm.errors import CaptureError
+from causal_lvlm.errors import CaptureError, UnsupportedModelError
 from causal_lvlm.lvlm import LVLM
 from tests.lvlm.helpers import PROMPT, noise_image, random_masks
 from tests.lvlm.test_evaluate import dropped_by_hand, merged_embeddings, target_log_probs
@@ -232,13 +232,16 @@ def test_removal_is_what_it_says_on_every_decoder(case):
     assert np.ptp(expected) > 0.05
 
 
-def test_the_run_time_check_finds_the_way_that_does_not_hold(case):
+def test_the_way_that_does_not_hold_is_refused_or_found_at_run_time(case):
     name, trace, _, _ = case
     keep = random_masks(trace, trace.target(2), 6)
-    wrong = "block" if name in HYBRIDS else "drop"
-    with pytest.warns(UserWarning, match=rf"masking by '{wrong}' differs"):
+    if name in HYBRIDS:  # nothing can be hidden in layers without attention: refused, not run
+        with pytest.raises(UnsupportedModelError, match="without attention"):
+            trace.evaluate(keep, 2, backend="block")
+        return
+    with pytest.warns(UserWarning, match="masking by 'drop' differs"):
         fresh = LVLM(*make(name)).run(noise_image(), PROMPT, max_new_tokens=4)
-        assert not fresh.evaluate(keep, 2, backend=wrong).check.agrees
+        assert not fresh.evaluate(keep, 2, backend="drop").check.agrees
 
 
 def test_an_explanation_is_found(case):

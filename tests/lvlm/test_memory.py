@@ -138,7 +138,7 @@ def test_what_is_kept_for_a_trace_goes_with_it():
     trace.attention()
     trace.evaluate(random_masks(trace, trace.target(1), 4), 1)
     prepared = weakref.ref(trace.prepared)
-    query = weakref.ref(next(iter(capture._kept[trace.prepared].values())).query)
+    query = weakref.ref(next(iter(capture._kept[trace.prepared][1].values())).query)
     del trace
     gc.collect()
     assert prepared() is None and query() is None

@@ -311,7 +311,7 @@ def test_pictures_are_written_by_suffix(tmp_path):
     with pytest.raises(OutputError, match=r"\.png, \.svg, \.pdf"):
         draw_difference(PAG7, PAG7, path=tmp_path / "a.jpg")
     with pytest.raises(OutputError, match="cannot write"):
-        draw_structure(PAG7, path=tmp_path / "missing" / "a.png")
+        draw_structure(PAG7, path=tmp_path / "a.pdf" / "a.png")  # a file is no folder
 
 
 def test_bad_arguments_are_refused():
