@@ -132,6 +132,7 @@ def test_an_item_that_fails_is_kept_and_tried_again_on_request(three, tmp_path):
     assert len(out.read_text(encoding="utf-8").splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_processes_and_a_limit_then_the_rest_give_the_same_results(three, tmp_path):
     one, two = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
     assert invoke(three, *CHEAP, "--out", one).exit_code == 0
@@ -141,6 +142,7 @@ def test_processes_and_a_limit_then_the_rest_give_the_same_results(three, tmp_pa
     assert plain(one) == plain(two)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_and_gives_what_an_undisturbed_one_gives(tmp_path):
     image, count = str(SAMPLES / "colour.png"), 30
     items = [{"image": image, "prompt": "what color is the star?", "id": f"{k:02}"}

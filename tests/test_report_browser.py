@@ -506,6 +506,7 @@ def test_a_run_without_an_image_speaks_of_words_only(browser, tmp_path):
             assert "patch" not in text and "image" not in text, name
 
 
+@pytest.mark.slow
 def test_a_page_of_576_patches_is_small_and_opens_at_once(browser, tmp_path):
     view = large_view()
     target = resolve_target(view.layout, "spoon")

@@ -131,6 +131,7 @@ class Window:
         assert strangers == []
 
 
+@pytest.mark.slow
 def test_a_person_asks_picks_a_token_masks_compares_and_exports(running, browser, tmp_path):
     window = Window(browser, running.url)
     page = window.page
@@ -255,6 +256,7 @@ def test_the_graph_the_tree_and_the_radius_stand_in_the_causal_tab(running, brow
     window.close(running)
 
 
+@pytest.mark.slow
 def test_two_prompts_and_two_pictures_are_compared_by_clicks(running, browser, tmp_path):
     window = Window(browser, running.url)
     page = window.page
@@ -353,6 +355,7 @@ def test_painting_over_a_region_changes_what_the_model_is_asked(running, browser
     window.close(running)
 
 
+@pytest.mark.slow
 def test_two_windows_at_once_do_not_disturb_each_other(running, browser):
     first, second = Window(browser, running.url), Window(browser, running.url)
     for window, name in ((first, "caption"), (second, "count")):
@@ -604,6 +607,7 @@ def test_it_listens_on_this_machine_alone(running):
             socket.create_connection((address, port), timeout=2).close()
 
 
+@pytest.mark.slow
 def test_ten_programs_ask_at_once_and_each_gets_its_own_answer(running, samples):
     client = pytest.importorskip("gradio_client")
     names = list(samples)

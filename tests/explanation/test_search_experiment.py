@@ -98,6 +98,7 @@ def test_before_a_set_is_found_all_units_count():
     assert summary.mean_curve(rows, "joint", "a", [1, 3, 5]) == [5.5, 2.5, 1.5]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (HERE / "results" / "config.json").exists(), reason="not run yet")
 def test_the_page_and_the_table_say_what_the_saved_lines_say():
     rows, config = page.load(HERE / "results")

@@ -37,6 +37,7 @@ def test_hash_depends_on_every_source(tmp_path):
     assert len({before, edited, source_hash(tmp_path)}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not JIT, reason="needs compiled kernels")
 def test_an_edit_in_another_file_is_noticed(tmp_path):
     """`order_one_sequential` calls `partial_correlation` in partial.py: edit only that file."""

@@ -42,6 +42,7 @@ def run(arguments, **environment):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not JIT, reason="needs compiled kernels")
 def test_one_signature_each():
     """In a process of its own: other tests call kernels with types that learning never uses."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
+import pytest
 from causal_kernels import complete_selection, complete_tails, orient
 from causal_kernels.orientation import CONFLICT
 from hypothesis import given
@@ -62,6 +63,7 @@ def test_any_marks(seed, n):
     compare(rng, marks, random_claims(rng, marks))
 
 
+@pytest.mark.slow
 @examples(EXAMPLES // 2)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(7, 10))
 def test_circles_only(seed, n):
@@ -71,6 +73,7 @@ def test_circles_only(seed, n):
     compare(rng, marks, random_claims(rng, marks))
 
 
+@pytest.mark.slow
 @examples(2 * EXAMPLES)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 9), simultaneous=st.booleans())
 def test_knowledge(seed, n, simultaneous):

@@ -90,7 +90,7 @@ def fail_above(model, most, error):
     ids=lambda e: type(e).__name__,
 )
 @pytest.mark.parametrize("backend", ["drop", "block"])
-@pytest.mark.parametrize("masking", ["remove", "neutral"])
+@pytest.mark.parametrize("masking", ["remove", pytest.param("neutral", marks=pytest.mark.slow)])
 def test_running_out_halves_the_batch_and_goes_on(traced, error, backend, masking, caplog):
     trace, keep = traced
     plain = trace.evaluate(keep, 2, backend=backend, masking=masking)
@@ -105,6 +105,7 @@ def test_running_out_halves_the_batch_and_goes_on(traced, error, backend, maskin
     assert "memory ran out with" in caplog.text
 
 
+@pytest.mark.slow
 def test_one_row_that_does_not_fit_is_said_with_a_size(traced):
     trace, keep = traced
     trace.evaluate(keep, 2)

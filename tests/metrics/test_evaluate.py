@@ -187,6 +187,7 @@ def traced(embedded_model):
     return model.run(sample.image_path, sample.prompt)
 
 
+@pytest.mark.slow
 def test_on_the_embedded_model_real_maps_beat_chance_and_the_set_is_valid(traced):
     units = Case(traced, 0).units
     relevancy = attribute(traced, 0, "relevancy")

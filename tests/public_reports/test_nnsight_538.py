@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 
+import pytest
 import torch
 
 import causal_lvlm as cl
@@ -22,6 +23,7 @@ def tensors() -> int:
     return sum(isinstance(found, torch.Tensor) for found in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_repeated_explanations_leave_nothing_behind():
     lvlm = LVLM(*tiny_llava(seed=8))
 

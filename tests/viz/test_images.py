@@ -220,7 +220,9 @@ def test_one_image_is_drawn_as_it_always_was():
 # -- with models --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["text_llama", "llava_next", "mllama"])
+@pytest.mark.parametrize(
+    "name", ["text_llama", pytest.param("llava_next", marks=pytest.mark.slow), "mllama"]
+)
 def test_real_traces_are_reported(tmp_path, name):
     families = pytest.importorskip("tests.lvlm.families.tiny")
     from tests.lvlm.helpers import noise_image
