@@ -67,8 +67,9 @@ def setup(summary: dict[str, Any], config: dict[str, Any]) -> str:
     return (
         f"{summary['targets']} held-out targets, one a scene ({config['wrong_answers']} wrong "
         f"answers left out, seed {config['seed']}); {summary['with_objects']} rest on objects that "
-        f"are there, of which {row['not_maskable']} do not change when the whole image is masked, "
-        f"and {summary['placed']} have a verified image set. `explain` with its defaults and at "
+        f"are there, of which {summary['placed']} have a verified image set; of the others "
+        f"{row['not_maskable']} do not change when the whole image is masked, nor when a part that "
+        f"was tried is. `explain` with its defaults and at "
         f"most {config['max_runs']} model runs for all scopes ({row['runs']:.0f} used on average)."
     )
 
