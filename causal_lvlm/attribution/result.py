@@ -258,12 +258,23 @@ class Attribution:
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the attribution to a JSON file and return its path; raises `OutputError`."""
+        """Write the attribution to a JSON file and return its path; raises `OutputError`.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Of the JSON file.
+        """
         return write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attribution:
         """Read what `save` wrote, now or before some of the fields were there.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A file that `save` wrote.
 
         Raises
         ------

@@ -326,6 +326,11 @@ class Explanation:
 
         The separating sets of large graphs go to a ``.npz`` of the same name beside it.
 
+        Parameters
+        ----------
+        path : str or path-like
+            Of the JSON file.
+
         Raises
         ------
         OutputError
@@ -350,6 +355,11 @@ class Explanation:
     def load(cls, path: str | os.PathLike[str]) -> Explanation:
         """Read an explanation saved by `save`.
 
+        Parameters
+        ----------
+        path : str or path-like
+            A file that `save` wrote.
+
         Raises
         ------
         OutputError
@@ -364,6 +374,11 @@ class Explanation:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Explanation:
         """Invert `to_dict`.
+
+        Parameters
+        ----------
+        value : dict
+            What `to_dict` returned.
 
         Raises
         ------

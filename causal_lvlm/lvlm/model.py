@@ -239,6 +239,10 @@ class LVLM:
         Layers without attention (linear, convolution) do not count. ``"global"`` is the last one
         that looks at the whole sequence, in a model where some look at a window only.
 
+        Parameters
+        ----------
+        layers : sequence of int, or str
+
         Raises
         ------
         IndexError
@@ -265,6 +269,11 @@ class LVLM:
 
     def layer_remark(self, layer: int) -> str | None:
         """Say so if a layer looks at a window of the sequence only; None if it sees all of it.
+
+        Parameters
+        ----------
+        layer : int or str
+            As in `Trace.attention`.
 
         Raises
         ------
@@ -320,6 +329,11 @@ class LVLM:
 
         With our attention function, in evaluation mode (see `state`), uncompiled, a small model on
         one thread.
+
+        Parameters
+        ----------
+        tower : bool
+            Also in the vision tower.
         """
         parts = self._current_parts()
         alone = one_thread(self.is_tiny and self.device.type == "cpu")
@@ -335,7 +349,12 @@ class LVLM:
             yield
 
     def pixels(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
-        """Send images through the model's image processor."""
+        """Send images through the model's image processor.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+        """
         inputs = self.processor.image_processor(images=images, return_tensors="pt")
         if "pixel_values" not in inputs:
             raise UnsupportedModelError(
@@ -536,11 +555,21 @@ class LVLM:
         return randomised(self, n_layers, seed=seed, head=head)
 
     def token_text(self, token_id: int) -> str:
-        """Return a token as a person would read it, with the leading space it carries."""
+        """Return a token as a person would read it, with the leading space it carries.
+
+        Parameters
+        ----------
+        token_id : int
+        """
         return token_text(self.tokenizer, int(token_id))
 
     def token_id(self, token: int | str) -> int:
         """Return the id of a token given by id or text (the first token of the text).
+
+        Parameters
+        ----------
+        token : int or str
+            An id, or text whose first token is meant.
 
         Raises
         ------

@@ -118,6 +118,11 @@ class Trace(ProbeVerbs):
     def attach(self, model: LVLM) -> Trace:
         """Give the trace a model to ask; returns the trace itself.
 
+        Parameters
+        ----------
+        model : LVLM
+            The model that made the trace.
+
         Raises
         ------
         SelfCheckError
@@ -181,6 +186,11 @@ class Trace(ProbeVerbs):
         See `causal_lvlm.lvlm.blocking`. Blocking a blocked trace blocks both; the positions stand
         in ``parameters["blocked"]``.
 
+        Parameters
+        ----------
+        positions : sequence of int
+            Indices in the sequence.
+
         Raises
         ------
         ValueError
@@ -210,7 +220,14 @@ class Trace(ProbeVerbs):
     # -- verbs --------------------------------------------------------------------------------
 
     def target(self, target: TargetLike) -> Target:
-        """Find the generated tokens meant by a word, index, slice or function."""
+        """Find the generated tokens meant by a word, index, slice or function.
+
+        Parameters
+        ----------
+        target : str, int, slice, callable or Target
+            A word of the answer, the number of a generated token from 0, several of them, or
+            what picks them.
+        """
         return resolve_target(self.layout, target)
 
     def attention(self, layers: int | str | Sequence[int | str] = (-1,)) -> Float32Array:
@@ -276,7 +293,7 @@ class Trace(ProbeVerbs):
         batch_size: int | None = None,
         max_memory: int | str | None = None,
     ) -> Evaluation:
-        """Ask the model for the target again under masks; see `causal_lvlm.lvlm.evaluate`."""
+        """Ask the model for the target again under masks; see `causal_lvlm.lvlm.evaluate.evaluate`."""
         from causal_lvlm.lvlm.evaluate import evaluate
 
         return evaluate(
@@ -336,15 +353,31 @@ class Trace(ProbeVerbs):
         return self.model.layer_indices("global")[0]
 
     def layer_remark(self, layer: int) -> str | None:
-        """Say so if a layer looks at a window of the sequence only; None if it sees all of it."""
+        """Say so if a layer looks at a window of the sequence only; None if it sees all of it.
+
+        Parameters
+        ----------
+        layer : int or str
+            As in `attention`.
+        """
         return self.model.layer_remark(layer)
 
     def token_id(self, text: str) -> int:
-        """Return the id of the first token of a word, as the model would generate it."""
+        """Return the id of the first token of a word, as the model would generate it.
+
+        Parameters
+        ----------
+        text : str
+        """
         return self.model.token_id(text)
 
     def token_text(self, token_id: int) -> str:
-        """Return the text of any token of the vocabulary."""
+        """Return the text of any token of the vocabulary.
+
+        Parameters
+        ----------
+        token_id : int
+        """
         return self.model.token_text(token_id)
 
     def _repr_html_(self) -> str:
@@ -390,12 +423,23 @@ class Trace(ProbeVerbs):
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the trace as JSON, the image embedded; raises `OutputError` if it cannot."""
+        """Write the trace as JSON, the image embedded; raises `OutputError` if it cannot.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Of the JSON file.
+        """
         return write_json(path, self.to_dict())
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Trace:
         """Invert `to_dict`; the result has no model.
+
+        Parameters
+        ----------
+        value : dict
+            What `to_dict` returned.
 
         Raises
         ------
@@ -417,6 +461,11 @@ class Trace(ProbeVerbs):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
         """Read a saved trace; it renders and reports, and can be attached to its model.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A file that `save` wrote.
 
         Raises
         ------

@@ -60,6 +60,15 @@ def to_networkx(
     ``"tail"``, ``kind``, such as ``"o->"``, and ``confidence`` where it is known. Nodes are
     integers with an attribute ``label``. The graph has an attribute ``kind``.
 
+    Parameters
+    ----------
+    pag : PAG
+    labels : sequence of str, optional
+        Names of the nodes; their numbers by default.
+    confidence : ndarray, shape (N, N), or EdgeStability, optional
+        Written at every edge.
+    kind : {"pag", "cpdag"}
+
     Raises
     ------
     StructureError
@@ -136,6 +145,15 @@ def to_dot(
     """Return the graph in Graphviz's DOT language, with both marks of every edge drawn.
 
     Confidence becomes the width of a line, its label and its tooltip.
+
+    Parameters
+    ----------
+    pag : PAG
+    labels : sequence of str, optional
+        Names of the nodes; their numbers by default.
+    confidence : ndarray, shape (N, N), or EdgeStability, optional
+        Written at every edge.
+    kind : {"pag", "cpdag"}
     """
     graph = to_networkx(pag, labels, confidence=confidence, kind=kind)
     lines = [f"digraph {kind} {{", "  edge [dir=both];"]
@@ -166,6 +184,17 @@ def to_graphml(
 ) -> str | Path:
     """Return GraphML text, or write it to ``path`` and return that.
 
+    Parameters
+    ----------
+    pag : PAG
+    path : str or path-like, optional
+        Where to write; the text is returned without one.
+    labels : sequence of str, optional
+        Names of the nodes; their numbers by default.
+    confidence : ndarray, shape (N, N), or EdgeStability, optional
+        Written at every edge.
+    kind : {"pag", "cpdag"}
+
     Raises
     ------
     OutputError
@@ -188,7 +217,17 @@ def to_dict(
     confidence: Any = None,
     kind: str = "pag",
 ) -> dict[str, Any]:
-    """Return nodes with labels and edges with marks (at either end) as plain lists."""
+    """Return nodes with labels and edges with marks (at either end) as plain lists.
+
+    Parameters
+    ----------
+    pag : PAG
+    labels : sequence of str, optional
+        Names of the nodes; their numbers by default.
+    confidence : ndarray, shape (N, N), or EdgeStability, optional
+        Written at every edge.
+    kind : {"pag", "cpdag"}
+    """
     check_kind(pag, kind)
     values = check_confidence(pag, confidence)
     listed = []
@@ -259,5 +298,15 @@ def to_json(
     confidence: Any = None,
     kind: str = "pag",
 ) -> str:
-    """Return `to_dict` as JSON text."""
+    """Return `to_dict` as JSON text.
+
+    Parameters
+    ----------
+    pag : PAG
+    labels : sequence of str, optional
+        Names of the nodes; their numbers by default.
+    confidence : ndarray, shape (N, N), or EdgeStability, optional
+        Written at every edge.
+    kind : {"pag", "cpdag"}
+    """
     return json.dumps(to_dict(pag, labels, confidence=confidence, kind=kind), ensure_ascii=False)

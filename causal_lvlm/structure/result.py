@@ -176,6 +176,11 @@ class LearnedStructure:
         None if they are adjacent, or if nothing separated them and background knowledge forbade
         the edge (`unseparated`).
 
+        Parameters
+        ----------
+        i, j : int
+            Nodes, in either order.
+
         Raises
         ------
         StructureError
@@ -211,6 +216,11 @@ class LearnedStructure:
         Of a pair without an edge that is the p-value of its separating set, or of an even better
         one of another size.
 
+        Parameters
+        ----------
+        i, j : int
+            Nodes, in either order.
+
         Raises
         ------
         StructureError
@@ -224,6 +234,11 @@ class LearnedStructure:
 
         Of an edge that is the weakest of the dependences that kept it.
 
+        Parameters
+        ----------
+        i, j : int
+            Nodes, in either order.
+
         Raises
         ------
         StructureError
@@ -234,6 +249,11 @@ class LearnedStructure:
 
     def tests_of(self, i: int, j: int) -> int:
         """Return the number of CI tests of two nodes that gave an answer.
+
+        Parameters
+        ----------
+        i, j : int
+            Nodes, in either order.
 
         Raises
         ------
@@ -250,21 +270,47 @@ class LearnedStructure:
         return pair_index(self.n_nodes, low, high), self.evidence
 
     def to_networkx(self, confidence: Any = None) -> nx.DiGraph:
-        """Return the graph with its names, see `causal_lvlm.structure.export.to_networkx`."""
+        """Return the graph with its names, see `causal_lvlm.structure.export.to_networkx`.
+
+        Parameters
+        ----------
+        confidence : ndarray, shape (N, N), or EdgeStability, optional
+            Written at every edge.
+        """
         return export.to_networkx(self.pag, self.names, confidence=confidence, kind=self.kind)
 
     def to_dot(self, confidence: Any = None) -> str:
-        """Return DOT text with names, see `causal_lvlm.structure.export.to_dot`."""
+        """Return DOT text with names, see `causal_lvlm.structure.export.to_dot`.
+
+        Parameters
+        ----------
+        confidence : ndarray, shape (N, N), or EdgeStability, optional
+            Written at every edge.
+        """
         return export.to_dot(self.pag, self.names, confidence=confidence, kind=self.kind)
 
     def to_graphml(
         self, path: str | os.PathLike[str] | None = None, confidence: Any = None
     ) -> str | Path:
-        """Return or write GraphML with names, see `causal_lvlm.structure.export.to_graphml`."""
+        """Return or write GraphML with names, see `causal_lvlm.structure.export.to_graphml`.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Where to write; the text is returned without one.
+        confidence : ndarray, shape (N, N), or EdgeStability, optional
+            Written at every edge.
+        """
         return export.to_graphml(self.pag, path, self.names, confidence=confidence, kind=self.kind)
 
     def to_dict(self, confidence: Any = None) -> dict[str, Any]:
-        """Return nodes and edges with names, see `causal_lvlm.structure.export.to_dict`."""
+        """Return nodes and edges with names, see `causal_lvlm.structure.export.to_dict`.
+
+        Parameters
+        ----------
+        confidence : ndarray, shape (N, N), or EdgeStability, optional
+            Written at every edge.
+        """
         return export.to_dict(self.pag, self.names, confidence=confidence, kind=self.kind)
 
     def summary(self) -> dict[str, Any]:
@@ -295,6 +341,11 @@ class LearnedStructure:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write ``path`` (JSON) and, beside it, the arrays (same name, ``.npz``).
 
+        Parameters
+        ----------
+        path : str or path-like
+            Of the JSON file; the arrays get its name with ``.npz``.
+
         Raises
         ------
         OutputError
@@ -317,6 +368,11 @@ class LearnedStructure:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LearnedStructure:
         """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A JSON file that `save` wrote, its arrays beside it.
 
         Raises
         ------
