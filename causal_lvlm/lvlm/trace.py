@@ -293,7 +293,7 @@ class Trace(ProbeVerbs):
         batch_size: int | None = None,
         max_memory: int | str | None = None,
     ) -> Evaluation:
-        """Ask the model for the target again under masks; see `causal_lvlm.lvlm.evaluate.evaluate`."""
+        """Ask for the target again under masks; see `causal_lvlm.lvlm.evaluate.evaluate`."""
         from causal_lvlm.lvlm.evaluate import evaluate
 
         return evaluate(
