@@ -313,3 +313,15 @@ def test_texts_of_a_saved_file_are_escaped_in_the_page(tmp_path, value):
     cases, _ = read_results([path])
     page = report_cases(cases, tmp_path / "page.html").read_text(encoding="utf-8")
     assert evil not in page and "&lt;script&gt;" in page
+
+
+def test_what_was_resampled_is_one_of_the_known_kinds(files):
+    path = files["edge-stability"][0]
+    whole = path.read_text()
+    value = json.loads(whole)
+    try:
+        path.write_text(damage.dumps(damage.changed(value, ("parameters", "kind"), "replace", "x")))
+        with pytest.raises(OutputError, match=r"parameters\.kind"):
+            damage.read_stability(path)
+    finally:
+        path.write_text(whole)
