@@ -33,6 +33,7 @@ from causal_lvlm.lvlm.tiles import (
     row_column_tiles,
     square,
 )
+from causal_lvlm.lvlm.views import lfm2_tiles, molmo_views, perception_tiles
 
 __all__ = ["FAMILIES", "REFUSED", "TEXT", "Family", "family_of", "family_table", "supported_types"]
 
@@ -241,6 +242,42 @@ FAMILIES: tuple[Family, ...] = (
         "<|header_start|>assistant<|header_end|>\n\n",
         masking="remove (block alone: chunks count tokens), edges, neutral, pixels",
         processor="the real processor; its image processor by hand (needs torchvision)",
+    ),
+    _tested(
+        name="LFM2-VL",
+        model_types=("lfm2_vl",),
+        mapping="tiles, then the whole image; some layers of convolution",
+        geometry=lfm2_tiles,
+        plain_frame=_CHATML.format(image="{placeholder}"),
+        masking="remove (drop alone: layers of convolution), neutral, pixels",
+        processor="the real processor; torchvision's resizing by torch",
+    ),
+    _tested(
+        name="Molmo 2",
+        model_types=("molmo2",),
+        mapping="whole image, then a finer canvas of it, 2 x 2 patches pooled; images look ahead",
+        geometry=molmo_views,
+        plain_frame="{placeholder}<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n",
+        processor="the real processor; torchvision's resizing by torch",
+        oldest="5.23.0",
+    ),
+    _tested(
+        name="PerceptionLM",
+        model_types=("perception_lm",),
+        mapping="whole image, then its tiles; 2 x 2 patches pooled",
+        geometry=perception_tiles,
+        plain_frame="<|start_header_id|>user<|end_header_id|>\n\n{placeholder}{prompt}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        processor="the real processor; torchvision's resizing by torch; CLIP's tower for timm's",
+    ),
+    _tested(
+        name="Gemma 3n",
+        model_types=("gemma3n",),
+        mapping="one square grid, row by row",
+        geometry=square,
+        plain_frame=_GEMMA_FRAME,
+        masking="remove (block alone: windows count tokens), edges, neutral, pixels",
+        processor="the real processor; a ConvNeXt tower in place of timm's",
     ),
     _tested(
         name="FastVLM",

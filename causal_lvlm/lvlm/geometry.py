@@ -24,7 +24,7 @@ import numpy as np
 from causal_lvlm.arrays import FloatArray, IntArray
 from causal_lvlm.errors import UnsupportedModelError
 
-__all__ = ["Cells", "Site", "Tile", "clip_geometry", "cell_boxes"]
+__all__ = ["Cells", "Site", "Tile", "cell_boxes", "clip_geometry", "edge_boxes"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,15 @@ def _resized(size: Any, width: int, height: int) -> tuple[int, int]:
     return to_width, to_height
 
 
+def edge_boxes(x: FloatArray, y: FloatArray) -> FloatArray:
+    """Return boxes (rows * cols, 4) from the edges of columns and rows."""
+    rows, cols = len(y) - 1, len(x) - 1
+    boxes = np.empty((rows, cols, 4))
+    boxes[..., 0], boxes[..., 2] = x[None, :-1], x[None, 1:]
+    boxes[..., 1], boxes[..., 3] = y[:-1, None], y[1:, None]
+    return boxes.reshape(rows * cols, 4)
+
+
 def cell_boxes(
     rows: int,
     cols: int,
@@ -164,12 +173,7 @@ def cell_boxes(
     edges_y = (np.arange(rows + 1) * patch + offset[1]) * scale[1] - padding[1]
     edges_x = np.clip(edges_x, 0.0, image_size[0])
     edges_y = np.clip(edges_y, 0.0, image_size[1])
-    boxes = np.empty((rows, cols, 4), dtype=np.float64)
-    boxes[:, :, 0] = edges_x[None, :-1]
-    boxes[:, :, 1] = edges_y[:-1, None]
-    boxes[:, :, 2] = edges_x[None, 1:]
-    boxes[:, :, 3] = edges_y[1:, None]
-    return boxes.reshape(rows * cols, 4)
+    return edge_boxes(edges_x, edges_y)
 
 
 def clip_geometry(

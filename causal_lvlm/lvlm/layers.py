@@ -60,6 +60,11 @@ def on_layer_output(
     """Hand a layer's hidden states (B, T, D) to a function in this thread, until the block ends.
 
     What the function returns, if anything, takes their place.
+
+    Raises
+    ------
+    UnsupportedModelError
+        By the run itself, if the layer keeps several versions of the hidden states (Gemma 3n).
     """
     here = threading.get_ident()
 
@@ -67,7 +72,13 @@ def on_layer_output(
         if threading.get_ident() != here:
             return None
         bare = isinstance(output, torch.Tensor)
-        found = function(output if bare else output[0])
+        states = output if bare else output[0]
+        if states.dim() != 3:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} keeps {len(states)} versions of its hidden states, of "
+                "which none is the layer's output; use a verb or method that reads attention"
+            )
+        found = function(states)
         if found is None:
             return None
         return found if bare else (found, *output[1:])

@@ -6,7 +6,7 @@ of what one token sees says where in the original it came from, and must agree w
 the layout; less blue means padding.
 
 What a token sees is read off the shape of the processor's output: one picture per tile, or, for
-Qwen-VL and Gemma 4, one row per patch.
+Qwen-VL, Gemma 4, LFM2-VL and Molmo 2, one row per patch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from causal_lvlm.arrays import FloatArray
+from causal_lvlm.arrays import FloatArray, IntArray
 from causal_lvlm.tokens import ImageGrid, TokenLayout
 
 __all__ = [
@@ -99,6 +99,16 @@ def _share(inputs: dict[str, Any], image: int, grids: Sequence[ImageGrid]) -> di
         counts = inputs["image_grid_thw"].prod(dim=1).tolist()
         start = sum(counts[:image])
         return {**inputs, "pixel_values": pixels[start : start + counts[image]]}
+    if "image_token_pooling" in inputs:  # a row of patches for each token, of all images
+        start = sum(grid.rows * grid.cols for grid in grids if grid.image < image)
+        count = sum(grid.rows * grid.cols for grid in grids if grid.image == image)
+        pooling = inputs["image_token_pooling"][start : start + count]
+        return {**inputs, "image_token_pooling": pooling}
+    own = [number for number, grid in enumerate(grids) if grid.image == image]
+    if "spatial_shapes" in inputs:  # a row for each tile
+        shapes = inputs["spatial_shapes"]
+        own = own if len(pixels) == len(grids) else []
+        return {**inputs, "pixel_values": pixels[own], "spatial_shapes": shapes[own]}
     if len(pixels) == n_images:
         share = {**inputs, "pixel_values": pixels[image : image + 1]}
         if "image_position_ids" in inputs:
@@ -109,7 +119,6 @@ def _share(inputs: dict[str, Any], image: int, grids: Sequence[ImageGrid]) -> di
             share["pixel_values"] = share["pixel_values"][..., :tall, :wide]
         return share
     tiles = pixels.reshape(-1, *pixels.shape[-3:])
-    own = [number for number, grid in enumerate(grids) if grid.image == image]
     if len(tiles) != len(grids):
         return {**inputs, "pixel_values": tiles[:0]}
     return {**inputs, "pixel_values": tiles[own]}
@@ -139,9 +148,14 @@ def _seen(
     if "image_position_ids" in inputs:
         places = inputs["image_position_ids"][0].cpu().numpy()
         return _pooled_patches(pixels[0], places, grids[0], images)
+    if "image_token_pooling" in inputs:
+        return _pooled_rows(pixels, inputs["image_token_pooling"].cpu().numpy(), grids, images)
+    if "spatial_shapes" in inputs:
+        return _rows_of_tiles(pixels, inputs["spatial_shapes"].tolist(), grids, images)
     tiles = picture_tiles(inputs, images)
     if len(tiles) != len(grids):  # LLaVA-NeXT joins its tiles to one map; the first is the whole
-        tiles, grids = (tiles[:1], grids[:1]) if len(grids) <= 2 else (tiles[:0], grids[:0])
+        n_whole = min(len(tiles), 1) if len(grids) <= 2 else 0
+        tiles, grids = tiles[:n_whole], grids[:n_whole]
     found = []
     for tile, grid in zip(tiles, grids, strict=True):
         if tile.shape[1] >= grid.rows and tile.shape[2] >= grid.cols:
@@ -187,6 +201,32 @@ def _pooled_patches(
     cell = places[real, 1] // pool * grid.cols + places[real, 0] // pool
     cells = np.stack([np.bincount(cell, colour) for colour in colours.T]) / np.bincount(cell)
     return [(grid, _plain(cells[:, :, None], images)[:, :, 0])]
+
+
+def _rows_of_tiles(
+    pixels: FloatArray, shapes: list[list[int]], grids: tuple[ImageGrid, ...], images: Any
+) -> list[tuple[ImageGrid, FloatArray]]:
+    """LFM2-VL: patches (y, x, colour) of each tile, row by row, padded to the longest."""
+    if len(pixels) != len(grids):
+        return []
+    found = []
+    for patches, (tall, wide), grid in zip(pixels, shapes, grids, strict=True):
+        colours = patches[: tall * wide].reshape(tall, wide, -1, 3).mean(axis=2)
+        picture = _plain(colours.transpose(2, 0, 1), images)
+        found.append((grid, cell_colours(picture, grid.rows, grid.cols)))
+    return found
+
+
+def _pooled_rows(
+    pixels: FloatArray, pooling: IntArray, grids: tuple[ImageGrid, ...], images: Any
+) -> list[tuple[ImageGrid, FloatArray]]:
+    """Molmo 2: the patches (y, x, colour) pooled into each token, by number; -1 is padding."""
+    colours = pixels.reshape(-1, pixels.shape[-1] // 3, 3).mean(axis=1)
+    real = (pooling >= 0)[:, :, None]
+    means = np.where(real, colours[pooling], 0.0).sum(axis=1) / real.sum(axis=1)
+    cells = _plain(means.T[:, :, None], images)[:, :, 0]
+    ends = np.cumsum([grid.rows * grid.cols for grid in grids])
+    return list(zip(grids, np.split(cells, ends[:-1], axis=1), strict=True))
 
 
 def _plain(pixels: FloatArray, images: Any) -> FloatArray:

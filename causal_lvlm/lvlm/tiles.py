@@ -21,7 +21,7 @@ from PIL import Image
 
 from causal_lvlm.arrays import FloatArray, IntArray
 from causal_lvlm.errors import UnsupportedModelError
-from causal_lvlm.lvlm.geometry import Cells, Site, Tile, cell_boxes, clip_geometry
+from causal_lvlm.lvlm.geometry import Cells, Site, Tile, cell_boxes, clip_geometry, edge_boxes
 from causal_lvlm.lvlm.ramp import cell_colours, picture_tiles, ramp_image
 
 __all__ = [
@@ -41,6 +41,8 @@ __all__ = [
     "row_column_tiles",
     "square",
     "stretched",
+    "tile_grid",
+    "whole_box",
 ]
 
 Box = tuple[float, float, float, float]
@@ -49,19 +51,11 @@ Box = tuple[float, float, float, float]
 def stretched(rows: int, cols: int, box: Box) -> FloatArray:
     """Return boxes (rows * cols, 4) of an even grid over a rectangle of the image."""
     left, top, right, bottom = box
-    return _boxes(np.linspace(left, right, cols + 1), np.linspace(top, bottom, rows + 1))
+    return edge_boxes(np.linspace(left, right, cols + 1), np.linspace(top, bottom, rows + 1))
 
 
-def _boxes(x: FloatArray, y: FloatArray) -> FloatArray:
-    """Return boxes (rows * cols, 4) from the edges of columns and rows."""
-    rows, cols = len(y) - 1, len(x) - 1
-    boxes = np.empty((rows, cols, 4))
-    boxes[..., 0], boxes[..., 2] = x[None, :-1], x[None, 1:]
-    boxes[..., 1], boxes[..., 3] = y[:-1, None], y[1:, None]
-    return boxes.reshape(rows * cols, 4)
-
-
-def _whole(site: Site) -> Box:
+def whole_box(site: Site) -> Box:
+    """Return the rectangle of the whole image."""
     return 0.0, 0.0, float(site.image_size[0]), float(site.image_size[1])
 
 
@@ -131,7 +125,7 @@ def patch_grid(site: Site) -> Cells:
     _, height, width = (int(v) for v in site.inputs["image_grid_thw"][site.index])
     merge = int(site.config.vision_config.spatial_merge_size)
     rows, cols = height // merge, width // merge
-    return Cells((Tile(rows, cols, stretched(rows, cols, _whole(site))),), rows * cols)
+    return Cells((Tile(rows, cols, stretched(rows, cols, whole_box(site))),), rows * cols)
 
 
 def image_size_grid(site: Site) -> Cells:
@@ -140,7 +134,7 @@ def image_size_grid(site: Site) -> Cells:
     patch = int(site.config.vision_config.patch_size)
     patch *= int(getattr(site.config, "spatial_merge_size", 1))
     rows, cols = height // patch, width // patch
-    return Cells((Tile(rows, cols, stretched(rows, cols, _whole(site))),), rows * cols)
+    return Cells((Tile(rows, cols, stretched(rows, cols, whole_box(site))),), rows * cols)
 
 
 def gemma4_grid(site: Site) -> Cells:
@@ -148,16 +142,13 @@ def gemma4_grid(site: Site) -> Cells:
     places = site.inputs["image_position_ids"][site.index]
     pool = int(site.config.vision_config.pooling_kernel_size)
     cols, rows = ((int(places[:, axis].max()) + 1) // pool for axis in (0, 1))
-    return Cells((Tile(rows, cols, stretched(rows, cols, _whole(site))),), rows * cols)
+    return Cells((Tile(rows, cols, stretched(rows, cols, whole_box(site))),), rows * cols)
 
 
-def _tiled(
-    site: Site, rows: int, cols: int, tokens_per_tile: int, whole_first: bool = False
-) -> Cells:
-    """Tiles row by row and, last or first, the whole image; one tile is the whole image alone."""
-    edge = _edge(tokens_per_tile)
+def tile_grid(site: Site, rows: int, cols: int, edge: int) -> list[Tile]:
+    """Return rows x cols tiles of edge x edge tokens that cut the stretched image, row by row."""
     width, height = site.image_size
-    tiles = [
+    return [
         Tile(
             edge,
             edge,
@@ -175,8 +166,16 @@ def _tiled(
         for row in range(rows)
         for col in range(cols)
     ]
+
+
+def _tiled(
+    site: Site, rows: int, cols: int, tokens_per_tile: int, whole_first: bool = False
+) -> Cells:
+    """Tiles row by row and, last or first, the whole image; one tile is the whole image alone."""
+    edge = _edge(tokens_per_tile)
+    tiles = tile_grid(site, rows, cols, edge)
     if len(tiles) != 1:
-        whole = Tile(edge, edge, stretched(edge, edge, _whole(site)))
+        whole = Tile(edge, edge, stretched(edge, edge, whole_box(site)))
         tiles.insert(0 if whole_first else len(tiles), whole)
     return Cells(tuple(tiles), len(tiles) * tokens_per_tile)
 
@@ -215,7 +214,7 @@ def llama4_tiles(site: Site) -> Cells:
         Tile(
             edge,
             edge,
-            _boxes(
+            edge_boxes(
                 np.clip((col * side + step) * width / new[0], 0, width),
                 np.clip((row * side + step) * height / new[1], 0, height),
             ),
@@ -224,7 +223,7 @@ def llama4_tiles(site: Site) -> Cells:
         for col in range(cols)
     ]
     if len(tiles) > 1:
-        tiles.append(Tile(edge, edge, stretched(edge, edge, _whole(site))))
+        tiles.append(Tile(edge, edge, stretched(edge, edge, whole_box(site))))
     return Cells(tuple(tiles), per_tile * len(tiles))
 
 
@@ -295,7 +294,7 @@ def ramp_cells(site: Site) -> Cells:
         x = _line(cells[0], cells[2], 1) * width
         y = _line(cells[1], cells[2], 0) * height
         x, y = np.clip(x, 0, width), np.clip(y, 0, height)
-        found.append(Tile(rows, cols, _boxes(x, y)))
+        found.append(Tile(rows, cols, edge_boxes(x, y)))
     return Cells(tuple(found), tokens)
 
 
@@ -389,7 +388,7 @@ def anyres(site: Site) -> Cells:
     y = np.clip(y * height / new_h, 0, height)
     start = grid * grid
     offsets = start + np.arange(rows)[:, None] * (cols + 1) + np.arange(cols)[None]
-    detail = Tile(rows, cols, _boxes(x, y), _flat(offsets))
+    detail = Tile(rows, cols, edge_boxes(x, y), _flat(offsets))
     return Cells((base, detail), start + rows * (cols + 1))
 
 
@@ -400,7 +399,7 @@ def _flat(offsets: Any) -> IntArray:
 def _stretched_patches(grid: int, patch: int, edge: int, size: tuple[int, int]) -> FloatArray:
     """Return boxes of the patches of a stretched image; an edge of no patch's may be left over."""
     edges = np.arange(grid + 1) * patch / edge
-    return _boxes(edges * size[0], edges * size[1])
+    return edge_boxes(edges * size[0], edges * size[1])
 
 
 def _feature_edges(count: int, grid: int, patch: int, edge: int) -> FloatArray:

@@ -28,9 +28,10 @@ WITHOUT_GRID = (*TEXT_ONLY, "blip2", "instructblip", "idefics2", "aria", "mllama
 IMAGE_TEXT = [name for name in BUILDERS if name not in TEXT_ONLY]
 WITH_GRID = [name for name in BUILDERS if name not in WITHOUT_GRID]
 # A window that counts tokens: leaving some out lets it reach further.
-HYBRID = ("qwen3_5", "qwen3_5_moe")  # layers of linear attention: nothing can be blocked
-DROP_DIFFERS = ("aya_vision", "cohere2_vision", "llama4", *HYBRID)
-LOOKS_AHEAD = ("paligemma", "paligemma2", "gemma3")
+# Layers of linear attention or convolution: nothing can be blocked in them.
+HYBRID = ("qwen3_5", "qwen3_5_moe", "lfm2_vl")
+DROP_DIFFERS = ("aya_vision", "cohere2_vision", "llama4", "gemma3n", *HYBRID)
+LOOKS_AHEAD = ("paligemma", "paligemma2", "gemma3", "molmo2")
 
 
 @cache

@@ -29,7 +29,8 @@ def unknown(name: str) -> LVLM:
     """Return a family's model as one that the table does not know, but for its prompts."""
     model, processor = BUILDERS[name]()
     known, guessed = family_of(model.config), guess(model.config.model_type)
-    prompts = {key: getattr(known, key) for key in ("placeholder", "plain_frame", "around", "fill")}
+    keys = ("placeholder", "placeholder_from", "plain_frame", "around", "fill")
+    prompts = {key: getattr(known, key) for key in keys}
     return LVLM(model, processor, family=replace(guessed, **prompts))
 
 

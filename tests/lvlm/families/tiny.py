@@ -576,6 +576,7 @@ NEWEST = "5.23.0"  # what the table of families says, see test_table.py
 OLD: dict[str, str] = {
     "text_nemotron": "Nemotron does not use the attention interface there",
     "gemma4": "Gemma 4's image processor cannot be imported without torchvision there",
+    "molmo2": "Molmo 2 is not there",
 }
 
 

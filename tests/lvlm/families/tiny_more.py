@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 import transformers
 from PIL import Image
 from transformers import BatchFeature
@@ -21,6 +23,7 @@ from tests.lvlm.families.making import (
     lenient,
     text,
 )
+from tests.lvlm.families.resizing import torch_image_processor
 from tests.models import tiny_llava
 
 
@@ -294,7 +297,192 @@ def llama4() -> Pair:
     return finished(config, "Llama4ForConditionalGeneration", tokenizer), processor
 
 
+def lfm2_vl() -> Pair:
+    marks = [f"<|img_row_{r}_col_{c}|>" for r in range(1, 5) for c in range(1, 5)]
+    marks += ["<|image_start|>", "<|image_end|>", "<|img_thumbnail|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = byte_tokenizer(*marks, image_token="<image>")
+    config = transformers.Lfm2VlConfig(
+        vision_config=transformers.Siglip2VisionConfig(**VISION, num_patches=64, patch_size=4),
+        text_config=text(  # layers of convolution between those of attention
+            "Lfm2Config", tokenizer, layer_types=["conv", "full_attention", "full_attention"]
+        ),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        projector_hidden_size=32,
+        tie_word_embeddings=False,
+    )
+    images = torch_image_processor(
+        "Lfm2VlImageProcessor",
+        "lfm2_vl",
+        encoder_patch_size=4,
+        tile_size=32,
+        max_tiles=4,
+        min_image_tokens=4,
+        max_image_tokens=20,
+    )
+    with lenient():
+        processor = transformers.Lfm2VlProcessor(images, tokenizer)
+    return finished(config, "Lfm2VlForConditionalGeneration", tokenizer), processor
+
+
+def molmo2() -> Pair:
+    marks = "im_patch im_col im_start low_res_im_start frame_start im_end frame_end im_low".split()
+    tokenizer = byte_tokenizer(
+        *(f"<{mark}>" for mark in marks),
+        "<|im_start|>",
+        "<|im_end|>",
+        bos=False,
+        image_token="<|image|>",
+        video_token="<|video|>",
+    )
+    number = tokenizer.convert_tokens_to_ids
+    heads = dict(num_attention_heads=4, num_key_value_heads=4, head_dim=8)
+    config = transformers.Molmo2Config(
+        vision_config=dict(**{**VISION, **heads}, image_size=[36, 36], patch_size=4),
+        adapter_config=dict(
+            **heads,
+            hidden_size=32,
+            intermediate_size=64,
+            text_hidden_size=32,
+            vision_feature_layer=[1, 0],
+        ),
+        text_config={
+            **TEXT,
+            "vocab_size": len(tokenizer),
+            "additional_vocab_size": 8,
+            "head_dim": 8,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        image_start_token_id=number("<im_start>"),
+        low_res_image_start_token_id=number("<low_res_im_start>"),
+        image_end_token_id=number("<im_end>"),
+        image_patch_id=number("<im_patch>"),
+        frame_start_token_id=number("<frame_start>"),
+        frame_end_token_id=number("<frame_end>"),
+        tie_word_embeddings=False,
+    )
+    images = torch_image_processor(  # nine patches a side: pooled by two, with one of padding
+        "Molmo2ImageProcessor",
+        "molmo2",
+        size={"height": 36, "width": 36},
+        patch_size=4,
+        overlap_margins=[2, 2],
+        max_crops=4,
+    )
+    with lenient():
+        processor = transformers.Molmo2Processor(images, None, tokenizer)
+    model = finished(config, "Molmo2ForConditionalGeneration", tokenizer)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("q_norm.weight"):  # attention far from uniform
+                parameter.fill_(4.0)
+    return model, processor
+
+
+def perception_lm() -> Pair:
+    """PerceptionLM with CLIP's tower in place of timm's."""
+    marks = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+    tokenizer = byte_tokenizer(*marks, image_token="<|image|>", video_token="<|video|>")
+    vision = transformers.CLIPVisionConfig(**VISION, image_size=32, patch_size=4)
+    vision.model_args = {"embed_dim": 32}
+    config = transformers.PerceptionLMConfig(
+        vision_config=vision,
+        text_config=text("LlamaConfig", tokenizer),
+        vision_use_cls_token=True,
+        projector_pooling_ratio=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video|>"),
+        tie_word_embeddings=False,
+    )
+    images = torch_image_processor(
+        "PerceptionLMImageProcessor", "perception_lm", tile_size=32, max_num_tiles=4
+    )
+    with lenient():
+        processor = transformers.PerceptionLMProcessor(
+            None, images, tokenizer, patch_size=4, pooling_ratio=2
+        )
+    return finished(config, "PerceptionLMForConditionalGeneration", tokenizer), processor
+
+
+class _Tower(transformers.ConvNextModel):
+    """What stands for Gemma 3n's tower, which is timm's: (B, D, 4, 4) of pictures of 48 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            transformers.ConvNextConfig(
+                hidden_sizes=[8, 32], depths=[1, 1], num_stages=2, patch_size=6, image_size=48
+            )
+        )
+
+    def forward(self, pixel_values: Any, do_pooling: bool = False, **options: Any) -> Any:
+        return super().forward(pixel_values, **options)
+
+
+def gemma3n() -> Pair:
+    """Gemma 3n with a convolutional tower of transformers in place of timm's."""
+    tokenizer = byte_tokenizer(
+        "<start_of_turn>",
+        "<end_of_turn>",
+        image_token="<image_soft_token>",
+        boi_token="<start_of_image>",
+        eoi_token="<end_of_image>",
+        audio_token="<audio_soft_token>",
+        boa_token="<start_of_audio>",
+        eoa_token="<end_of_audio>",
+    )
+    n_tokens, number = len(tokenizer), tokenizer.convert_tokens_to_ids
+    config = transformers.Gemma3nConfig(
+        vision_config=dict(hidden_size=32, vocab_size=4, vocab_offset=n_tokens),
+        audio_config=dict(
+            hidden_size=32,
+            vocab_size=4,
+            vocab_offset=n_tokens + 4,
+            input_feat_size=16,
+            conf_num_attention_heads=4,
+            conf_num_hidden_layers=1,
+            sscp_conv_channel_size=[4, 4],
+        ),
+        text_config=dict(
+            **{**TEXT, "num_hidden_layers": 4},
+            vocab_size=n_tokens + 8,
+            vocab_size_per_layer_input=n_tokens,
+            head_dim=8,
+            hidden_size_per_layer_input=4,
+            altup_num_inputs=2,
+            laurel_rank=4,
+            num_kv_shared_layers=2,
+            sliding_window=24,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+        ),
+        vision_soft_tokens_per_image=16,
+        boi_token_id=number("<start_of_image>"),
+        eoi_token_id=number("<end_of_image>"),
+        image_token_id=number("<image_soft_token>"),
+        boa_token_id=number("<start_of_audio>"),
+        eoa_token_id=number("<end_of_audio>"),
+        audio_token_id=number("<audio_soft_token>"),
+        tie_word_embeddings=False,
+    )
+    images = image_processor("SiglipImageProcessorPil", size={"height": 48, "width": 48})
+    with lenient():
+        processor = transformers.Gemma3nProcessor(None, images, tokenizer, image_seq_length=16)
+    module = transformers.models.gemma3n.modeling_gemma3n
+
+    class Auto:
+        @staticmethod
+        def from_config(config: Any) -> Any:
+            timm = config.model_type == "gemma3n_vision"
+            return _Tower() if timm else transformers.AutoModel.from_config(config)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "AutoModel", Auto)
+        return finished(config, "Gemma3nForConditionalGeneration", tokenizer), processor
+
+
 MORE: dict[str, Any] = {
+    "lfm2_vl": lfm2_vl,
+    "molmo2": molmo2,
+    "perception_lm": perception_lm,
+    "gemma3n": gemma3n,
     "llama4": llama4,
     "cohere2_vision": cohere2_vision,
     "idefics2": idefics2,
