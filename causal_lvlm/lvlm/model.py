@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -458,7 +459,7 @@ class LVLM:
             given["inputs_embeds"] = more["inputs_embeds"]
             if context.is_plain:
                 given, more = more, {}
-            elif "per_layer_inputs" in more:
+            elif "per_layer_inputs" in more and self._takes("per_layer_inputs"):
                 given["per_layer_inputs"] = more["per_layer_inputs"]
         # An explicit mask of ones: without a mask, gaps in the position ids would be taken for
         # several sequences packed into one.
@@ -469,6 +470,10 @@ class LVLM:
         with injected(self.decoder, more) if more else nullcontext():
             logits: torch.Tensor = self.head(**given).logits
         return logits
+
+    def _takes(self, name: str) -> bool:
+        """Whether the head's call has an argument of this name (older ones hand it on twice)."""
+        return name in signature(type(self.head).forward).parameters
 
     def run(
         self,

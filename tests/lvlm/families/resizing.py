@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from PIL.Image import Resampling
 from transformers import image_processing_backends as backends
 
@@ -35,7 +37,13 @@ def _normalize(image: torch.Tensor, mean: Any, std: Any, inplace: bool = False) 
     return (image - mean) / std
 
 
-_FUNCTIONAL = SimpleNamespace(resize=_resize, normalize=_normalize, InterpolationMode=_MODES)
+def _pil_to_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+_FUNCTIONAL = SimpleNamespace(
+    resize=_resize, normalize=_normalize, pil_to_tensor=_pil_to_tensor, InterpolationMode=_MODES
+)
 
 
 @contextmanager

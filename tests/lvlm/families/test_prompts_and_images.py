@@ -17,7 +17,7 @@ from causal_lvlm.lvlm import LVLM, Trace
 from causal_lvlm.lvlm.families import FAMILIES, family_of
 from causal_lvlm.lvlm.interventions import mask_pixels
 from causal_lvlm.lvlm.ramp import cell_errors, geometry_error
-from tests.lvlm.families.tiny import BUILDERS
+from tests.lvlm.families.tiny import BUILDERS, NEWEST, is_old
 from tests.lvlm.helpers import noise_image, random_masks
 from tests.models import tiny_llava
 
@@ -223,4 +223,5 @@ def test_encoder_decoders_are_refused_by_name():
 def test_every_type_named_has_a_configuration():
     known = set(transformers.CONFIG_MAPPING)
     for family in FAMILIES:
-        assert set(family.model_types) <= known
+        lacking = is_old() and family.oldest == NEWEST
+        assert lacking or set(family.model_types) <= known

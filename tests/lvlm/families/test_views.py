@@ -53,6 +53,7 @@ def test_the_patches_of_molmos_canvas_are_told_from_its_tokens(size, max_crops):
 
 
 def test_images_that_one_batch_cannot_hold_are_refused():
+    skip_if_old("the image processor stacks them itself, and ends in a RuntimeError")
     with pytest.raises(PromptError, match="refused the prompt"):
         case("perception_lm")[0].run(
             [noise_image((40, 90)), noise_image((100, 30))], PROMPT, max_new_tokens=1
