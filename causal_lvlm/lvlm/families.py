@@ -231,7 +231,7 @@ FAMILIES: tuple[Family, ...] = (
         mapping="tiles, then a thumbnail",
         geometry=canvas,
         masking="remove (block alone: windows count tokens), edges, neutral, pixels",
-        processor="the real processor; InternVL's image processor (its own needs torchvision)",
+        processor="the real processor; torchvision's resizing by torch",
     ),
     _tested(
         name="Llama 4",
@@ -241,7 +241,7 @@ FAMILIES: tuple[Family, ...] = (
         plain_frame="<|header_start|>user<|header_end|>\n\n{placeholder}{prompt}<|eot|>"
         "<|header_start|>assistant<|header_end|>\n\n",
         masking="remove (block alone: chunks count tokens), edges, neutral, pixels",
-        processor="the real processor; its image processor by hand (needs torchvision)",
+        processor="the real processor; torchvision's resizing by torch",
     ),
     _tested(
         name="LFM2-VL",

@@ -41,8 +41,18 @@ def _pil_to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
+def _pad(image: torch.Tensor, padding: list[int], fill: Any = 0) -> torch.Tensor:
+    left, top, right, bottom = padding
+    (value,) = {fill} if isinstance(fill, (int, float)) else set(fill)  # a shade of grey
+    return torch.nn.functional.pad(image, (left, right, top, bottom), value=float(value))
+
+
 _FUNCTIONAL = SimpleNamespace(
-    resize=_resize, normalize=_normalize, pil_to_tensor=_pil_to_tensor, InterpolationMode=_MODES
+    resize=_resize,
+    normalize=_normalize,
+    pad=_pad,
+    pil_to_tensor=_pil_to_tensor,
+    InterpolationMode=_MODES,
 )
 
 

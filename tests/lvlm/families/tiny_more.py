@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
-from PIL import Image
-from transformers import BatchFeature
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from causal_lvlm.lvlm.tiles import as_pair
 from tests.lvlm.families.making import (
     TEXT,
     VISION,
@@ -202,7 +197,6 @@ def ovis2() -> Pair:
 
 
 def cohere2_vision() -> Pair:
-    """Command A Vision with InternVL's image processor (its own needs torchvision)."""
     tokenizer = byte_tokenizer(
         image_token="<|IMG_PATCH|>",
         boi_token="<|START_OF_IMG|>",
@@ -225,8 +219,9 @@ def cohere2_vision() -> Pair:
         alignment_intermediate_size=64,
         tie_word_embeddings=False,
     )
-    images = image_processor(
-        "GotOcr2ImageProcessorPil",
+    images = torch_image_processor(
+        "Cohere2VisionImageProcessor",
+        "cohere2_vision",
         size={"height": 32, "width": 32},
         max_patches=4,
         crop_to_patches=True,
@@ -235,32 +230,6 @@ def cohere2_vision() -> Pair:
     with lenient():
         processor = transformers.Cohere2VisionProcessor(images, tokenizer)
     return finished(config, "Cohere2VisionForConditionalGeneration", tokenizer), processor
-
-
-class HandBuiltLlama4Images(SiglipImageProcessorPil):
-    """Llama 4's image processor, which needs torchvision, for canvases of up to two tiles."""
-
-    resize_to_max_canvas = False
-
-    def __call__(self, images: Any, return_tensors: str = "pt", **_options: Any) -> Any:
-        edge, found, ratios = as_pair(self.size)[0], [], []
-        flat = [i for given in images for i in (given if isinstance(given, list) else [given])]
-        for image in flat:
-            rows, cols = (1, 2) if image.width > image.height else (2, 1)
-            scale = min(
-                min(max(image.height, edge), rows * edge) / image.height,
-                min(max(image.width, edge), cols * edge) / image.width,
-            )
-            canvas = Image.new("RGB", (cols * edge, rows * edge))
-            canvas.paste(image.resize((int(image.width * scale), int(image.height * scale)), 2))
-            for left, top in ((0, 0), ((cols - 1) * edge, (rows - 1) * edge)):
-                found.append(canvas.crop((left, top, left + edge, top + edge)))
-            found.append(image.resize((edge, edge), 2))
-            ratios.append([rows, cols])
-        pixels = np.stack([np.asarray(tile) for tile in found]).transpose(0, 3, 1, 2) / 127.5 - 1
-        return BatchFeature(
-            {"pixel_values": pixels.astype(np.float32), "aspect_ratios": ratios}, return_tensors
-        )
 
 
 def llama4() -> Pair:
@@ -289,7 +258,9 @@ def llama4() -> Pair:
         image_token_index=tokenizer.convert_tokens_to_ids("<|patch|>"),
         tie_word_embeddings=False,
     )
-    images = HandBuiltLlama4Images(size={"height": 32, "width": 32})
+    images = torch_image_processor(
+        "Llama4ImageProcessor", "llama4", size={"height": 32, "width": 32}, max_patches=2
+    )
     with lenient():
         processor = transformers.Llama4Processor(
             images, tokenizer, patch_size=4, pixel_shuffle_ratio=0.5
