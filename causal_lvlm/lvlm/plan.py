@@ -180,8 +180,8 @@ class SizeRule:
     def _prior(self, length: int) -> int:
         """Return what was fastest on the machine this was written on."""
         if not self._on_cpu:
-            return int(np.clip(64e6 / (length * self._width), 1, 64))
-        most = np.clip(6e5 / (length * self._width), 1, 64)
+            return int(min(max(64e6 / (length * self._width), 1), 64))
+        most = min(max(6e5 / (length * self._width), 1), 64)
         return int(min(most, max(16, 1200 // length)))
 
 

@@ -7,9 +7,11 @@ run needs to compute only what comes after it.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -166,8 +168,8 @@ class Prepared:
         return first
 
     @cached_property
-    def _keys_and_values(self) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
-        """Keys and values (1, H_kv, T, d) of each layer; None where a prefix cannot be reused."""
+    def _keys_and_values(self) -> list[Any] | None:
+        """Layers of a cache, keys and values (1, H_kv, T, d); None where it cannot be reused."""
         config = self.lvlm.text_config
         cache = DynamicCache(config=config)
         heads = int(getattr(config, "num_key_value_heads", config.num_attention_heads))
@@ -180,7 +182,7 @@ class Prepared:
             return None
         with self.lvlm.session(), torch.no_grad():
             self.logits(self.embeds, self.positions, 1, cache)
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        return list(cache.layers)
 
     @property
     def drop_is_exact(self) -> bool:
@@ -204,10 +206,9 @@ class Prepared:
             stored = self._keys_and_values
         if stored is None:
             raise RuntimeError("this model's prefix cannot be reused")
-        for layer, (keys, values) in enumerate(stored):
-            cache.update(
-                keys[:, :, :length].expand(batch, -1, -1, -1),
-                values[:, :, :length].expand(batch, -1, -1, -1),
-                layer,
-            )
+        for whole in stored:
+            layer = copy.copy(whole)  # of views: what follows is joined to them, never written
+            layer.keys = whole.keys[:, :, :length].expand(batch, -1, -1, -1)
+            layer.values = whole.values[:, :, :length].expand(batch, -1, -1, -1)
+            cache.layers.append(layer)
         return cache

@@ -73,19 +73,18 @@ class Answers:
         """
         given, logits = logits.dtype, logits.double()
         ids = torch.tensor(token_ids, device=logits.device)
-        columns = ids[None, :, None].expand(len(logits), -1, 1)
+        columns = ids.view(1, -1, 1).expand(len(logits), -1, 1)
         log_probs = logits.log_softmax(dim=-1)
-        own = logits.gather(2, columns)[..., 0]
-        first = logits.argmax(dim=-1)
-        found = log_probs.gather(2, columns)[..., 0].cpu().numpy()
+        own = logits.gather(2, columns).squeeze(2)
+        found = log_probs.gather(2, columns).squeeze(2).cpu().numpy()
         if np.isnan(found).any():  # one logit that is no number, or infinite, makes all so
             raise AttentionError(
                 "the model's logits under masking are not a number; its weights or number "
                 f"format ({given}) are not usable here"
             )
         self.token_log_probs[rows] = found
-        self.top[rows] = log_probs.gather(2, first[..., None])[..., 0].cpu().numpy()
-        self.argmax[rows] = first.cpu().numpy()
+        self.top[rows] = log_probs.amax(dim=-1).cpu().numpy()
+        self.argmax[rows] = logits.argmax(dim=-1).cpu().numpy()
         rest, rival = logits.scatter(2, columns, -torch.inf).max(dim=-1)
         self.margin[rows] = (own - rest).cpu().numpy()
         self.runner_up[rows] = rival.cpu().numpy()
@@ -190,10 +189,9 @@ def _run_batch(
     n_target = len(target.positions)
     embeds = embeds_of(batch.rows)
     positions = torch.tensor(batch.positions, device=embeds.device)
-    if len(embeds) == 1:
-        embeds = embeds.expand(len(batch.rows), -1, -1)
-    index = positions[..., None].expand(-1, -1, embeds.shape[-1])
-    chosen = embeds.gather(1, index)
+    # All rows are cut from one sequence, or each from its own.
+    own = 0 if len(embeds) == 1 else torch.arange(len(embeds), device=embeds.device)[:, None]
+    chosen = embeds[own, positions]
     cache = prepared.prefix(batch.prefix, len(batch.rows)) if batch.prefix else None
     recorder = Recorder(unmasked=lvlm.cross_attention)
     if batch.blocked:
