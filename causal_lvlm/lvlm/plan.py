@@ -278,8 +278,8 @@ def _dropped(removed: BoolArray, first: IntArray, reuse: bool) -> list[Group]:
     """Group rows of equal length; positions that a row removed are left out of it."""
     lengths = removed.sum(axis=1)
     groups = []
-    for length in np.unique(lengths):
+    for length in sorted(set(lengths.tolist())):
         rows = np.flatnonzero(lengths == length)
         rows = rows[np.argsort(first[rows], kind="stable")]
-        groups.append(Group(rows, first[rows], int(length), removed[rows], reuse, False))
+        groups.append(Group(rows, first[rows], length, removed[rows], reuse, False))
     return groups
