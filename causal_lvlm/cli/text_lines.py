@@ -181,9 +181,9 @@ def _told_delimiter(lines: Sequence[str]) -> str:
     if fitting:
         best = min(fitting)[2]
         # white space and decimal commas: each comma stands in the last of several words
-        inside = not any(re.search(r",\s", s) for s in shown[1:])  # "1, 2" is cut at its commas
+        bare = not any(re.search(r",\s", s) for s in shown[1:])  # "1, 2" is cut at its commas
         words = best == "," and fitting[-1][2] == " " and all(len(s.split()) > 1 for s in shown[1:])
-        numbers = inside and words and all(looks_numeric(s.split()[-1]) for s in shown[1:])
+        numbers = bare and words and all(looks_numeric(s.split()[-1]) for s in shown[1:])
         return " " if numbers else best
     if all(len(line.split()) == 1 for line in shown[1:]):
         inside = [c for c in _DELIMITERS[:-1] if any(c in line for line in shown[1:])]
