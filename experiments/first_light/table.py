@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.common.provenance import at_commit, made_with
+
 EXPLAIN_RUNS = 300
 ORDER_RUNS = 200
 # What an order is told before anything is masked. Units that no graph holds come in the order of
@@ -302,7 +304,6 @@ def main() -> None:
     wrong, model_id = parts[0][1], parts[0][2]
 
     from causal_lvlm.correlation import DEFAULT_THRESHOLDS
-    from causal_lvlm.storage import versions
 
     with (given.out / "pairs.jsonl").open("w", encoding="utf-8") as stream:
         for row in rows:
@@ -312,7 +313,7 @@ def main() -> None:
     config = {
         "pairs": given.pairs, "seed": given.seed, "model": model_id, "wrong_answers": len(wrong),
         "explain_runs": EXPLAIN_RUNS, "order_runs": ORDER_RUNS, "thresholds": DEFAULT_THRESHOLDS,
-        "seconds": round(time.monotonic() - started), "jobs": given.jobs, "versions": versions(),
+        "seconds": round(time.monotonic() - started), "jobs": given.jobs, "versions": made_with(),
     }  # fmt: skip
     (given.out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     render(rows, config, given.out)
@@ -323,7 +324,7 @@ def render(rows: list[dict[str, Any]], config: dict[str, Any], out: Path) -> Non
     text = "\n\n".join(
         [
             f"{len(rows)} held-out pairs answered rightly ({config['wrong_answers']} wrong answers "
-            f"left out), seed {config['seed']}.",
+            f"left out), seed {config['seed']}{at_commit(config)}.",
             f"### `explain`, at most {EXPLAIN_RUNS} model runs a target\n\n" + explain_table(rows),
             f"### Orders over image and text, at most {ORDER_RUNS} model runs\n\n"
             + order_table(rows, "joint"),
