@@ -44,7 +44,7 @@ class Parts:
 
     def __init__(self, model: Any, family: Family) -> None:
         self.modules: tuple[torch.nn.Module, ...] = tuple(model.modules())
-        self._children = [dict(module._modules) for module in self.modules]
+        self._children = [list(module._modules.values()) for module in self.modules]
         self.decoder: Any = model.get_decoder()
         self.head: Any = family.head(model)
         self.attention: tuple[torch.nn.Module, ...] | None = None
@@ -54,7 +54,7 @@ class Parts:
     @property
     def current(self) -> bool:
         """Whether these are the model's modules still."""
-        return [module._modules for module in self.modules] == self._children
+        return [list(module._modules.values()) for module in self.modules] == self._children
 
     @cached_property
     def tower(self) -> Any:
