@@ -44,6 +44,26 @@ def command(monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.parametrize(
+    ("content", "prompt", "said"),
+    [
+        (b"no picture", "what ?", "cannot be read as an image"),
+        (b"\x89PNG\r\n", "what ?", "image"),
+        (None, " ", "empty"),
+    ],
+    ids=["text", "cut", "empty prompt"],
+)
+def test_pictures_and_prompts_are_looked_at_before_a_model_is_loaded(
+    command, tmp_path, monkeypatch, content, prompt, said
+):
+    given = []
+    if content is not None:
+        (tmp_path / "a.png").write_bytes(content)
+        given = [str(tmp_path / "a.png")]
+    done = CliRunner().invoke(app, ["explain", *given, prompt])
+    assert done.exit_code == 2 and said in done.stderr and "Traceback" not in done.output
+
+
 EXPLAIN = [
     (("--masking", "blur"), "did you mean 'pixels-blur'?"),
     (("--masking", "Remove"), "did you mean 'remove'?"),

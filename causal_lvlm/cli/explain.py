@@ -238,7 +238,10 @@ def _inputs(given_words: list[str]) -> tuple[Path | list[Path] | None, str]:
     """Return the pictures, as `LVLM.run` takes them, and the prompt, which comes last."""
     *names, prompt = given_words
     check_text("the prompt", prompt, PromptError)
-    from causal_lvlm.lvlm.images import image_path
+    from causal_lvlm.lvlm.images import image_path, open_images
+
+    if not prompt.strip():
+        raise PromptError("the prompt is empty; ask something about the image")
 
     paths = [
         image_path(name) if ":" in name and not _is_file(name) else Path(name) for name in names
@@ -252,6 +255,7 @@ def _inputs(given_words: list[str]) -> tuple[Path | list[Path] | None, str]:
     missing = [str(path) for path in paths if not _is_file(str(path))]
     if missing:  # said before a model is loaded, which may take minutes
         raise ImageError(f"no such picture file: {', '.join(missing)}; the question comes last")
+    open_images(paths)  # what is no picture is refused as early
     return (paths[0] if len(paths) == 1 else paths), prompt
 
 
