@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import causal_lvlm
@@ -72,8 +73,8 @@ def calls(monkeypatch, tmp_path):
         # Not setattr: reading the real one first would import torch.
         monkeypatch.setitem(causal_lvlm.__dict__, name, function)
     monkeypatch.chdir(tmp_path)
-    for name in ("x.png", "y.png"):  # the command looks whether they are there, the fakes inside
-        (tmp_path / name).touch()
+    for name in ("x.png", "y.png"):  # the command looks at them, the fakes do not
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
     return seen
 
 
