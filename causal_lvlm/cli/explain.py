@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from causal_lvlm.checks import check_text, whole_number
+from causal_lvlm.checks import whole_number
 from causal_lvlm.cli.looks import Looked, Looks
 from causal_lvlm.cli.overwriting import EXPLAINED, results_folder
 from causal_lvlm.cli.results import describe, finish, result_json, was_interrupted
@@ -25,7 +25,7 @@ from causal_lvlm.cli.support import (
     writing,
 )
 from causal_lvlm.cli.targets import default_target, find_target
-from causal_lvlm.errors import ImageError, PromptError, TargetError
+from causal_lvlm.errors import ImageError, TargetError
 
 if TYPE_CHECKING:
     from causal_lvlm.tokens import Target
@@ -237,12 +237,10 @@ def _relevant(explanation: Any, images: object) -> Any:
 def _inputs(given_words: list[str]) -> tuple[Path | list[Path] | None, str]:
     """Return the pictures, as `LVLM.run` takes them, and the prompt, which comes last."""
     *names, prompt = given_words
-    check_text("the prompt", prompt, PromptError)
     from causal_lvlm.lvlm.images import image_path, open_images
+    from causal_lvlm.lvlm.prompts import check_prompt
 
-    if not prompt.strip():
-        raise PromptError("the prompt is empty; ask something about the image")
-
+    check_prompt(prompt)
     paths = [
         image_path(name) if ":" in name and not _is_file(name) else Path(name) for name in names
     ]

@@ -23,10 +23,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from causal_lvlm.checks import check_text
 from causal_lvlm.errors import PromptError
 from causal_lvlm.lvlm.rendered import SENTINEL, ask_template, find_rendered, renderer_of
 
-__all__ = ["Prompt", "render_prompt"]
+__all__ = ["Prompt", "check_prompt", "render_prompt"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,13 @@ class Prompt:
     words: tuple[tuple[int, int], ...]
     source: str
     rendered: bool = False
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise PromptError for a text that is empty, or holds what is no character."""
+    check_text("the prompt", prompt, PromptError)
+    if not prompt.strip():
+        raise PromptError("the prompt is empty; ask something about the image")
 
 
 def render_prompt(
@@ -93,8 +101,7 @@ def render_prompt(
                 f"a prompt must be a string or a list of messages, got {type(prompt).__name__}"
             )
         return _render_turns(processor, prompt, placeholder, n_images if in_text else 0)
-    if not prompt.strip():
-        raise PromptError("the prompt is empty; ask something about the image")
+    check_prompt(prompt)
     found = prompt.count(placeholder) if placeholder else 0
     n_marks = n_images if in_text else 0
     template = _template(processor, placeholder, n_marks)
