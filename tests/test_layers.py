@@ -37,6 +37,8 @@ ALLOWED = {
     "fields.py": ("numpy",),
     "npz.py": ("numpy",),
     "rasters.py": ("PIL",),
+    "results.py": ("numpy",),
+    "protocols.py": ("PIL",),
     "summary.py": ("numpy",),
     "lvlm": (*NUMERIC, *HEAVY, "threadpoolctl"),
     "attribution": (*NUMERIC, "torch"),

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from causal_lvlm.lvlm.loading import load_model
     from causal_lvlm.lvlm.memory import PeakMemory
     from causal_lvlm.lvlm.model import LVLM
-    from causal_lvlm.lvlm.results import (
+    from causal_lvlm.lvlm.trace import Trace
+    from causal_lvlm.results import (
         BackendCheck,
         EmbeddingEvaluation,
         Evaluation,
         LayerTensors,
         SelfCheck,
     )
-    from causal_lvlm.lvlm.trace import Trace
 
 __all__ = [
     "LVLM",
@@ -37,18 +37,18 @@ __all__ = [
 
 # Loaded on first use: a saved trace can be opened without torch.
 _HOMES = {
-    "LVLM": "model",
-    "Family": "family",
-    "BackwardPass": "gradients",
+    "LVLM": "lvlm.model",
+    "Family": "lvlm.family",
+    "BackwardPass": "lvlm.gradients",
     "BackendCheck": "results",
     "Evaluation": "results",
     "EmbeddingEvaluation": "results",
-    "LayerGradient": "gradients",
+    "LayerGradient": "lvlm.gradients",
     "LayerTensors": "results",
-    "PeakMemory": "memory",
+    "PeakMemory": "lvlm.memory",
     "SelfCheck": "results",
-    "Trace": "trace",
-    "load_model": "loading",
+    "Trace": "lvlm.trace",
+    "load_model": "lvlm.loading",
 }
 
 
@@ -56,4 +56,4 @@ def __getattr__(name: str) -> Any:
     """Import a public name from its module on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"causal_lvlm.{_HOMES[name]}"), name)

@@ -45,9 +45,9 @@ from causal_lvlm.lvlm.interventions import masked_embeddings
 from causal_lvlm.lvlm.memory import parse_memory
 from causal_lvlm.lvlm.plan import Plan, SizeRule
 from causal_lvlm.lvlm.prepared import Prepared
-from causal_lvlm.lvlm.results import BackendCheck, Evaluation
 from causal_lvlm.lvlm.rows import Answers, MaskedRows
 from causal_lvlm.lvlm.spotcheck import chosen_rows, tolerance_for, ways_of
+from causal_lvlm.results import BackendCheck, Evaluation
 from causal_lvlm.tokens import Target
 
 __all__ = ["BACKENDS", "MASKINGS", "evaluate", "masked_rows"]

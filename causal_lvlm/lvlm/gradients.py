@@ -34,7 +34,7 @@ from causal_lvlm.lvlm.attention_function import (
     weight_blocks,
 )
 from causal_lvlm.lvlm.prepared import Prepared
-from causal_lvlm.lvlm.results import LayerTensors
+from causal_lvlm.results import LayerTensors
 from causal_lvlm.tokens import Target
 
 if TYPE_CHECKING:

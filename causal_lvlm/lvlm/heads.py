@@ -30,8 +30,8 @@ from causal_lvlm.lvlm.attention_function import Recorder, recording
 from causal_lvlm.lvlm.evaluate import masked_rows
 from causal_lvlm.lvlm.prepared import Prepared
 from causal_lvlm.lvlm.probes import in_batches, most_rows
-from causal_lvlm.lvlm.results import Evaluation
 from causal_lvlm.lvlm.rows import Answers, allowed_keys
+from causal_lvlm.results import Evaluation
 from causal_lvlm.tokens import Target
 
 __all__ = ["BASES", "SOURCES", "evaluate_heads"]

@@ -24,9 +24,9 @@ from causal_lvlm.lvlm.interventions import mean_embeddings
 from causal_lvlm.lvlm.memory import is_out_of_memory, parse_memory, release
 from causal_lvlm.lvlm.plan import SizeRule
 from causal_lvlm.lvlm.prepared import Prepared
-from causal_lvlm.lvlm.results import EmbeddingEvaluation
 from causal_lvlm.lvlm.rows import Answers
 from causal_lvlm.lvlm.verbs import Rows
+from causal_lvlm.results import EmbeddingEvaluation
 from causal_lvlm.tokens import Target
 
 __all__ = [

@@ -15,8 +15,8 @@ import torch
 
 from causal_lvlm.lvlm.attention_function import Recorder, recording
 from causal_lvlm.lvlm.capture import keep_calls
-from causal_lvlm.lvlm.results import SelfCheck
 from causal_lvlm.lvlm.spotcheck import tolerance_for
+from causal_lvlm.results import SelfCheck
 
 if TYPE_CHECKING:
     from causal_lvlm.arrays import FloatArray

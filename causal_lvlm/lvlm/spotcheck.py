@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from causal_lvlm.arrays import BoolArray, IntArray
-from causal_lvlm.lvlm.results import BackendCheck
+from causal_lvlm.results import BackendCheck
 
 if TYPE_CHECKING:
     from causal_lvlm.lvlm.model import LVLM

@@ -35,9 +35,9 @@ from causal_lvlm.fields import (
     text,
     whole,
 )
-from causal_lvlm.lvlm.results import BackendCheck, Evaluation, SelfCheck
 from causal_lvlm.lvlm.verbs import ProbeVerbs
 from causal_lvlm.rasters import decode_images, encode_image
+from causal_lvlm.results import BackendCheck, Evaluation, SelfCheck
 from causal_lvlm.storage import read_json, write_json
 from causal_lvlm.summary import check_summary, pictures_of
 from causal_lvlm.tokens import Target, TargetLike, TokenLayout, resolve_target

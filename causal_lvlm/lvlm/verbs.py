@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from causal_lvlm.arrays import BoolArray, Float32Array, FloatArray
-from causal_lvlm.lvlm.results import EmbeddingEvaluation, Evaluation
+from causal_lvlm.results import EmbeddingEvaluation, Evaluation
 from causal_lvlm.tokens import Target, TargetLike
 
 if TYPE_CHECKING:
