@@ -6,7 +6,6 @@ a new entry fails, and so does one that is no longer needed.
 
 from __future__ import annotations
 
-import ast
 import doctest
 import importlib
 import inspect
@@ -17,23 +16,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import networkx as nx
 import pytest
 
 import causal_lvlm as cl
+from tests.imports import MODULES, ROOT, circles, import_graph
 
-ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = json.loads((ROOT / "tests" / "data" / "allowed.json").read_text(encoding="utf-8"))
-SOURCES = [*ROOT.glob("causal_lvlm/**/*.py"), *ROOT.glob("kernels/causal_kernels/**/*.py")]
-
-
-def module_name(file: Path) -> str:
-    parts = file.relative_to(ROOT).with_suffix("").parts
-    parts = parts[1:] if parts[0] == "kernels" else parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {module_name(file): file for file in sorted(SOURCES)}
 
 
 def same_as_allowed(found: list, kind: str) -> None:
@@ -44,36 +32,19 @@ def same_as_allowed(found: list, kind: str) -> None:
     assert not gone, f"take out of allowed.json, {kind}: {gone}"
 
 
-def circles(sources: dict[str, str]) -> list[list[str]]:
-    """Return the import circles among modules, lazy and type-checking imports included."""
-    graph = nx.DiGraph()
-    for name, source in sources.items():
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Import):
-                targets = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                full = [f"{node.module}.{alias.name}" for alias in node.names]
-                targets = [f if f in sources else str(node.module) for f in full]
-            else:
-                continue
-            graph.add_edges_from((name, t) for t in targets if t in sources and t != name)
-    return sorted(sorted(c) for c in nx.strongly_connected_components(graph) if len(c) > 1)
-
-
 def test_circles_are_found_in_functions_and_in_type_checking_blocks():
     lazy = {"a": "def f():\n    import b", "b": "from c import x", "c": "import a", "d": "import a"}
     typed = {
         "p": "import p.q",
         "p.q": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p import q, r",
     }
-    assert circles(lazy) == [["a", "b", "c"]]
-    assert circles(typed) == [["p", "p.q"]]
-    assert circles({"a": "import b", "b": "import numpy"}) == []
+    assert circles(import_graph(lazy)) == [["a", "b", "c"]]
+    assert circles(import_graph(typed)) == [["p", "p.q"]]
+    assert circles(import_graph({"a": "import b", "b": "import numpy"})) == []
 
 
 def test_no_new_import_circle():
-    found = circles({name: file.read_text(encoding="utf-8") for name, file in MODULES.items()})
-    same_as_allowed(found, "circles")
+    same_as_allowed(circles(import_graph()), "circles")
 
 
 @pytest.mark.parametrize(
