@@ -69,11 +69,9 @@ def blocked(trace: Trace, positions: Iterable[int]) -> Trace:
     hidden = hidden_positions(len(trace.layout), positions)
     if prepared.hidden is not None:
         hidden |= prepared.hidden
-    return replace(
-        trace,
-        parameters={**trace.parameters, BLOCKED: np.flatnonzero(hidden).tolist()},
-        _link=Link(prepared.with_hidden(hidden)),
-    )
+    parameters = {**trace.parameters, BLOCKED: np.flatnonzero(hidden).tolist()}
+    record = replace(trace.record, parameters=parameters)
+    return Trace(record, Link(prepared.with_hidden(hidden)))
 
 
 def on_model(trace: Trace, model: LVLM, *, check: bool = False) -> Trace:
@@ -110,13 +108,10 @@ def on_model(trace: Trace, model: LVLM, *, check: bool = False) -> Trace:
             f"{model.model_id!r} does not reproduce the answer {trace.answer!r} recorded with "
             f"{trace.model_id!r} ({found}); pass check=False to ask it all the same"
         )
-    return replace(
-        trace,
-        self_check=found,
-        model_id=model.model_id,
-        revision=model.revision,
-        _link=Link(prepared),
+    record = replace(
+        trace.record, self_check=found, model_id=model.model_id, revision=model.revision
     )
+    return Trace(record, Link(prepared))
 
 
 def _shared_inputs(trace: Trace, model: LVLM) -> Any:

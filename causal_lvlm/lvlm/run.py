@@ -39,6 +39,7 @@ from causal_lvlm.lvlm.prompts import render_prompt
 from causal_lvlm.lvlm.ramp import geometry_error
 from causal_lvlm.lvlm.selfcheck import check_run
 from causal_lvlm.lvlm.trace import Link, Trace
+from causal_lvlm.record import TraceRecord
 from causal_lvlm.storage import versions
 
 __all__ = ["run"]
@@ -130,7 +131,7 @@ def run(
         warnings.warn(message, stacklevel=3)  # points at the caller of LVLM.run
     settings = own_settings(lvlm)
     remarks = (settings_remark(settings), placed.remark, *map(frames_remark, pictures))
-    return Trace(
+    record = TraceRecord(
         prompt=rendered.text,
         answer=answer_text(lvlm, said.token_ids[n_prompt:]),
         image=pictures[0] if pictures else None,
@@ -155,5 +156,5 @@ def run(
             "geometry": placed.source,
             "geometry_remark": placed.remark,
         },
-        _link=Link(prepared),
     )
+    return Trace(record, Link(prepared))

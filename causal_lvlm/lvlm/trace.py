@@ -9,38 +9,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-from PIL import Image
-
-from causal_lvlm.arrays import BoolArray, Float32Array, FloatArray, IntArray, frozen
+from causal_lvlm.arrays import BoolArray, Float32Array, IntArray
 from causal_lvlm.errors import (
     CausalLVLMError,
     DetachedTraceError,
     SelfCheckError,
     UnsupportedModelError,
 )
-from causal_lvlm.fields import (
-    array,
-    instance,
-    many,
-    maybe,
-    reading,
-    record,
-    settings,
-    table,
-    text,
-    whole,
-)
 from causal_lvlm.lvlm.verbs import ProbeVerbs
-from causal_lvlm.rasters import decode_images, encode_image
-from causal_lvlm.results import BackendCheck, Evaluation, SelfCheck
-from causal_lvlm.storage import read_json, write_json
-from causal_lvlm.summary import check_summary, pictures_of
-from causal_lvlm.tokens import Target, TargetLike, TokenLayout, resolve_target
+from causal_lvlm.record import TraceRecord
+from causal_lvlm.results import BackendCheck, Evaluation
+from causal_lvlm.tokens import Target, TargetLike, resolve_target
 
 if TYPE_CHECKING:
     from causal_lvlm.lvlm.cross import ImageAttention
@@ -50,8 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Link", "Trace"]
 
-_KIND = "trace"
-
 
 @dataclass
 class Link:
@@ -60,58 +41,41 @@ class Link:
     prepared: Prepared | None = None
 
 
-@dataclass(frozen=True)
 class Trace(ProbeVerbs):
     """What was asked, what was answered, and how to ask again.
 
+    Parameters
+    ----------
+    record : TraceRecord
+    link : Link, optional
+
     Attributes
     ----------
-    prompt : str
-        What the model saw, before image tokens were expanded.
-    answer : str
-    image : PIL.Image.Image or None
-        The original, upright, RGB: the first of several, None where text alone was asked.
-    layout : TokenLayout
-    log_probs : ndarray of float64, shape (G,)
-        Log-probability of each generated token when it was generated.
-    self_check : SelfCheck
-    model_id : str
-    revision : str or None
-    versions : dict
-    parameters : dict
-        Arguments of the run.
-    images : tuple of PIL.Image.Image
-        All originals, in the order of the prompt.
+    record : TraceRecord
+    prompt, answer, image, images, layout, log_probs, self_check, model_id, revision, versions, \
+parameters, remarks
+        The record's.
     """
 
-    prompt: str
-    answer: str
-    image: Image.Image | None
-    layout: TokenLayout
-    log_probs: FloatArray
-    self_check: SelfCheck
-    model_id: str
-    revision: str | None
-    versions: dict[str, str]
-    parameters: dict[str, Any]
-    images: tuple[Image.Image, ...] = ()
-    _link: Link = field(default_factory=Link, repr=False, compare=False)
+    def __init__(self, record: TraceRecord, link: Link | None = None) -> None:
+        self.record: Final = record
+        self.prompt: Final = record.prompt
+        self.answer: Final = record.answer
+        self.image: Final = record.image
+        self.images: Final = record.images
+        self.layout: Final = record.layout
+        self.log_probs: Final = record.log_probs
+        self.self_check: Final = record.self_check
+        self.model_id: Final = record.model_id
+        self.revision: Final = record.revision
+        self.versions: Final = record.versions
+        self.parameters: Final = record.parameters
+        self.remarks: Final = record.remarks
+        self._link = link or Link()
 
-    def __post_init__(self) -> None:
-        """Freeze the arrays and check their length."""
-        if self.image is not None and not self.images:
-            object.__setattr__(self, "images", (self.image,))
-        object.__setattr__(self, "log_probs", frozen(self.log_probs, np.float64))
-        n_generated = len(self.layout) - self.layout.n_prompt
-        if self.log_probs.shape != (n_generated,):
-            raise ValueError(
-                f"log_probs has shape {self.log_probs.shape} for {n_generated} generated tokens"
-            )
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What a reader should know about how it was asked, one sentence each."""
-        return tuple(str(remark) for remark in self.parameters.get("remarks") or ())
+    def __repr__(self) -> str:
+        """Return what is recorded."""
+        return f"Trace({self.record!r})"
 
     # -- the model ----------------------------------------------------------------------------
 
@@ -389,89 +353,22 @@ class Trace(ProbeVerbs):
     # -- on disk ------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all that is recorded as plain values: text, lists, the image as base64 PNG."""
-        layout = self.layout
-        return {
-            "kind": _KIND,
-            "prompt": self.prompt,
-            "answer": self.answer,
-            "image": encode_image(self.image) if self.image is not None else None,
-            "more_images": [encode_image(image) for image in self.images[1:]],
-            "tokens": list(layout.tokens),
-            "token_ids": layout.token_ids.tolist(),
-            "modality": layout.modality.tolist(),
-            "words": layout.words.tolist(),
-            "n_prompt": layout.n_prompt,
-            "grids": [
-                {
-                    "image": grid.image,
-                    "tile": grid.tile,
-                    "rows": grid.rows,
-                    "cols": grid.cols,
-                    "positions": grid.positions.tolist(),
-                    "boxes": grid.boxes.tolist(),
-                    "image_size": list(grid.image_size),
-                }
-                for grid in layout.grids
-            ],
-            "log_probs": self.log_probs.tolist(),
-            "self_check": vars(self.self_check).copy(),
-            "model_id": self.model_id,
-            "revision": self.revision,
-            "versions": dict(self.versions),
-            "parameters": dict(self.parameters),
-        }
+        """Return the record as plain values; see `TraceRecord.to_dict`."""
+        return self.record.to_dict()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the trace as JSON, the image embedded; raises `OutputError` if it cannot.
-
-        Parameters
-        ----------
-        path : str or path-like
-            Of the JSON file.
-        """
-        return write_json(path, self.to_dict())
+        """Write the record as JSON; see `TraceRecord.save`."""
+        return self.record.save(path)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Trace:
-        """Invert `to_dict`; the result has no model.
-
-        Parameters
-        ----------
-        value : dict
-            What `to_dict` returned.
-
-        Raises
-        ------
-        OutputError
-            If a field is missing, or is not what it must be.
-        """
-        layout = check_summary(value)
-        fields = record(
-            {
-                "prompt": text, "answer": text, "model_id": text, "revision": maybe(text),
-                "log_probs": array(np.float64, len(layout) - layout.n_prompt, nan=True),
-                "self_check": instance(SelfCheck), "versions": table(text),
-                "parameters": settings(blocked=many(whole(0, len(layout) - 1))),
-            }
-        )(value, "")  # fmt: skip
-        images = decode_images(pictures_of(value), "image")
-        return cls(layout=layout, image=images[0] if images else None, images=images, **fields)
+        """Return a trace without a model; see `TraceRecord.from_dict`."""
+        return cls(TraceRecord.from_dict(value))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
         """Read a saved trace; it renders and reports, and can be attached to its model.
 
-        Parameters
-        ----------
-        path : str or path-like
-            A file that `save` wrote.
-
-        Raises
-        ------
-        OutputError
-            If the file cannot be read or is no saved trace.
+        See `TraceRecord.load`.
         """
-        value = read_json(path, _KIND)
-        with reading(path, "trace"):
-            return cls.from_dict(value)
+        return cls(TraceRecord.load(path))

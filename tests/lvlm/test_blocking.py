@@ -10,6 +10,7 @@ import torch
 
 from causal_lvlm.errors import DetachedTraceError, SelfCheckError, UnsupportedModelError
 from causal_lvlm.lvlm import LVLM, Trace, load_model
+from causal_lvlm.lvlm.trace import Link
 from causal_lvlm.tiny import sample_inputs, weights_path
 from tests.lvlm.families.tiny import BUILDERS
 from tests.lvlm.helpers import candidate_positions, noise_image, random_masks
@@ -53,9 +54,7 @@ def other_contents(trace, positions):
         prepared.hidden,
     )  # fmt: skip
     fresh.__dict__["_embedded"] = changed, context
-    found = copy.copy(trace)
-    object.__setattr__(found, "_link", type(trace._link)(fresh))
-    return found
+    return Trace(trace.record, Link(fresh))
 
 
 def verbs(trace, target, free, keep):
