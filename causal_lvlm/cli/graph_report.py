@@ -235,7 +235,7 @@ def read_truth(path: Path, names: Sequence[str], algorithm: str | None) -> PAG:
         algorithm learns.
     """
     from causal_lvlm.structure.files import read_graph
-    from causal_lvlm.structure.named import check_kind
+    from causal_lvlm.structure.marks import check_kind
 
     learned = "cpdag" if algorithm == "pc" else "pag"
     truth = read_graph(path, learned)

@@ -33,7 +33,7 @@ from causal_lvlm.fields import (
     whole,
 )
 from causal_lvlm.structure import LearnedStructure, PDSTree, learn_structure, pds_tree
-from causal_lvlm.structure.export import from_dict as pag_from_dict
+from causal_lvlm.structure.named import from_dict as pag_from_dict
 from causal_lvlm.structure.saved import evidence_arrays, separations, summary_fields
 from causal_lvlm.summary import MAX_POSITIONS
 from causal_lvlm.tokens import TokenLayout

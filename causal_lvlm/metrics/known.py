@@ -29,7 +29,7 @@ import numpy as np
 from causal_lvlm.arrays import FloatArray, IntArray, frozen
 from causal_lvlm.checks import whole_number
 from causal_lvlm.structure import PAG
-from causal_lvlm.structure.pag import ARROW, CIRCLE, TAIL
+from causal_lvlm.structure.marks import ARROW, CIRCLE, TAIL
 from causal_lvlm.tokens import TokenLayout
 
 __all__ = ["KnownStructure", "KnownTrace", "random_structure"]

@@ -21,8 +21,8 @@ import numpy as np
 
 from causal_lvlm.arrays import FloatArray, IntArray, UInt8Array, frozen
 from causal_lvlm.errors import StructureError
-from causal_lvlm.structure.named import check_kind
-from causal_lvlm.structure.pag import ARROW, CIRCLE, PAG, TAIL
+from causal_lvlm.structure.marks import ARROW, CIRCLE, TAIL, check_kind
+from causal_lvlm.structure.pag import PAG
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -9,7 +9,8 @@ import numpy as np
 from causal_lvlm.arrays import IntArray
 from causal_lvlm.structure.evidence import PairEvidence
 from causal_lvlm.structure.learner import Learner
-from causal_lvlm.structure.pag import ARROW, PAG, TAIL
+from causal_lvlm.structure.marks import ARROW, TAIL
+from causal_lvlm.structure.pag import PAG
 from causal_lvlm.structure.result import LearnedStructure
 from causal_lvlm.structure.validity import reachability
 

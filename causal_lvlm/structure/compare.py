@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from causal_lvlm.errors import StructureError
-from causal_lvlm.structure.named import check_kind
-from causal_lvlm.structure.pag import ARROW, CIRCLE, PAG, TAIL, edge_symbol
+from causal_lvlm.structure.marks import ARROW, CIRCLE, TAIL, check_kind, edge_symbol
+from causal_lvlm.structure.pag import PAG
 
 if TYPE_CHECKING:
     from causal_lvlm.structure.result import LearnedStructure

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from causal_lvlm.errors import StructureError
-from causal_lvlm.structure.named import NamedGraph, node_texts
-from causal_lvlm.structure.pag import ARROW, CIRCLE, PAG, TAIL, edges
+from causal_lvlm.structure.marks import ARROW, CIRCLE, TAIL, edges, node_texts
+from causal_lvlm.structure.named import NamedGraph
+from causal_lvlm.structure.pag import PAG
 
 __all__ = ["from_causal_learn", "from_pywhy", "to_causal_learn", "to_pywhy"]
 

@@ -15,30 +15,27 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
-from causal_lvlm.errors import OutputError, StructureError
-from causal_lvlm.fields import choice, many, maybe, record, text, whole
 from causal_lvlm.storage import write_bytes
-from causal_lvlm.structure.named import (
-    NamedGraph,
+from causal_lvlm.structure.marks import (
+    ARROW,
+    CIRCLE,
+    NAMES,
+    TAIL,
+    HasMarks,
     check_confidence,
     check_kind,
-    empty_marks,
+    edge_symbol,
+    edges,
     node_texts,
 )
-from causal_lvlm.structure.pag import ARROW, CIRCLE, PAG, TAIL, edge_symbol, edges
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = [
-    "from_dict", "from_networkx", "named_from_dict", "to_dict", "to_dot", "to_graphml", "to_json",
-    "to_networkx",
-]  # fmt: skip
+__all__ = ["to_dict", "to_dot", "to_graphml", "to_json", "to_networkx"]
 
-_NAMES = {CIRCLE: "circle", ARROW: "arrow", TAIL: "tail"}
-_CODES = {name: code for code, name in _NAMES.items()}
 # What XML 1.0 (section 2.2, Char) does not allow; token texts may hold it. A carriage return is
 # allowed, but parsers read it as a line feed (section 2.11).
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -46,7 +43,7 @@ _DOT = {CIRCLE: "odot", ARROW: "normal", TAIL: "none"}
 
 
 def to_networkx(
-    pag: PAG,
+    pag: HasMarks,
     labels: Sequence[str] | None = None,
     *,
     confidence: Any = None,
@@ -85,8 +82,8 @@ def to_networkx(
         graph.add_edge(
             i,
             j,
-            mark_source=_NAMES[int(pag.marks[j, i])],
-            mark_target=_NAMES[int(pag.marks[i, j])],
+            mark_source=NAMES[int(pag.marks[j, i])],
+            mark_target=NAMES[int(pag.marks[i, j])],
             kind=edge_symbol(pag, i, j),
         )
         if values is not None and not math.isnan(values[i, j]):
@@ -94,49 +91,8 @@ def to_networkx(
     return graph
 
 
-def from_networkx(graph: nx.Graph) -> NamedGraph:
-    """Invert `to_networkx`, also after GraphML; read plain graphs as well.
-
-    Edges without marks are read as in a CPDAG (or DAG): an arc is ``-->``, arcs in both directions
-    and edges of an undirected graph are ``---``. Nodes are named by their attribute ``label``, if
-    all have one and they differ, else by what they are.
-
-    Raises
-    ------
-    StructureError
-        If the graph has parallel edges, loops, unknown marks, or arcs that contradict each other.
-    """
-    if graph.is_multigraph():
-        raise StructureError("a graph with parallel edges (multigraph) is no PAG or CPDAG")
-    labels = [graph.nodes[node].get("label") for node in graph.nodes]
-    if None in labels or len({str(label) for label in labels}) < len(labels):
-        labels = list(graph.nodes)
-    position = {node: k for k, node in enumerate(graph.nodes)}
-    marks = empty_marks(len(position))
-    marked = False
-    for u, v, data in graph.edges(data=True):
-        i, j = position[u], position[v]
-        if "mark_source" in data or "mark_target" in data:
-            marked = True
-            pair = _code(data.get("mark_source")), _code(data.get("mark_target"))
-            if marks[i, j] and pair != (marks[j, i], marks[i, j]):
-                raise StructureError(f"two arcs between {u!r} and {v!r} have different marks")
-        else:
-            both = not graph.is_directed() or graph.has_edge(v, u)
-            pair = TAIL, TAIL if both else ARROW
-        marks[j, i], marks[i, j] = pair
-    kind = graph.graph.get("kind", None if marked else "cpdag")
-    return NamedGraph(PAG(marks), tuple(labels), kind)
-
-
-def _code(name: Any) -> int:
-    if name not in _CODES:
-        raise StructureError(f"an edge has the mark {name!r}; marks are circle, arrow and tail")
-    return _CODES[name]
-
-
 def to_dot(
-    pag: PAG,
+    pag: HasMarks,
     labels: Sequence[str] | None = None,
     *,
     confidence: Any = None,
@@ -175,7 +131,7 @@ def to_dot(
 
 
 def to_graphml(
-    pag: PAG,
+    pag: HasMarks,
     path: str | os.PathLike[str] | None = None,
     labels: Sequence[str] | None = None,
     *,
@@ -211,7 +167,7 @@ def to_graphml(
 
 
 def to_dict(
-    pag: PAG,
+    pag: HasMarks,
     labels: Sequence[str] | None = None,
     *,
     confidence: Any = None,
@@ -235,8 +191,8 @@ def to_dict(
         edge: dict[str, Any] = {
             "source": i,
             "target": j,
-            "mark_source": _NAMES[int(pag.marks[j, i])],
-            "mark_target": _NAMES[int(pag.marks[i, j])],
+            "mark_source": NAMES[int(pag.marks[j, i])],
+            "mark_target": NAMES[int(pag.marks[i, j])],
             "kind": edge_symbol(pag, i, j),
         }
         if values is not None:
@@ -251,48 +207,8 @@ def to_dict(
     }
 
 
-def from_dict(value: Any) -> PAG:
-    """Invert `to_dict`.
-
-    Raises
-    ------
-    StructureError
-        If the value does not describe a PAG.
-    """
-    return named_from_dict(value).pag
-
-
-def named_from_dict(value: Any) -> NamedGraph:
-    """Invert `to_dict`, names and kind included (labels that are not all different are numbered).
-
-    Raises
-    ------
-    StructureError
-        If the value does not describe a graph.
-    """
-    try:
-        labels = record({"nodes": many(record({"label": text}, {"label"}))})(value, "")["nodes"]
-        n = len(labels)
-        mark, node = choice(*_CODES), whole(0, n - 1)
-        edge = record({"source": node, "target": node, "mark_source": mark, "mark_target": mark})
-        found = record({"edges": many(edge), "kind": maybe(text)}, {"kind"})(value, "")
-    except OutputError as error:
-        raise StructureError(f"not a PAG as `to_dict` writes it: {error}") from error
-    marks = empty_marks(n)
-    for one in found["edges"]:
-        i, j = one["source"], one["target"]
-        pair = _CODES[one["mark_source"]], _CODES[one["mark_target"]]
-        if marks[i, j] and pair != (marks[j, i], marks[i, j]):
-            raise StructureError(f"two edges between {i} and {j} have different marks")
-        marks[j, i], marks[i, j] = pair
-    names = [one.get("label", str(k)) for k, one in enumerate(labels)]
-    if len(set(names)) < n:
-        names = [str(k) for k in range(n)]
-    return NamedGraph(PAG(marks), tuple(names), found.get("kind"))
-
-
 def to_json(
-    pag: PAG,
+    pag: HasMarks,
     labels: Sequence[str] | None = None,
     *,
     confidence: Any = None,

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 from causal_lvlm.errors import OutputError, StructureError
 from causal_lvlm.fields import many, maybe, plain, record, text, whole
 from causal_lvlm.storage import parse_json, read_bytes
-from causal_lvlm.structure.export import named_from_dict
 from causal_lvlm.structure.graphml import from_graphml
-from causal_lvlm.structure.named import NamedGraph
+from causal_lvlm.structure.named import NamedGraph, named_from_dict
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.structure.result import LearnedStructure
 from causal_lvlm.structure.texts import from_pcalg, from_tetrad

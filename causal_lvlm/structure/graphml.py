@@ -9,8 +9,7 @@ from xml.parsers import expat
 import networkx as nx
 
 from causal_lvlm.errors import StructureError
-from causal_lvlm.structure.export import from_networkx
-from causal_lvlm.structure.named import NamedGraph
+from causal_lvlm.structure.named import NamedGraph, from_networkx
 
 __all__ = ["from_graphml"]
 
@@ -22,7 +21,7 @@ def from_graphml(data: bytes) -> NamedGraph:
     ------
     StructureError
         If it is no XML, declares entities, has no graph, data of a key that it does not declare, or
-        what is no PAG or CPDAG (see `causal_lvlm.structure.export.from_networkx`).
+        what is no PAG or CPDAG (see `causal_lvlm.structure.named.from_networkx`).
     """
     root = _parsed(data)
     keys = {one.get("id"): one.get("attr.name") for one in _inside(root, "key")}

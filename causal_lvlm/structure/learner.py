@@ -17,7 +17,7 @@ from causal_lvlm.arrays import BoolArray, FloatArray, Int32Array, IntArray, UInt
 from causal_lvlm.structure.checks import squared_thresholds
 from causal_lvlm.structure.chunks import Found, Kernel, Limits, run_chunks
 from causal_lvlm.structure.knowledge import Masks
-from causal_lvlm.structure.pag import CIRCLE
+from causal_lvlm.structure.marks import CIRCLE
 
 __all__ = ["Learner"]
 

@@ -1,4 +1,7 @@
-"""A graph as other programs see it: marks with names of the nodes and the kind of graph."""
+"""A graph as other programs see it: marks with names of the nodes and the kind of graph.
+
+What `causal_lvlm.structure.export` writes as a networkx graph or as plain lists is read here.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import networkx as nx
 import numpy as np
 
-from causal_lvlm.arrays import FloatArray, UInt8Array, frozen
-from causal_lvlm.errors import StructureError
-from causal_lvlm.structure.pag import ARROW, CIRCLE, PAG, TAIL
+from causal_lvlm.errors import OutputError, StructureError
+from causal_lvlm.fields import choice, many, maybe, record, text, whole
+from causal_lvlm.structure.marks import ARROW, CODES, TAIL, check_kind, empty_marks
+from causal_lvlm.structure.pag import PAG
 
-__all__ = ["NamedGraph", "check_confidence", "check_kind", "empty_marks", "node_texts"]
-
-KINDS = ("pag", "cpdag")
-MAX_NODES = 20_000  # of a graph from a file; its matrix of marks has the square of it
+__all__ = ["NamedGraph", "from_dict", "from_networkx", "named_from_dict"]
 
 
 @dataclass(frozen=True)
@@ -74,60 +76,82 @@ class NamedGraph:
         return NamedGraph(PAG(marks), tuple(names), self.kind)
 
 
-def check_kind(pag: PAG, kind: str) -> None:
-    """Raise StructureError if the kind is unknown, or the graph cannot be of that kind."""
-    if kind not in KINDS:
-        raise StructureError(f"kind must be 'pag' or 'cpdag', not {kind!r}")
-    marks = pag.marks
-    if kind == "cpdag" and ((marks == CIRCLE) | ((marks == ARROW) & (marks.T != TAIL))).any():
-        raise StructureError(
-            "a CPDAG has only the edges --> and ---, but this graph has circles or <->; "
-            "is it a PAG (kind='pag')?"
-        )
+def from_networkx(graph: nx.Graph) -> NamedGraph:
+    """Invert `export.to_networkx`, also after GraphML; read plain graphs as well.
 
-
-def empty_marks(n: int) -> UInt8Array:
-    """Return the marks of a graph without edges, uint8 (n, n), to be filled from a file.
+    Edges without marks are read as in a CPDAG (or DAG): an arc is ``-->``, arcs in both directions
+    and edges of an undirected graph are ``---``. Nodes are named by their attribute ``label``, if
+    all have one and they differ, else by what they are.
 
     Raises
     ------
     StructureError
-        If a file names more nodes than a graph can have here.
+        If the graph has parallel edges, loops, unknown marks, or arcs that contradict each other.
     """
-    if n > MAX_NODES:
-        raise StructureError(f"a graph of {n} nodes is too large; at most {MAX_NODES} are read")
-    return np.zeros((n, n), dtype=np.uint8)
+    if graph.is_multigraph():
+        raise StructureError("a graph with parallel edges (multigraph) is no PAG or CPDAG")
+    labels = [graph.nodes[node].get("label") for node in graph.nodes]
+    if None in labels or len({str(label) for label in labels}) < len(labels):
+        labels = list(graph.nodes)
+    position = {node: k for k, node in enumerate(graph.nodes)}
+    marks = empty_marks(len(position))
+    marked = False
+    for u, v, data in graph.edges(data=True):
+        i, j = position[u], position[v]
+        if "mark_source" in data or "mark_target" in data:
+            marked = True
+            pair = _code(data.get("mark_source")), _code(data.get("mark_target"))
+            if marks[i, j] and pair != (marks[j, i], marks[i, j]):
+                raise StructureError(f"two arcs between {u!r} and {v!r} have different marks")
+        else:
+            both = not graph.is_directed() or graph.has_edge(v, u)
+            pair = TAIL, TAIL if both else ARROW
+        marks[j, i], marks[i, j] = pair
+    kind = graph.graph.get("kind", None if marked else "cpdag")
+    return NamedGraph(PAG(marks), tuple(labels), kind)
 
 
-def node_texts(pag: PAG, labels: Sequence[str] | None) -> list[str]:
-    """Return a text for each node, by default its number; raise if their number is wrong."""
-    if labels is None:
-        return [str(node) for node in range(pag.n_nodes)]
-    if len(labels) != pag.n_nodes:
-        raise StructureError(f"{len(labels)} labels were given for {pag.n_nodes} nodes")
-    return [str(label) for label in labels]
+def _code(name: Any) -> int:
+    if name not in CODES:
+        raise StructureError(f"an edge has the mark {name!r}; marks are circle, arrow and tail")
+    return CODES[name]
 
 
-def check_confidence(pag: PAG, confidence: Any) -> FloatArray | None:
-    """Return the confidence of each edge as float64 (N, N); NaN where there is none.
+def from_dict(value: Any) -> PAG:
+    """Invert `export.to_dict`.
 
     Raises
     ------
     StructureError
-        If it is not symmetric of shape (N, N), or a value of an edge is not in [0, 1].
+        If the value does not describe a PAG.
     """
-    if confidence is None:
-        return None
-    values: FloatArray = frozen(confidence, np.float64)
-    n = pag.n_nodes
-    if values.shape != (n, n):
-        raise StructureError(f"confidence has shape {values.shape}; {n} nodes need {(n, n)}")
-    here = values[pag.marks > 0]
-    if ((here < 0) | (here > 1)).any():
-        raise StructureError(
-            f"confidence must lie between 0 and 1, not between {np.nanmin(here):g} and "
-            f"{np.nanmax(here):g}"
-        )
-    if not np.array_equal(values, values.T, equal_nan=True):
-        raise StructureError("confidence must be symmetric: it belongs to an edge, not to an end")
-    return values
+    return named_from_dict(value).pag
+
+
+def named_from_dict(value: Any) -> NamedGraph:
+    """Invert `export.to_dict`, names and kind included (numbers if names repeat).
+
+    Raises
+    ------
+    StructureError
+        If the value does not describe a graph.
+    """
+    try:
+        labels = record({"nodes": many(record({"label": text}, {"label"}))})(value, "")["nodes"]
+        n = len(labels)
+        mark, node = choice(*CODES), whole(0, n - 1)
+        edge = record({"source": node, "target": node, "mark_source": mark, "mark_target": mark})
+        found = record({"edges": many(edge), "kind": maybe(text)}, {"kind"})(value, "")
+    except OutputError as error:
+        raise StructureError(f"not a PAG as `to_dict` writes it: {error}") from error
+    marks = empty_marks(n)
+    for one in found["edges"]:
+        i, j = one["source"], one["target"]
+        pair = CODES[one["mark_source"]], CODES[one["mark_target"]]
+        if marks[i, j] and pair != (marks[j, i], marks[i, j]):
+            raise StructureError(f"two edges between {i} and {j} have different marks")
+        marks[j, i], marks[i, j] = pair
+    names = [one.get("label", str(k)) for k, one in enumerate(labels)]
+    if len(set(names)) < n:
+        names = [str(k) for k in range(n)]
+    return NamedGraph(PAG(marks), tuple(names), found.get("kind"))

@@ -48,7 +48,7 @@ from causal_lvlm.npz import read_beside
 from causal_lvlm.storage import read_json, to_jsonable, versions, write_bytes, write_json
 from causal_lvlm.structure.inputs import correlation_from_data
 from causal_lvlm.structure.learn import learn_structure
-from causal_lvlm.structure.named import KINDS, check_kind
+from causal_lvlm.structure.marks import KINDS, check_kind
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.structure.resample import Sampled, checked_table, in_threads, stop_if_interrupted
 from causal_lvlm.structure.tables import checked_names

@@ -1,7 +1,7 @@
 """The partial ancestral graph (PAG) as a frozen array of edge marks.
 
-``marks[i, j]`` is the mark **at j** on the edge i-j: 0 no edge, 1 circle, 2 arrowhead, 3 tail (the
-coding of the R package pcalg). What can be asked of a graph are free functions on it.
+The codes are those of `causal_lvlm.structure.marks`. What can be asked of a graph are free
+functions on it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numpy as np
 
 from causal_lvlm.arrays import UInt8Array, frozen
 from causal_lvlm.errors import StructureError
+from causal_lvlm.structure import export
+from causal_lvlm.structure.marks import ARROW, CIRCLE, NONE, TAIL
 
 if TYPE_CHECKING:
     import os
@@ -21,24 +23,7 @@ if TYPE_CHECKING:
 
     import networkx as nx
 
-__all__ = [
-    "ARROW",
-    "CIRCLE",
-    "NONE",
-    "PAG",
-    "TAIL",
-    "adjacent_nodes",
-    "ancestors",
-    "children",
-    "edge_symbol",
-    "edges",
-    "parents",
-    "spouses",
-]
-
-NONE, CIRCLE, ARROW, TAIL = 0, 1, 2, 3
-_LEFT = {CIRCLE: "o", ARROW: "<", TAIL: "-"}
-_RIGHT = {CIRCLE: "o", ARROW: ">", TAIL: "-"}
+__all__ = ["PAG", "adjacent_nodes", "ancestors", "children", "parents", "spouses"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +47,7 @@ class PAG:
     --------
     0 -> 1, and 1 o-> 2:
 
+    >>> from causal_lvlm.structure.marks import edge_symbol, edges
     >>> pag = PAG([[0, 2, 0], [3, 0, 2], [0, 1, 0]])
     >>> [(i, edge_symbol(pag, i, j), j) for i, j in edges(pag)]
     [(0, '-->', 1), (1, 'o->', 2)]
@@ -112,47 +98,25 @@ class PAG:
 
     def to_networkx(self, labels: Sequence[str] | None = None) -> nx.DiGraph:
         """See `causal_lvlm.structure.export.to_networkx`."""
-        from causal_lvlm.structure import export
-
         return export.to_networkx(self, labels=labels)
 
     def to_dot(self, labels: Sequence[str] | None = None) -> str:
         """See `causal_lvlm.structure.export.to_dot`."""
-        from causal_lvlm.structure import export
-
         return export.to_dot(self, labels=labels)
 
     def to_graphml(
         self, path: str | os.PathLike[str] | None = None, labels: Sequence[str] | None = None
     ) -> str | Path:
         """See `causal_lvlm.structure.export.to_graphml`."""
-        from causal_lvlm.structure import export
-
         return export.to_graphml(self, path, labels=labels)
 
     def to_json(self, labels: Sequence[str] | None = None) -> str:
         """See `causal_lvlm.structure.export.to_json`."""
-        from causal_lvlm.structure import export
-
         return export.to_json(self, labels=labels)
 
     def to_dict(self, labels: Sequence[str] | None = None) -> dict[str, Any]:
         """See `causal_lvlm.structure.export.to_dict`."""
-        from causal_lvlm.structure import export
-
         return export.to_dict(self, labels=labels)
-
-
-def edges(pag: PAG) -> list[tuple[int, int]]:
-    """Return the edges as pairs (i, j) with i < j, in lexicographic order."""
-    return [(int(i), int(j)) for i, j in np.argwhere(np.triu(pag.marks))]
-
-
-def edge_symbol(pag: PAG, i: int, j: int) -> str:
-    """Return the edge between i and j as text, such as ``"o->"``; empty if there is none."""
-    if pag.marks[i, j] == NONE:
-        return ""
-    return _LEFT[int(pag.marks[j, i])] + "-" + _RIGHT[int(pag.marks[i, j])]
 
 
 def adjacent_nodes(pag: PAG, node: int) -> list[int]:
@@ -162,17 +126,20 @@ def adjacent_nodes(pag: PAG, node: int) -> list[int]:
 
 def parents(pag: PAG, node: int) -> list[int]:
     """Return the nodes k with k -> node (a tail at k, an arrowhead at the node)."""
-    return [int(k) for k in np.flatnonzero((pag.marks[:, node] == 2) & (pag.marks[node] == 3))]
+    here, there = pag.marks[:, node], pag.marks[node]
+    return [int(k) for k in np.flatnonzero((here == ARROW) & (there == TAIL))]
 
 
 def children(pag: PAG, node: int) -> list[int]:
     """Return the nodes k with node -> k."""
-    return [int(k) for k in np.flatnonzero((pag.marks[node] == 2) & (pag.marks[:, node] == 3))]
+    here, there = pag.marks[:, node], pag.marks[node]
+    return [int(k) for k in np.flatnonzero((here == TAIL) & (there == ARROW))]
 
 
 def spouses(pag: PAG, node: int) -> list[int]:
     """Return the nodes k with k <-> node."""
-    return [int(k) for k in np.flatnonzero((pag.marks[:, node] == 2) & (pag.marks[node] == 2))]
+    here, there = pag.marks[:, node], pag.marks[node]
+    return [int(k) for k in np.flatnonzero((here == ARROW) & (there == ARROW))]
 
 
 def ancestors(pag: PAG, node: int) -> list[int]:

@@ -21,7 +21,7 @@ from causal_lvlm.storage import read_json, versions, write_bytes, write_json
 from causal_lvlm.structure import export
 from causal_lvlm.structure.checks import smallest_eigenvalue
 from causal_lvlm.structure.evidence import PairEvidence, pair_index
-from causal_lvlm.structure.named import KINDS, check_kind
+from causal_lvlm.structure.marks import KINDS, check_kind
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.structure.saved import evidence_arrays, separations, summary_fields
 from causal_lvlm.structure.validity import Violation, check_validity

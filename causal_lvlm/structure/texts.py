@@ -24,8 +24,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from causal_lvlm.errors import StructureError
-from causal_lvlm.structure.named import NamedGraph, check_kind, empty_marks, node_texts
-from causal_lvlm.structure.pag import ARROW, CIRCLE, PAG, TAIL, edge_symbol, edges
+from causal_lvlm.structure.marks import (
+    ARROW,
+    CIRCLE,
+    TAIL,
+    check_kind,
+    edge_symbol,
+    edges,
+    empty_marks,
+    node_texts,
+)
+from causal_lvlm.structure.named import NamedGraph
+from causal_lvlm.structure.pag import PAG
 
 __all__ = ["from_pcalg", "from_tetrad", "tetrad_names", "to_pcalg", "to_tetrad"]
 

@@ -19,7 +19,8 @@ import networkx as nx
 import numpy as np
 
 from causal_lvlm.arrays import BoolArray
-from causal_lvlm.structure.pag import ARROW, PAG, TAIL
+from causal_lvlm.structure.marks import ARROW, TAIL
+from causal_lvlm.structure.pag import PAG
 
 __all__ = ["Violation", "check_validity", "reachability"]
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from causal_lvlm.arrays import UInt8Array
 from causal_lvlm.errors import StructureError
-from causal_lvlm.structure.named import check_kind
+from causal_lvlm.structure.marks import check_kind
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.viz.graph_figure import LegendItem, Line
 from causal_lvlm.viz.graph_parts import (

@@ -18,8 +18,8 @@ from causal_lvlm.structure.convert import (
     to_causal_learn,
     to_pywhy,
 )
+from causal_lvlm.structure.marks import edge_symbol, edges
 from causal_lvlm.structure.named import NamedGraph
-from causal_lvlm.structure.pag import edge_symbol, edges
 from causal_lvlm.structure.texts import to_pcalg, to_tetrad
 from tests.structure.test_export import CPDAG, MARKS, random_cpdag, random_marks
 

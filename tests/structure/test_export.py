@@ -15,17 +15,9 @@ from hypothesis import strategies as st
 
 from causal_lvlm.errors import OutputError, StructureError
 from causal_lvlm.structure import PAG, LearnedStructure, learn_structure
-from causal_lvlm.structure.export import (
-    from_networkx,
-    named_from_dict,
-    to_dict,
-    to_dot,
-    to_graphml,
-    to_json,
-    to_networkx,
-)
+from causal_lvlm.structure.export import to_dict, to_dot, to_graphml, to_json, to_networkx
 from causal_lvlm.structure.files import read_graph
-from causal_lvlm.structure.named import NamedGraph
+from causal_lvlm.structure.named import NamedGraph, from_networkx, named_from_dict
 from causal_lvlm.structure.texts import (
     from_pcalg,
     from_tetrad,

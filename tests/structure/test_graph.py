@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from causal_lvlm.errors import StructureError
-from causal_lvlm.structure import PAG, PDSTree, check_validity, export, pds_tree
+from causal_lvlm.structure import PAG, PDSTree, check_validity, named, pds_tree
 from causal_lvlm.structure import pag as functions
 from tests.examples import examples
 
@@ -211,7 +211,7 @@ def test_round_trips(seed, n):
     np.testing.assert_array_equal(marks_of(pag.to_networkx(), n), pag.marks)
     graph = nx.read_graphml(io.BytesIO(str(pag.to_graphml()).encode()))
     np.testing.assert_array_equal(marks_of(graph, n), pag.marks)
-    assert export.from_dict(json.loads(pag.to_json())) == pag
+    assert named.from_dict(json.loads(pag.to_json())) == pag
 
 
 def test_labels_of_any_text(tmp_path):
@@ -224,7 +224,7 @@ def test_labels_of_any_text(tmp_path):
     assert nx.read_graphml(path).nodes["0"]["label"] == 'say "x"'
     assert nx.read_graphml(path).nodes["3"]["label"] == "�<&>"
     with pytest.raises(StructureError, match="not a PAG"):
-        export.from_dict({"nodes": []})
+        named.from_dict({"nodes": []})
 
 
 def test_dot_is_read_by_graphviz():

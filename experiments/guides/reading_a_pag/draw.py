@@ -19,7 +19,8 @@ import causal_lvlm as cl
 from causal_lvlm.explanation import PUBLISHED
 from causal_lvlm.explanation.union import union_graph
 from causal_lvlm.structure import PAG
-from causal_lvlm.structure.pag import adjacent_nodes, edge_symbol, edges
+from causal_lvlm.structure.marks import edge_symbol, edges
+from causal_lvlm.structure.pag import adjacent_nodes
 from causal_lvlm.tiny import sample_inputs
 from causal_lvlm.viz import draw_graph, draw_structure, view_of
 from causal_lvlm.viz.graph_figure import Line, box_size, draw_page

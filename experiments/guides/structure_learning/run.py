@@ -24,8 +24,8 @@ from causal_lvlm.structure import LearnedStructure, learn_structure
 from causal_lvlm.structure.compare import compare_graphs
 from causal_lvlm.structure.inputs import CorrelationSource, correlation_from_data
 from causal_lvlm.structure.knowledge import BackgroundKnowledge
+from causal_lvlm.structure.marks import edge_symbol, edges
 from causal_lvlm.structure.null import null_edges
-from causal_lvlm.structure.pag import edge_symbol, edges
 from causal_lvlm.structure.stability import edge_stability
 from causal_lvlm.viz import draw_difference, draw_structure
 from causal_lvlm.viz.style import png_bytes
