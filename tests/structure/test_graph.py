@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from causal_lvlm.errors import StructureError
 from causal_lvlm.structure import PAG, PDSTree, check_validity, named, pds_tree
 from causal_lvlm.structure import pag as functions
+from causal_lvlm.structure.marks import edge_symbol, edges
 from tests.examples import examples
 
 # 0 --> 1, 1 o-> 2, 3 <-> 2, 0 o-o 3
@@ -53,10 +54,10 @@ def test_pag():
     pag = PAG(MARKS)
     assert (pag.n_nodes, pag.n_edges, repr(pag)) == (4, 4, "PAG(4 nodes, 4 edges)")
     assert pag == PAG(MARKS.astype(float)) and hash(pag) == hash(PAG(MARKS)) and pag != PAG(MARKS.T)
-    assert functions.edges(pag) == [(0, 1), (0, 3), (1, 2), (2, 3)]
-    symbols = [functions.edge_symbol(pag, i, j) for i, j in functions.edges(pag)]
+    assert edges(pag) == [(0, 1), (0, 3), (1, 2), (2, 3)]
+    symbols = [edge_symbol(pag, i, j) for i, j in edges(pag)]
     assert symbols == ["-->", "o-o", "o->", "<->"]
-    assert functions.edge_symbol(pag, 1, 0) == "<--" and functions.edge_symbol(pag, 0, 2) == ""
+    assert edge_symbol(pag, 1, 0) == "<--" and edge_symbol(pag, 0, 2) == ""
     assert functions.parents(pag, 1) == [0] and functions.children(pag, 0) == [1]
     assert functions.spouses(pag, 3) == [2] and functions.adjacent_nodes(pag, 2) == [1, 3]
     assert functions.parents(pag, 2) == []
@@ -156,7 +157,7 @@ def test_maximality_by_paths(seed, n):
     directed = nx.DiGraph([(i, j) for i in range(n) for j in functions.children(pag, i)])
     directed.add_nodes_from(range(n))
     above = {v: nx.ancestors(directed, v) for v in range(n)}
-    skeleton = nx.Graph(functions.edges(pag))
+    skeleton = nx.Graph(edges(pag))
     skeleton.add_nodes_from(range(n))
     expected = []
     for i in range(n):
