@@ -30,7 +30,8 @@ class Room(NamedTuple):
 
 
 FILES = (
-    "errors", "arrays", "checks", "fields", "npz", "rasters", "storage", "workers", "runner",
+    "errors", "arrays", "checks", "fields", "npz", "rasters", "storage", "budget", "workers",
+    "runner",
 )  # fmt: skip
 LANGUAGE = (
     "tokens", "results", "protocols", "summary", "cards", "record", "units", "asker",
