@@ -21,12 +21,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from causal_lvlm.attribution import Attribution, attribute, list_methods
+    from causal_lvlm.attribution import Attribution
     from causal_lvlm.correlation import TokenCorrelation, attention_correlation
     from causal_lvlm.errors import CausalLVLMError
     from causal_lvlm.explanation import Explanation, exhaustive_explanation, explain
     from causal_lvlm.lvlm import LVLM, Family, Trace, load_model
-    from causal_lvlm.metrics import evaluate, list_metrics
+    from causal_lvlm.methods import attribute, evaluate, list_methods
+    from causal_lvlm.metrics import list_metrics
     from causal_lvlm.structure import (
         PAG,
         BackgroundKnowledge,
@@ -65,11 +66,11 @@ _HOMES = {
     "explain": "explanation",
     "exhaustive_explanation": "explanation",
     "Explanation": "explanation",
-    "attribute": "attribution",
-    "list_methods": "attribution",
+    "attribute": "methods",
+    "list_methods": "methods",
     "Attribution": "attribution",
     "make_units": "units",
-    "evaluate": "metrics",
+    "evaluate": "methods",
     "list_metrics": "metrics",
     "report": "viz",
     "CausalLVLMError": "errors",

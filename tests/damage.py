@@ -332,9 +332,9 @@ def write(path: Path, text: str) -> Path:
 
 def read_explanation(path: Path) -> object:
     """Load, say, print, draw, compare, attribute, save."""
-    from causal_lvlm.attribution.causal import from_explanation
     from causal_lvlm.cli.results import describe
     from causal_lvlm.explanation.result import Explanation
+    from causal_lvlm.methods import from_explanation
     from causal_lvlm.viz.bundle import write_bundle
     from causal_lvlm.viz.case import Case
     from causal_lvlm.viz.report import report_cases

@@ -115,7 +115,7 @@ def looks(monkeypatch):
         return HeadGraphs(target, graphs, {"layer": 1})
 
     for module, function in (
-        ("causal_lvlm.metrics.masked_top", measure_faithfulness),
+        ("causal_lvlm.methods", measure_faithfulness),
         ("causal_lvlm.explanation.trust", explanation_stability),
         ("causal_lvlm.explanation.head_graphs", head_graphs),
     ):
@@ -487,7 +487,7 @@ def test_a_stage_that_fails_loses_nothing_that_was_found(calls, looks, monkeypat
         raise ValueError("this cannot\nbe measured")
 
     for module, name in (
-        ("causal_lvlm.metrics.masked_top", "measure_faithfulness"),
+        ("causal_lvlm.methods", "measure_faithfulness"),
         ("causal_lvlm.explanation.trust", "explanation_stability"),
     ):
         monkeypatch.setattr(importlib.import_module(module), name, impossible)
@@ -538,7 +538,7 @@ def test_ctrl_c_in_any_later_stage_keeps_what_was_found(calls, looks, monkeypatc
         raise KeyboardInterrupt
 
     homes = {
-        "measure_faithfulness": "causal_lvlm.metrics.masked_top",
+        "measure_faithfulness": "causal_lvlm.methods",
         "explanation_stability": "causal_lvlm.explanation.trust",
         "head_graphs": "causal_lvlm.explanation.head_graphs",
     }

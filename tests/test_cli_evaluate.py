@@ -84,7 +84,7 @@ def test_items_are_explained_measured_and_summarised(three, tmp_path):
 
 def test_a_value_is_what_the_library_measures(three, tmp_path, embedded_model):
     import causal_lvlm as cl
-    from causal_lvlm.metrics import evaluate
+    from causal_lvlm.methods import evaluate
 
     out = tmp_path / "r.jsonl"
     assert invoke(three, *CHEAP, "--out", out, "--limit", 1, "--units", "block:2").exit_code == 0

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import causal_lvlm as cl
-from causal_lvlm.metrics import Case, evaluate
+from causal_lvlm.methods import evaluate
+from causal_lvlm.metrics import Case
 from causal_lvlm.metrics.statistics import bootstrap_mean
 from causal_lvlm.runner import read_config, read_lines
 from experiments.common import streams

@@ -350,7 +350,7 @@ class Session:
 
         def work(job: Job) -> list[Any]:
             import causal_lvlm
-            from causal_lvlm.attribution.causal import from_explanation
+            from causal_lvlm.methods import from_explanation
 
             patented = {m.name for m in causal_lvlm.list_methods() if m.family == "propagation"}
             if not accept_patent_note:

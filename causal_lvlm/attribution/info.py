@@ -1,7 +1,7 @@
 """What is known of a method before it runs: one `MethodInfo` stands in each module's ``TABLE``.
 
 A method is a function ``(trace, target, **options) -> Scores``. Every module of methods exports
-``TABLE``, pairs of function and description, which `causal_lvlm.attribution.registry` joins.
+``TABLE``, pairs of function and description, which `causal_lvlm.methods.registry` joins.
 """
 
 from __future__ import annotations

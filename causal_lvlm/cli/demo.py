@@ -68,7 +68,7 @@ def _explain_samples(
     """Return one case per bundled sample, and whether Ctrl-C ended the work."""
     import causal_lvlm as cl
     from causal_lvlm.explanation.head_graphs import head_graphs
-    from causal_lvlm.metrics.masked_top import measure_faithfulness
+    from causal_lvlm.methods import measure_faithfulness
     from causal_lvlm.viz.case import Case
 
     cases: list[Any] = []

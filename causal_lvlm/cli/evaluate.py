@@ -127,8 +127,8 @@ def evaluate(
 
 def _config(methods: str, metrics: str, option: list[str] | None, **plain: Any) -> dict[str, Any]:
     """Return what the results depend on; unknown names are refused."""
-    from causal_lvlm.attribution.registry import method_name
     from causal_lvlm.checks import one_name, whole_number
+    from causal_lvlm.methods.registry import method_name
     from causal_lvlm.metrics import metric_info
     from causal_lvlm.metrics.case import MASKINGS
     from causal_lvlm.units import units_name
@@ -165,8 +165,8 @@ def _split(text: str, what: str) -> list[str]:
 
 
 def _options(given_options: list[str], methods: list[str]) -> dict[str, dict[str, Any]]:
-    from causal_lvlm.attribution.registry import check_method_options, method_name
     from causal_lvlm.checks import shown
+    from causal_lvlm.methods.registry import check_method_options, method_name
 
     found: dict[str, dict[str, Any]] = {}
     for text in given_options:

@@ -77,7 +77,8 @@ def _measure(case: Any, config: dict[str, Any], region: Any) -> dict[str, Any]:
         ``methods``: by name, cost and ``metrics`` (by name with masking: value, asked, seconds).
     """
     import causal_lvlm as cl
-    from causal_lvlm.metrics import evaluate, metric_info
+    from causal_lvlm.methods import evaluate
+    from causal_lvlm.metrics import metric_info
 
     infos = {name: metric_info(name) for name in config["metrics"]}
     metrics = [m for m, info in infos.items() if info.needs != "region" or region is not None]
@@ -111,7 +112,7 @@ def explaining_set(found: Attribution, units: Units) -> frozenset[int] | None:
     """Return the verified set that a causal attribution was made of, None where there is none.
 
     In its scores no unit outside the main set reaches the weight of membership, see
-    `causal_lvlm.attribution.causal`; with weights for which that is not so there is no set.
+    `causal_lvlm.methods.explained`; with weights for which that is not so there is no set.
     """
     weights = found.parameters.get("weights") if found.method == "causal" else None
     if weights is None:

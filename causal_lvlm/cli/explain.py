@@ -313,8 +313,8 @@ def _explain_targets(
 
 def _check(options: dict[str, Any], methods: list[str], targets: list[str] | None) -> None:
     """Refuse what the library would refuse, before a model is loaded, which may take minutes."""
-    from causal_lvlm.attribution.registry import method_name
     from causal_lvlm.explanation.explain import check_explain_options
+    from causal_lvlm.methods.registry import method_name
 
     check_explain_options(options)
     for name in methods:

@@ -100,7 +100,8 @@ class Looks:
         text = found.target.text
         if self.faithfulness:
             with failures.kept(f"--faithfulness for “{text}”"):
-                from causal_lvlm.metrics.masked_top import DEFAULT_METRICS, measure_faithfulness
+                from causal_lvlm.methods import measure_faithfulness
+                from causal_lvlm.metrics.measure import DEFAULT_METRICS
 
                 progress.step(f"asking the model about the methods for “{text}”")
                 names = tuple(self.metrics) or DEFAULT_METRICS

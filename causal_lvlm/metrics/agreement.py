@@ -24,13 +24,13 @@ import numpy.typing as npt
 from causal_lvlm.arrays import FloatArray, frozen
 from causal_lvlm.checks import check_choice
 from causal_lvlm.metrics.case import Case
+from causal_lvlm.metrics.info import Measured, MetricInfo
 from causal_lvlm.metrics.ranks import (
     kendall_tau,
     rank_biased_overlap,
     spearman_rho,
     top_k_overlap,
 )
-from causal_lvlm.metrics.result import Measured, MetricInfo
 from causal_lvlm.storage import to_jsonable
 
 __all__ = ["CAUTION", "MEASURES", "METRICS", "AgreementMatrix", "agreement_matrix"]

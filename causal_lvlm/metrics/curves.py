@@ -34,7 +34,7 @@ from causal_lvlm.arrays import FloatArray, IntArray
 from causal_lvlm.checks import check_choice, whole_number
 from causal_lvlm.errors import quoted
 from causal_lvlm.metrics.case import Case
-from causal_lvlm.metrics.result import Measured, MetricInfo
+from causal_lvlm.metrics.info import Measured, MetricInfo
 
 __all__ = [
     "METRICS",

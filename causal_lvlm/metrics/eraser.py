@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from causal_lvlm.errors import quoted
 from causal_lvlm.metrics.case import Case
-from causal_lvlm.metrics.result import Measured, MetricInfo
+from causal_lvlm.metrics.info import Measured, MetricInfo
 
 __all__ = ["BINS", "METRICS", "bin_counts", "comprehensiveness", "sufficiency"]
 

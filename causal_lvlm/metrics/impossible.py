@@ -37,8 +37,8 @@ import numpy as np
 
 from causal_lvlm.checks import whole_number
 from causal_lvlm.metrics.case import Case
-from causal_lvlm.metrics.rerun import PIXEL_METHODS, REFUSALS, Recipe, Rerunner
-from causal_lvlm.metrics.result import Measured, MetricInfo
+from causal_lvlm.metrics.info import Measured, MetricInfo
+from causal_lvlm.metrics.rerun import PIXEL_METHODS, REFUSALS, Recipe, Rerun
 
 __all__ = ["METRICS", "impossible_attribution"]
 
@@ -53,6 +53,7 @@ _CAVEAT = (
 def impossible_attribution(
     case: Case,
     result: Recipe,
+    rerun: Rerun,
     *,
     blocked_share: float = 0.25,
     repeats: int = 5,
@@ -68,6 +69,8 @@ def impossible_attribution(
     result : str, Attribution, Explanation or callable
         The method, see `causal_lvlm.metrics.rerun`; an attribution is made again, with the options
         that it recorded, on every blocked trace.
+    rerun : callable
+        Makes it ready to be asked (`causal_lvlm.methods.rerun`).
     blocked_share : float in (0, 1)
         Share of the units that is blocked, rounded; at least one, and at least one stays.
     repeats : int
@@ -94,7 +97,7 @@ def impossible_attribution(
     if case.n_units < 2:
         raise ValueError("at least two units are needed: one that is blocked and one that is not")
     seed = case.seed if seed is None else whole_number("seed", seed, 0)
-    run = Rerunner(result, method_options, seed)
+    run = rerun(result, method_options, seed)
     size = min(max(round(blocked_share * case.n_units), 1), case.n_units - 1)
     rng = np.random.default_rng([seed, _STREAM])
     each: list[float] = []

@@ -33,8 +33,8 @@ from scipy import stats
 from causal_lvlm.arrays import BoolArray, FloatArray
 from causal_lvlm.checks import check_choice
 from causal_lvlm.metrics.case import Case
+from causal_lvlm.metrics.info import Measured, MetricInfo
 from causal_lvlm.metrics.regions import SHARE, Region, region_units
-from causal_lvlm.metrics.result import Measured, MetricInfo
 
 __all__ = ["METRICS", "energy_pointing_game", "iou", "pointing_game", "region_units"]
 

@@ -1,31 +1,31 @@
-"""Faithfulness numbers of the methods that a report shows: what the model itself says about them.
+"""Equal budget: what the model says when as many tokens as an explaining set has are masked.
 
-1. Equal budget: the k tokens that a method ranks highest are masked together (in sufficient mode:
-   they alone are kept), for every k that an explaining set of that scope has. The model then says
-   what it says, with a probability of the target. Masks that two methods share are run once.
-2. The usual metrics (`causal_lvlm.evaluate`), the explanation among the methods as ``causal``.
-
-Both stand in one `MetricTable`, the first as metric ``masked_top``: its value is the probability
-at the size of the main set, its detail holds every budget.
+1. The k tokens that a method ranks highest are masked together (in sufficient mode: they alone are
+   kept), for every k that an explaining set of that scope has.
+2. The model then says what it says, with a probability of the target. Masks that two methods share
+   are run once.
+3. The value of metric ``masked_top`` is the probability at the size of the main set, its detail
+   holds every budget.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from causal_lvlm.arrays import BoolArray
-from causal_lvlm.checks import whole_number
-from causal_lvlm.metrics.evaluate import DEFAULT_METRICS, evaluate
-from causal_lvlm.metrics.registry import metric_function, option_names
-from causal_lvlm.metrics.result import MASKED_TOP, MetricTable, MetricValue
+from causal_lvlm.attribution.result import Attribution
+from causal_lvlm.explanation.result import Explanation
+from causal_lvlm.metrics.measure import DEFAULT_METRICS
+from causal_lvlm.metrics.registry import metric_info
+from causal_lvlm.metrics.result import MASKED_TOP, MetricValue
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target, TokenLayout
 
-__all__ = ["DEFAULT_METRICS", "MASKED_TOP", "measure_faithfulness", "measurable", "ranked"]
+__all__ = ["KINDS", "candidates", "masked_top", "measurable", "ranked"]
 
 KINDS = {
     "all": ("image", "prompt", "generated"),
@@ -33,12 +33,10 @@ KINDS = {
     "text": ("prompt", "generated"),
 }
 SCOPE_OF_SET = {"joint": "all", "custom": "all", "image": "image", "text": "text"}
-EXACT = 128  # with more units than that, curves are read at STEPS counts unless told otherwise
-STEPS = 16
 _BUDGET = 5  # where no set gives a size
 
 
-def ranked(layout: TokenLayout, attribution: Any, scope: str = "all") -> list[int]:
+def ranked(layout: TokenLayout, attribution: Attribution, scope: str = "all") -> list[int]:
     """Return the positions that can be masked, highest score first, equal scores by position.
 
     Parameters
@@ -53,12 +51,13 @@ def ranked(layout: TokenLayout, attribution: Any, scope: str = "all") -> list[in
         Without the frame, and without the position whose row predicts the target.
     """
     start = attribution.target.start
-    found = _candidates(layout, attribution.target, scope)
+    found = candidates(layout, attribution.target, scope)
     scores = np.asarray(attribution.scores, dtype=np.float64)[:start]
     return sorted(found, key=lambda p: (-scores[p], p))
 
 
-def _candidates(layout: TokenLayout, target: Target, scope: str) -> list[int]:
+def candidates(layout: TokenLayout, target: Target, scope: str = "all") -> list[int]:
+    """Return the positions before the target that can be masked."""
     kinds = KINDS[scope]
     return [p for p in range(target.start) if layout.modality[p] in kinds and p != target.predictor]
 
@@ -71,8 +70,6 @@ def measurable(names: Iterable[str]) -> None:
     ValueError
         If a metric is unknown, or needs more than a method's scores or an explaining set.
     """
-    from causal_lvlm.metrics.registry import metric_info
-
     for name in names:
         needs = metric_info(name).needs
         if needs not in ("scores", "set"):
@@ -82,76 +79,7 @@ def measurable(names: Iterable[str]) -> None:
             )
 
 
-def measure_faithfulness(
-    trace: Any,
-    explanation: Any,
-    attributions: Sequence[Any],
-    *,
-    metrics: Sequence[str] = DEFAULT_METRICS,
-    most: int = 0,
-    steps: int | None = None,
-    seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> MetricTable:
-    """Measure an explanation and the methods beside it with the explanation's own masking.
-
-    Parameters
-    ----------
-    trace : Trace
-        With a model.
-    explanation : Explanation
-    attributions : sequence of Attribution
-        Those of other targets are left out.
-    metrics : sequence of str
-        Names as `causal_lvlm.evaluate` takes them; may be empty.
-    most : int
-        Also ask for every budget from 1 to this, in every scope.
-    steps : int, optional
-        Points at which curves are read; default: all of up to 128 units, else 17.
-    seed : int
-        Of equal scores.
-    progress : callable, optional
-        As for `causal_lvlm.evaluate`.
-
-    Returns
-    -------
-    MetricTable
-        ``model_runs`` counts all masked runs.
-
-    Raises
-    ------
-    ValueError
-        If an option or a metric is not allowed.
-    DetachedTraceError
-        If the trace has no model.
-    """
-    whole_number("most", most, 0)
-    started = time.perf_counter()
-    target = explanation.target
-    mine = [a for a in attributions if tuple(a.target.positions) == tuple(target.positions)]
-    values, runs = _budgets(trace, explanation, mine, most)
-    options: dict[str, Any] = {"masking": explanation.masking, "seed": seed}
-    if explanation.masking.startswith("pixels"):
-        options["units"] = "patch"  # pixels mask no word
-    named = [metrics] if isinstance(metrics, str) else list(metrics)
-    if any("steps" in option_names(metric_function(name)) for name in named):
-        # What is masked: words may have several tokens, so this is the most units there can be.
-        size = len(_candidates(trace.layout, target, "all"))
-        if steps is None and size > EXACT:
-            steps = STEPS
-        if steps is not None:
-            options["steps"] = steps
-    table = evaluate(trace, target, [explanation, *mine], named, progress=progress, **options)
-    return replace(
-        table,
-        values=(*values, *table.values),
-        parameters={**table.parameters, "steps": steps, "budgets_to": most},
-        model_runs=table.model_runs + runs,
-        seconds=time.perf_counter() - started,
-    )
-
-
-def _wanted(explanation: Any, most: int) -> dict[str, list[int]]:
+def _wanted(explanation: Explanation, most: int) -> dict[str, list[int]]:
     """Return the budgets in tokens for every scope that the masking can mask."""
     sizes: dict[str, set[int]] = {scope: set() for scope in KINDS}
     main = len(explanation.main.positions)
@@ -165,10 +93,31 @@ def _wanted(explanation: Any, most: int) -> dict[str, list[int]]:
     return {scope: sorted(found) for scope, found in sizes.items()}
 
 
-def _budgets(
-    trace: Any, explanation: Any, attributions: Sequence[Any], most: int
+def masked_top(
+    trace: TraceLike, explanation: Explanation, attributions: Sequence[Attribution], most: int = 0
 ) -> tuple[list[MetricValue], int]:
-    """Mask what every method ranks highest; masks that several methods share are run once."""
+    """Mask what every method ranks highest; masks that several methods share are run once.
+
+    Parameters
+    ----------
+    trace : Trace
+        With a model.
+    explanation : Explanation
+    attributions : sequence of Attribution
+        Of the explanation's target.
+    most : int
+        Also ask for every budget from 1 to this, in every scope.
+
+    Returns
+    -------
+    (list of MetricValue, int)
+        The explanation's own value and one for each method; how many masks were run.
+
+    Raises
+    ------
+    DetachedTraceError
+        If the trace has no model.
+    """
     layout, target = trace.layout, explanation.target
     wanted = _wanted(explanation, most)
     masks: dict[frozenset[int], int] = {}
@@ -223,7 +172,7 @@ def _budgets(
     return own + values, len(masks)
 
 
-def _own(explanation: Any) -> list[MetricValue]:
+def _own(explanation: Explanation) -> list[MetricValue]:
     """Return the same number of the explanation: what its main set does was verified already."""
     main = explanation.main
     if not main.positions or main.probability_after is None:
@@ -246,7 +195,7 @@ def _keep(
 ) -> BoolArray:
     """Return what stays visible: all but the mask, or of what can be masked nothing but it."""
     keep = np.ones((len(masks), len(layout)), dtype=np.bool_)
-    everything = _candidates(layout, target, "all")
+    everything = candidates(layout, target)
     for row, mask in enumerate(masks):
         hidden = mask if mode == "necessary" else set(everything) - mask
         keep[row, sorted(hidden)] = False

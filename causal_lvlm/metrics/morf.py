@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from causal_lvlm.metrics.case import Case
 from causal_lvlm.metrics.curves import Curve, area, curve
-from causal_lvlm.metrics.result import Measured, MetricInfo
+from causal_lvlm.metrics.info import Measured, MetricInfo
 
 __all__ = ["METRICS", "lerf", "morf", "morf_lerf_gap"]
 

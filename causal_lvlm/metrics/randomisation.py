@@ -53,9 +53,9 @@ from causal_lvlm.checks import whole_number
 from causal_lvlm.correlation import TokenCorrelation, attention_correlations
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
 from causal_lvlm.metrics.case import Case
+from causal_lvlm.metrics.info import Measured, MetricInfo
 from causal_lvlm.metrics.ranks import spearman_rho
-from causal_lvlm.metrics.rerun import ANY_MODEL, REFUSALS, Recipe, Rerunner
-from causal_lvlm.metrics.result import Measured, MetricInfo
+from causal_lvlm.metrics.rerun import ANY_MODEL, REFUSALS, Recipe, Rerun
 from causal_lvlm.structure import PAG, compare_graphs
 
 __all__ = ["METRICS", "edge_jaccard", "graph_mprt", "mprt"]
@@ -68,6 +68,7 @@ FLAT = 0.1  # a curve that stays below this share of changed edges does not see 
 def mprt(
     case: Case,
     result: Recipe,
+    rerun: Rerun,
     *,
     depths: Sequence[int] | None = None,
     head: bool = True,
@@ -82,6 +83,8 @@ def mprt(
         Its trace must have a model.
     result : str, Attribution, Explanation or callable
         The method, see `causal_lvlm.metrics.rerun`; it runs on the trained model too.
+    rerun : callable
+        Makes it ready to be asked (`causal_lvlm.methods.rerun`).
     depths : sequence of int, optional
         Numbers of decoder layers to randomise, from the top; by default all of them in four
         steps (every one in a model of up to four layers), since each takes a copy of the model.
@@ -104,7 +107,7 @@ def mprt(
         If a depth is not in 1..number of layers.
     """
     seed = case.seed if seed is None else whole_number("seed", seed, 0)
-    run = Rerunner(result, method_options, seed, any_model=True)
+    run = rerun(result, method_options, seed, any_model=True)
     chosen = _depths(case, depths)
     trained = run(case.trace, case.target, case.units).scores
     rho, refused = [], []

@@ -31,8 +31,8 @@ import numpy.typing as npt
 
 from causal_lvlm.checks import whole_number
 from causal_lvlm.correlation import attention_correlation
+from causal_lvlm.metrics.info import Measured, MetricInfo
 from causal_lvlm.metrics.known import KnownStructure
-from causal_lvlm.metrics.result import Measured, MetricInfo
 from causal_lvlm.structure import PAG, compare_graphs, learn_structure, pds_tree
 
 __all__ = ["METRICS", "graph_recovery"]

@@ -20,7 +20,7 @@ from causal_lvlm.metrics import (
     sets,
     soft,
 )
-from causal_lvlm.metrics.result import Measured, MetricInfo
+from causal_lvlm.metrics.info import Measured, MetricInfo
 
 __all__ = [
     "METRICS",

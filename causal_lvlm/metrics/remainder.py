@@ -33,7 +33,7 @@ from causal_lvlm.arrays import FloatArray
 from causal_lvlm.checks import whole_number
 from causal_lvlm.metrics.case import Case
 from causal_lvlm.metrics.eraser import BINS, bin_counts
-from causal_lvlm.metrics.result import Measured, MetricInfo
+from causal_lvlm.metrics.info import Measured, MetricInfo
 
 __all__ = ["METRICS", "remainder", "set_remainder"]
 

@@ -33,12 +33,14 @@ import numpy as np
 
 from causal_lvlm.checks import whole_number
 from causal_lvlm.errors import TargetError
+from causal_lvlm.explanation.explain import explain
 from causal_lvlm.metrics.agreement import CAUTION
 from causal_lvlm.metrics.case import Case
+from causal_lvlm.metrics.info import Measured, MetricInfo
 from causal_lvlm.metrics.ranks import spearman_rho, top_k_overlap
-from causal_lvlm.metrics.rerun import REFUSALS, Recipe, Rerunner
-from causal_lvlm.metrics.result import Measured, MetricInfo
+from causal_lvlm.metrics.rerun import REFUSALS, Method, Recipe, Rerun
 from causal_lvlm.tokens import Target, TokenLayout, Units, candidate_units, resolve_target
+from causal_lvlm.units import make_units
 
 __all__ = ["METRICS", "find_again", "match_units", "rewording_stability", "shuffled_words"]
 
@@ -140,6 +142,7 @@ def match_units(
 def rewording_stability(
     case: Case,
     result: Recipe,
+    rerun: Rerun,
     *,
     prompts: Sequence[Any],
     method_options: Mapping[str, Any] | None = None,
@@ -154,6 +157,8 @@ def rewording_stability(
         Its trace must have a model.
     result : str, Attribution, Explanation or callable
         See `causal_lvlm.metrics.rerun`; it is computed for the case's own wording too.
+    rerun : callable
+        Makes it ready to be asked (`causal_lvlm.methods.rerun`).
     prompts : sequence
         Other wordings, as `LVLM.run` takes them: bare questions, or with the image's placeholder.
     method_options : mapping, optional
@@ -180,7 +185,7 @@ def rewording_stability(
         raise ValueError("prompts must be a list of at least one other wording of the question")
     seed = case.seed if seed is None else whole_number("seed", seed, 0)
     ask = _Sets(result, method_options, seed) if _is_explanation(result) else _Maps(
-        result, method_options, seed
+        rerun(result, method_options, seed)
     )  # fmt: skip
     trace = case.trace
     options = {
@@ -234,8 +239,8 @@ class _Maps:
     names = ("image_spearman", "image_top", "word_spearman")
     what = "maps"
 
-    def __init__(self, recipe: Recipe, options: Mapping[str, Any] | None, seed: int) -> None:
-        self.run = Rerunner(recipe, options, seed)
+    def __init__(self, run: Method) -> None:
+        self.run = run
 
     @property
     def model_runs(self) -> int:
@@ -275,8 +280,6 @@ class _Sets:
     def of(self, trace: Any, target: Target, units: Units) -> Any:
         if self.recipe.target == target and self.recipe.summary == trace.to_dict():
             return self.recipe  # the one that was given
-        from causal_lvlm.explanation.explain import explain
-
         given = {k: v for k, v in self.recipe.parameters.items() if k != "seed"}
         found = explain(trace, target, seed=self.seed, **{**given, **(self.options or {})})
         self.model_runs += found.model_runs
@@ -302,8 +305,6 @@ def _units_like(case: Case, trace: Any, target: Target) -> Units:
     """Return units of another trace by the name of the case's, single tokens where it has none."""
     if case.units_name == "custom":
         return candidate_units(trace.layout, target)
-    from causal_lvlm.units import make_units
-
     return make_units(trace, target, case.units_name)
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from causal_lvlm.checks import check_choice, whole_number
 from causal_lvlm.metrics.case import Case
-from causal_lvlm.metrics.result import Measured, MetricInfo
+from causal_lvlm.metrics.info import Measured, MetricInfo
 
 __all__ = ["METRICS", "model_runs", "necessity", "optimality_gap", "size", "validity"]
 

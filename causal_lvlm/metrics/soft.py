@@ -49,7 +49,7 @@ from causal_lvlm.arrays import BoolArray, Float32Array, FloatArray
 from causal_lvlm.checks import whole_number
 from causal_lvlm.errors import quoted
 from causal_lvlm.metrics.case import EMBEDDING_MASKINGS, Case
-from causal_lvlm.metrics.result import Measured, MetricInfo
+from causal_lvlm.metrics.info import Measured, MetricInfo
 
 __all__ = ["METRICS", "hellinger", "retention_probabilities", "soft_nc", "soft_ns"]
 

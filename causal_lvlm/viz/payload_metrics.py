@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from causal_lvlm.explanation.wording import amount, said
-from causal_lvlm.metrics.masked_top import MASKED_TOP
 from causal_lvlm.metrics.registry import direction
+from causal_lvlm.metrics.result import MASKED_TOP
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.payload_graph import short
 

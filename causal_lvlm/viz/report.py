@@ -67,7 +67,7 @@ def report(
     attributions : iterable of Attribution
     metrics : MetricTable, iterable of MetricTable, or True
         Numbers that stand below the methods they belong to. True measures them now, which runs the
-        model (`causal_lvlm.metrics.masked_top.measure_faithfulness`).
+        model (`causal_lvlm.methods.measure_faithfulness`).
     stability : TargetStability or iterable of TargetStability
         Edges of the same target are then as thick as they are stable
         (`causal_lvlm.explanation.trust.explanation_stability`).
@@ -88,7 +88,7 @@ def report(
     """
     found, maps = list(explanations), list(attributions)
     if metrics is True:
-        from causal_lvlm.metrics.masked_top import measure_faithfulness
+        from causal_lvlm.methods import measure_faithfulness
 
         metrics = [measure_faithfulness(trace_or_summary, e, maps) for e in found]
     if heads is True:

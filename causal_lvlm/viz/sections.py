@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from causal_lvlm.explanation.wording import amount, outcome, random_controls, said
-from causal_lvlm.metrics.masked_top import MASKED_TOP
+from causal_lvlm.metrics.result import MASKED_TOP
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.payload import badges_of

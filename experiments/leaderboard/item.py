@@ -22,7 +22,8 @@ import causal_lvlm as cl
 from causal_lvlm.attribution.result import Attribution
 from causal_lvlm.cli.evaluate_item import explaining_set
 from causal_lvlm.errors import CausalLVLMError
-from causal_lvlm.metrics import Case, MetricTable, evaluate
+from causal_lvlm.methods import evaluate
+from causal_lvlm.metrics import Case, MetricTable
 from experiments.common.pairs import Pair, load, pair_of
 from experiments.common.tables import rounded
 from experiments.leaderboard.settings import (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import causal_lvlm as cl
-from causal_lvlm.attribution.causal import from_explanation
+from causal_lvlm.methods import from_explanation
 from causal_lvlm.metrics import Case
 from causal_lvlm.metrics.localisation import energy_pointing_game, iou, pointing_game
 from causal_lvlm.tiny.scenes import draw_scene

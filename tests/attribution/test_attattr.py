@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from causal_lvlm.attribution import attribute
 from causal_lvlm.attribution.attattr import attattr
+from causal_lvlm.methods import attribute
 from causal_lvlm.tokens import TokenLayout
 from tests.attribution.conftest import make_layout
 from tests.attribution.traces import ALL, embedded, score_of, text_only, windowed

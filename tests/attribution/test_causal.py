@@ -8,10 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from causal_lvlm.attribution import attribute
-from causal_lvlm.attribution.causal import from_explanation
 from causal_lvlm.explanation import Explanation, explain
 from causal_lvlm.explanation.result import ExplainingSet
+from causal_lvlm.methods import attribute, from_explanation
 from causal_lvlm.tokens import TokenLayout, Units, candidate_units, resolve_target
 from tests.explanation.fakes import OTHER, SAID, FakeTrace, layout
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, rankdata
 
-from causal_lvlm.attribution import Attribution, attribute
+from causal_lvlm.attribution import Attribution
+from causal_lvlm.methods import attribute
 from causal_lvlm.tokens import candidate_units, resolve_target
 from tests.metrics.fakes import additive
 
@@ -156,7 +157,7 @@ def test_named_methods_run_on_the_embedded_model_and_the_result_is_saved(tmp_pat
 
 
 def test_a_consensus_made_again_asks_its_members_with_their_options(tmp_path, embedded_model):
-    from causal_lvlm.metrics.rerun import Rerunner
+    from causal_lvlm.methods import rerun
     from causal_lvlm.tiny import sample_inputs
 
     sample = sample_inputs()[0]
@@ -167,8 +168,10 @@ def test_a_consensus_made_again_asks_its_members_with_their_options(tmp_path, em
     loaded = Attribution.load(found.save(tmp_path / "consensus.json"))
     units = candidate_units(trace.layout, found.target)
     for recipe in (found, loaded):
-        again = Rerunner(recipe, seed=3)(trace, found.target, units)
-        assert again.scores == pytest.approx(found.unit_scores(units), abs=0)
+        again = rerun(recipe, seed=3)
+        assert again(trace, found.target, units).scores == pytest.approx(
+            found.unit_scores(units), abs=0
+        )
     plain = attribute(
         trace, 0, "consensus", methods=["attention", "attention", "rollout"], n_random=2,
         sharpness=1.0, seed=3,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from causal_lvlm.attribution import attribute
 from causal_lvlm.attribution.embeddings import contrastive_integrated_gradients
 from causal_lvlm.lvlm.probes import embedding_gradient
+from causal_lvlm.methods import attribute
 from causal_lvlm.tokens import Target, TokenLayout
 from tests.attribution.conftest import make_layout
 from tests.attribution.traces import ALL, WINDOW_REACH, embedded, score_of, windowed

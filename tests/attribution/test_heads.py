@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from causal_lvlm.attribution import attribute
 from causal_lvlm.attribution.head_choice import fingerprint
 from causal_lvlm.attribution.heads import HeadChoice, attn_attrib, select_heads
 from causal_lvlm.errors import OutputError, TargetError
+from causal_lvlm.methods import attribute
 from tests.attribution.conftest import make_layout
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from causal_lvlm.attribution import attribute
+from causal_lvlm.methods import attribute
 from tests.attribution.traces import embedded
 
 SOUND = {

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from causal_lvlm.attribution import attribute
 from causal_lvlm.lvlm import LVLM
+from causal_lvlm.methods import attribute
 from tests.models import _rescale, word_tokenizer
 
 inseq = pytest.importorskip("inseq")

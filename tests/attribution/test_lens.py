@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from causal_lvlm.attribution import attribute
 from causal_lvlm.attribution.lens import rank_gaussian
 from causal_lvlm.errors import AttentionError
+from causal_lvlm.methods import attribute
 from causal_lvlm.tokens import ImageGrid, TokenLayout
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from causal_lvlm.attribution import attribute, list_methods
 from causal_lvlm.lvlm import LVLM
 from causal_lvlm.lvlm.lrp import RULES, Rules, propagate, propagation
+from causal_lvlm.methods import attribute, list_methods
 from tests.lvlm.families.tiny import BUILDERS
 from tests.lvlm.helpers import noise_image
 

@@ -6,13 +6,14 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from causal_lvlm.attribution import attribute, list_methods, relevancy_matrix
+from causal_lvlm.attribution import relevancy_matrix
 from causal_lvlm.attribution.gradients import TABLE as GRADIENTS
 from causal_lvlm.attribution.info import FAMILIES
-from causal_lvlm.attribution.registry import METHODS
 from causal_lvlm.attribution.relevancy import TABLE as RELEVANCY
 from causal_lvlm.attribution.weights import TABLE as WEIGHTS
 from causal_lvlm.errors import AttentionError, TargetError, UnsupportedModelError
+from causal_lvlm.methods import attribute, list_methods
+from causal_lvlm.methods.registry import METHODS
 from causal_lvlm.tokens import resolve_target
 
 # The methods of three modules; the others have files of tests of their own.

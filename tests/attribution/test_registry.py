@@ -9,10 +9,11 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from causal_lvlm.attribution import Attribution, attribute, registry, spread
+from causal_lvlm.attribution import Attribution, spread
 from causal_lvlm.attribution.info import MethodInfo
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.errors import AttentionError
+from causal_lvlm.methods import attribute, registry
 from causal_lvlm.tokens import Units
 from causal_lvlm.units import make_units
 from tests.attribution.traces import embedded

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from causal_lvlm.attribution import Attribution, attribute
+from causal_lvlm.attribution import Attribution
 from causal_lvlm.errors import OutputError
+from causal_lvlm.methods import attribute
 from causal_lvlm.tokens import Target, Units, candidate_units
 
 

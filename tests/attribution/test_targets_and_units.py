@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import causal_lvlm as cl
-from causal_lvlm.attribution import attribute, list_methods
-from causal_lvlm.attribution.registry import METHODS
 from causal_lvlm.errors import TargetError, UnsupportedModelError
 from causal_lvlm.lvlm import LVLM
+from causal_lvlm.methods import attribute, list_methods
+from causal_lvlm.methods.registry import METHODS
 from causal_lvlm.tiny import sample_inputs
 from causal_lvlm.tokens import Units
 from tests.attribution.traces import embedded

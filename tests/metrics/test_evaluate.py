@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import causal_lvlm as cl
-from causal_lvlm.attribution import Attribution, attribute
+from causal_lvlm.attribution import Attribution
 from causal_lvlm.errors import OutputError, TargetError
-from causal_lvlm.metrics import Case, MetricTable, evaluate, list_metrics, metric_function
+from causal_lvlm.methods import attribute, evaluate
+from causal_lvlm.metrics import Case, MetricTable, list_metrics, metric_function
 from causal_lvlm.metrics.registry import METRICS
 from causal_lvlm.tiny import sample_inputs
 from causal_lvlm.tokens import resolve_target

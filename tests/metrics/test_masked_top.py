@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from causal_lvlm.metrics.masked_top import MASKED_TOP, measurable, measure_faithfulness, ranked
-from causal_lvlm.metrics.result import MetricTable
+from causal_lvlm.methods import measure_faithfulness
+from causal_lvlm.metrics.masked_top import measurable, ranked
+from causal_lvlm.metrics.result import MASKED_TOP, MetricTable
 from causal_lvlm.viz.payload import case_payload
 from causal_lvlm.viz.sections import masked_lines
 from tests.viz.fakes import explaining_set, fake_attribution, fake_explanation, fake_view

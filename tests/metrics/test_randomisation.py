@@ -11,6 +11,7 @@ from scipy import stats
 
 import causal_lvlm as cl
 from causal_lvlm.errors import SelfCheckError
+from causal_lvlm.methods import rerun
 from causal_lvlm.metrics.case import Case
 from causal_lvlm.metrics.randomisation import edge_jaccard, graph_mprt, mprt
 from causal_lvlm.structure import PAG
@@ -62,18 +63,18 @@ def prescribed(trace, target, units):
 
 
 def test_curve_is_one_minus_the_absolute_rank_correlation():
-    found = mprt(make_case(), prescribed)
+    found = mprt(make_case(), prescribed, rerun)
     full = np.concatenate([MAPS, np.full((4, 8), -1.0)], axis=1)
     expected = [1 - abs(stats.spearmanr(full[0], m).statistic) for m in full[1:]]
     np.testing.assert_allclose(found.detail["curve"], expected)
     assert found.value == pytest.approx(np.mean(expected)) and found.detail["depths"] == [1, 2, 3]
-    assert mprt(make_case(), prescribed, depths=[2]).value == pytest.approx(expected[1])
+    assert mprt(make_case(), prescribed, rerun, depths=[2]).value == pytest.approx(expected[1])
 
 
 def test_a_map_that_ignores_the_weights_fails_and_so_does_its_mirror_image():
     values = np.arange(14.0)
-    assert mprt(make_case(), lambda t, g, u: values).value == pytest.approx(0.0)
-    flipped = mprt(make_case(), lambda t, g, u: values if t.depth == 0 else -values)
+    assert mprt(make_case(), lambda t, g, u: values, rerun).value == pytest.approx(0.0)
+    flipped = mprt(make_case(), lambda t, g, u: values if t.depth == 0 else -values, rerun)
     assert flipped.value == pytest.approx(0.0)
 
 
@@ -81,7 +82,7 @@ def test_unrelated_maps_come_near_one():
     def noise(trace, target, units):
         return np.random.default_rng(trace.depth).random(len(units))
 
-    assert mprt(make_case(100), noise, depths=range(1, 101)).value > 0.7
+    assert mprt(make_case(100), noise, rerun, depths=range(1, 101)).value > 0.7
 
 
 def test_a_method_that_refuses_random_models_has_no_value_and_a_reason():
@@ -90,23 +91,28 @@ def test_a_method_that_refuses_random_models_has_no_value_and_a_reason():
             raise SelfCheckError("another answer")
         return prescribed(trace, target, units)
 
-    some = mprt(make_case(), picky)
+    some = mprt(make_case(), picky, rerun)
     assert some.detail["refused"] == 2 and some.detail["rho"][1:] == [None, None]
     assert some.value == some.detail["curve"][0]
-    none = mprt(make_case(), picky, depths=[2, 3])
+    none = mprt(make_case(), picky, rerun, depths=[2, 3])
     assert none.value is None and "another answer" in none.detail["undefined"]
 
 
 def test_constant_maps_have_no_rank_correlation():
-    found = mprt(make_case(), lambda t, g, u: np.full(14, float(t.depth)))
+    found = mprt(make_case(), lambda t, g, u: np.full(14, float(t.depth)), rerun)
     assert found.value is None and found.detail["rho"] == [None] * 3
 
 
 def test_depths_are_numbers_of_layers():
-    assert mprt(make_case(32), lambda t, g, u: np.arange(14.0)).detail["depths"] == [8, 16, 24, 32]
+    assert mprt(make_case(32), lambda t, g, u: np.arange(14.0), rerun).detail["depths"] == [
+        8,
+        16,
+        24,
+        32,
+    ]
     for depths in ([], [0], [4], [1.5]):
         with pytest.raises(ValueError, match="must be"):
-            mprt(make_case(), prescribed, depths=depths)
+            mprt(make_case(), prescribed, rerun, depths=depths)
 
 
 def graph(n, *edges):
@@ -162,23 +168,25 @@ def trace(embedded_model):
 
 def test_maps_of_the_embedded_model_depend_on_its_weights(trace):
     case = Case(trace, 0)
-    assert mprt(case, "random").value == pytest.approx(0.0)
-    found = mprt(case, "relevancy")
+    assert mprt(case, "random", rerun).value == pytest.approx(0.0)
+    found = mprt(case, "relevancy", rerun)
     assert found.detail["depths"] == [1, 2, 3] and found.asked == 4 == case.runs
     assert found.value > 0.3
-    again = mprt(Case(trace, 0), cl.attribute(trace, 0, "relevancy"))
+    again = mprt(Case(trace, 0), cl.attribute(trace, 0, "relevancy"), rerun)
     assert again.detail["rho"] == found.detail["rho"]
 
 
 def test_causal_is_asked_about_the_probability_and_so_has_a_value_on_random_models(trace):
     options = {"max_runs": 20, "candidates": "text"}
-    found = mprt(Case(trace, 0), "causal", depths=[3], method_options=options)
+    found = mprt(Case(trace, 0), "causal", rerun, depths=[3], method_options=options)
     assert found.detail["asked_with"] == {"tester": "drop", "force": True}
     assert found.detail["refused"] == 0 and 0.0 < found.value <= 1.0
     # An attribution that was made with the default tester is asked in the same way.
     made = cl.attribute(trace, 0, "causal", **options)
-    assert mprt(Case(trace, 0), made, depths=[3]).value == found.value
-    flip = mprt(Case(trace, 0), "causal", depths=[3], method_options={**options, "tester": "flip"})
+    assert mprt(Case(trace, 0), made, rerun, depths=[3]).value == found.value
+    flip = mprt(
+        Case(trace, 0), "causal", rerun, depths=[3], method_options={**options, "tester": "flip"}
+    )
     assert flip.value is None and "asked_with" not in flip.detail
     assert "refuses random models" in flip.detail["undefined"]
 

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 import causal_lvlm as cl
+from causal_lvlm.methods import rerun
 from causal_lvlm.metrics.case import Case
 from causal_lvlm.metrics.rewording import (
     find_again,
@@ -115,7 +116,7 @@ def test_agreement_is_the_rank_correlation_of_matched_units():
     other = trace_of(["a", "b", "z"], [1, 2, 3, 4, 6, 5, 0, 1, 9], ("dark", "red"))
     changed = trace_of(["a", "b", "c"], mine, ("blue",))
     trace = trace_of(["a", "b", "c"], mine, answers={"p": same, "q": other, "r": changed})
-    found = rewording_stability(case_of(trace), own_scores, prompts=["p", "q", "r"])
+    found = rewording_stability(case_of(trace), own_scores, rerun, prompts=["p", "q", "r"])
     rho = stats.spearmanr(mine[:6], [1, 2, 3, 4, 6, 5]).statistic
     assert found.value == found.detail["image_spearman"] == pytest.approx((1 + rho) / 2)
     assert found.detail["image_top"] == pytest.approx(0.5)
@@ -131,17 +132,19 @@ def test_shuffled_maps_agree_less():
     answers = {"same": trace_of(["a", "b", "c"], mine)}
     answers |= {str(k): trace_of(["a", "b", "c"], rng.permutation(mine)) for k in range(100)}
     case = case_of(trace_of(["a", "b", "c"], mine, answers=answers))
-    assert rewording_stability(case, own_scores, prompts=["same"]).value == pytest.approx(1.0)
-    shuffled = rewording_stability(case, own_scores, prompts=[str(k) for k in range(100)])
+    assert rewording_stability(case, own_scores, rerun, prompts=["same"]).value == pytest.approx(
+        1.0
+    )
+    shuffled = rewording_stability(case, own_scores, rerun, prompts=[str(k) for k in range(100)])
     assert abs(shuffled.value) < 0.2
 
 
 def test_without_the_target_there_is_nothing_to_agree_on():
     trace = trace_of(["a"], np.arange(7), answers={"p": trace_of(["a"], np.arange(7), ("blue",))})
-    found = rewording_stability(case_of(trace), own_scores, prompts=["p"])
+    found = rewording_stability(case_of(trace), own_scores, rerun, prompts=["p"])
     assert found.value is None and "no wording" in found.detail["undefined"]
     with pytest.raises(ValueError, match="prompts must"):
-        rewording_stability(case_of(trace), own_scores, prompts="p")
+        rewording_stability(case_of(trace), own_scores, rerun, prompts="p")
 
 
 def test_sets_are_compared_with_members_without_partner_as_different():
@@ -176,7 +179,7 @@ def asked(embedded_model):
 def test_the_same_wording_gives_the_same_map(asked):
     trace, prompt = asked
     case = Case(trace, 0)
-    found = rewording_stability(case, "relevancy", prompts=[prompt])
+    found = rewording_stability(case, "relevancy", rerun, prompts=[prompt])
     assert found.value == pytest.approx(1.0) and found.detail["same_answer"] == 1.0
     assert found.detail["word_spearman"] == pytest.approx(1.0) and found.asked == 2
 
@@ -184,7 +187,7 @@ def test_the_same_wording_gives_the_same_map(asked):
 def test_the_same_wording_gives_the_same_set(asked):
     trace, prompt = asked
     made = cl.explain(trace, 0, max_runs=60, n_random=0, max_tests=5000, candidates="text")
-    found = rewording_stability(Case(trace, 0), made, prompts=[prompt])
+    found = rewording_stability(Case(trace, 0), made, rerun, prompts=[prompt])
     assert found.detail["compared"] == "sets"
     assert found.value == (1.0 if made.main.verified else None)
 
@@ -192,7 +195,7 @@ def test_the_same_wording_gives_the_same_set(asked):
 def test_word_order_of_the_embedded_model_can_be_asked(asked):
     trace, prompt = asked
     found = rewording_stability(
-        Case(trace, 0), "attention", prompts=shuffled_words(prompt, 3, seed=0)
+        Case(trace, 0), "attention", rerun, prompts=shuffled_words(prompt, 3, seed=0)
     )
     assert len(found.detail["wordings"]) == 3 and 0.0 <= found.detail["same_answer"] <= 1.0
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +16,6 @@ import numpy as np
 from causal_lvlm.attribution import (
     ablation,
     attattr,
-    causal,
-    consensus,
     eagle,
     embeddings,
     floor,
@@ -33,11 +32,13 @@ from causal_lvlm.attribution import (
     weights,
 )
 from causal_lvlm.attribution.info import MethodFunction, MethodInfo, Progress, Table
-from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Attribution, Scores
 from causal_lvlm.attribution.weights import check_finite
 from causal_lvlm.checks import check_annotated, check_names, one_name, shown, whole_number
 from causal_lvlm.errors import DetachedTraceError, OptionTypeError, TargetError, quoted
+from causal_lvlm.methods import causal, consensus
+from causal_lvlm.methods.rerunner import Rerunner
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.tokens import Target, TargetLike, check_trace, resolve_target
 from causal_lvlm.units import UnitsLike, make_units, units_name
@@ -49,6 +50,7 @@ __all__ = [
     "check_method_options",
     "list_methods",
     "method_name",
+    "rerun",
 ]
 
 # Cheap ones first; whoever adds a method adds it to its module's table, or a module here.
@@ -223,6 +225,11 @@ def attribute(
         given["units"] = make_units(trace, found, units)
     if passes_on and against is not None:
         has.add("against")
+    if "methods" in has:  # a method of methods is handed them, ready to be asked
+        named = options.get("methods", signature["methods"].default)
+        options["methods"] = [
+            rerun(*((m,) if isinstance(m, str | Attribution) else m), seed=seed) for m in named
+        ]
     options.update((key, value) for key, value in given.items() if key in has)
     with _peak_memory(trace) as memory:
         started = time.perf_counter()
@@ -248,6 +255,10 @@ def attribute(
         notes=notes,
         standard_error=errors,
     )
+
+
+rerun = partial(Rerunner, attribute=attribute, methods=METHODS)
+"""Makes a method ready to be asked again, see `causal_lvlm.metrics.rerun.Rerun`."""
 
 
 def _check_rival(trace: Any, target: Target, against: Any) -> None:

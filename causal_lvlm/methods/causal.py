@@ -2,7 +2,7 @@
 
 1. `causal_lvlm.explain` searches verified sets.
 2. One more forward pass gives the attention that orders what stands in no tree.
-3. `causal_lvlm.attribution.explained.from_explanation` turns both into scores.
+3. `causal_lvlm.methods.explained.from_explanation` turns both into scores.
 
 A target of several tokens (a word, a span) is one event by default: `explain` takes it as a whole,
 and a set is verified where at least one of its tokens changes (tester ``flip``), or their joint
@@ -21,21 +21,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from causal_lvlm.attribution.explained import WEIGHTS, from_explanation
 from causal_lvlm.attribution.info import MethodInfo, Progress, Table
 from causal_lvlm.attribution.result import Attribution, Scores
 from causal_lvlm.checks import check_choice
 from causal_lvlm.covariance import effective_attention
+from causal_lvlm.explanation.explain import check_explain_options, explain
+from causal_lvlm.methods.explained import from_explanation
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target, Units, candidate_units, resolve_target
 
-if TYPE_CHECKING:
-    from causal_lvlm.attribution.protocols import TraceLike
-
-__all__ = ["TABLE", "WEIGHTS", "causal", "from_explanation"]
+__all__ = ["TABLE", "causal", "check_passed_on"]
 
 
 def causal(
@@ -89,9 +88,6 @@ def causal(
     TargetError, SelfCheckError, BudgetError, ValueError, TypeError
         From `explain`.
     """
-    # Explanations know attributions (as orders to search in), so this import must come late.
-    from causal_lvlm.explanation.explain import explain
-
     if against is not None:
         options = {"tester": "contrast", "against": against, **options}
     if units is not None and len(units) and "candidates" not in options:
@@ -202,8 +198,6 @@ def _scope(units: Units) -> str:
 
 def check_passed_on(options: Mapping[str, Any]) -> None:
     """Refuse options that `causal_lvlm.explain`, which gets them, would refuse."""
-    from causal_lvlm.explanation.explain import check_explain_options
-
     check_explain_options(options)
 
 

@@ -34,22 +34,20 @@ References
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.attribution.result import Attribution, spread
 from causal_lvlm.errors import quoted
+from causal_lvlm.explanation.graphs import HeadGraph
+from causal_lvlm.explanation.result import ExplainingSet, Explanation
 from causal_lvlm.rasters import decode_images
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.summary import layout_of, pictures_of
 from causal_lvlm.tokens import TokenLayout, Units, candidate_units
 from causal_lvlm.units import make_units, units_name
-
-if TYPE_CHECKING:
-    from causal_lvlm.explanation.graphs import HeadGraph
-    from causal_lvlm.explanation.result import ExplainingSet, Explanation
 
 __all__ = ["WEIGHTS", "from_explanation"]
 

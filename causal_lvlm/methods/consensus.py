@@ -35,6 +35,12 @@ from causal_lvlm.attribution.info import MethodInfo, Progress, Table
 from causal_lvlm.attribution.result import Attribution, Scores, spread
 from causal_lvlm.checks import whole_number
 from causal_lvlm.errors import quoted
+from causal_lvlm.methods.rerunner import Rerunner
+from causal_lvlm.metrics.agreement import CAUTION, agreement_matrix
+from causal_lvlm.metrics.case import Case
+from causal_lvlm.metrics.measure import Entry, choose, measure
+from causal_lvlm.metrics.registry import metric_info
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target, Units
 
 __all__ = ["DEFAULT_METHODS", "DISAGREEMENT", "TABLE", "consensus"]
@@ -56,17 +62,15 @@ _NO_VALUE = (
     "comprehensiveness, sufficiency, insertion"
 )
 
-Method = str | tuple[str, Mapping[str, Any]] | Attribution
-
 
 def consensus(
-    trace: Any,
+    trace: TraceLike,
     target: Target,
     *,
     units: Units,
     seed: int = 0,
     progress: Progress | None = None,
-    methods: Sequence[Method] = DEFAULT_METHODS,
+    methods: Sequence[Any] = DEFAULT_METHODS,
     metrics: Sequence[str] = DEFAULT_METRICS,
     masking: str = "remove",
     sharpness: float = SHARPNESS,
@@ -88,7 +92,7 @@ def consensus(
         Called with (text, steps done, steps).
     methods : sequence of str, (str, dict) or Attribution
         Names, names with options, or results that are there already (of this target; they cost
-        nothing again). At least two.
+        nothing again). At least two. `causal_lvlm.attribute` hands each on as a `Rerunner`.
     metrics : sequence of str
         Metrics with a better direction, see `causal_lvlm.metrics.list_metrics`.
     masking : str
@@ -118,9 +122,6 @@ def consensus(
     TargetError
         If nothing before the target can be masked.
     """
-    # Metrics know attributions, and the registry knows this module: both must come late.
-    from causal_lvlm.metrics import Case
-
     whole_number("n_random", n_random, 1)
     if not (np.isfinite(sharpness) and sharpness > 0):
         raise ValueError(f"sharpness must be a positive number, got {sharpness}")
@@ -129,16 +130,15 @@ def consensus(
     case = Case(
         trace, target, units=units, masking=masking, seed=seed, batch_size=batch_size
     )  # fmt: skip
+    members: Sequence[Rerunner] = methods
     steps = 2 * len(methods) + 2
     tell = progress or (lambda text, done, total: None)
     found: list[Attribution] = []
-    runs = backwards = 0
-    for done, method in enumerate(methods):
-        tell(f"consensus: {_label(method)}", done, steps)
-        one = _attribution(trace, target, method, units, seed)
-        if not isinstance(method, Attribution):
-            runs, backwards = runs + one.model_runs, backwards + one.backward_passes
-        found.append(one)
+    for done, member in enumerate(members):
+        tell(f"consensus: {member.name}", done, steps)
+        if member.made is not None:
+            _check_same(member.made, trace, target)
+        found.append(member.made or member.attribution(trace, target, units))
     names = _distinct([one.method for one in found])
     scores = [one.unit_scores(units) for one in found]
     measured: list[float] = []
@@ -156,7 +156,7 @@ def consensus(
     tell("consensus", steps, steps)
     parameters = {
         "methods": names,
-        "members": [_member(method) for method in methods],
+        "members": [{"method": m.name, "options": m.options} for m in members],
         "weights": dict(zip(names, weights.tolist(), strict=True)),
         "faithfulness": dict(zip(names, measured, strict=True)),
         "faithfulness_random": floor,
@@ -171,45 +171,19 @@ def consensus(
     return Scores(
         spread(combined, units, len(trace.layout)),
         parameters,
-        model_runs=runs + case.runs,
-        backward_passes=backwards,
+        model_runs=sum(m.model_runs for m in members) + case.runs,
+        backward_passes=sum(m.backward_passes for m in members),
         notes=notes,
     )
 
 
-def _label(method: Method) -> str:
-    if isinstance(method, Attribution):
-        return method.method
-    return method if isinstance(method, str) else method[0]
-
-
-def _member(method: Method) -> dict[str, Any]:
-    """Return name and options; of a result that was given, those that it recorded."""
-    if isinstance(method, Attribution):
-        from causal_lvlm.metrics.rerun import recorded_options
-
-        return {
-            "method": method.method,
-            "options": recorded_options(method.method, method.parameters),
-        }
-    name, options = (method, {}) if isinstance(method, str) else method
-    return {"method": name, "options": dict(options)}
-
-
-def _attribution(
-    trace: Any, target: Target, method: Method, units: Units, seed: int
-) -> Attribution:
-    from causal_lvlm.attribution.registry import attribute
-
-    if isinstance(method, Attribution):
-        if method.target.positions != target.positions or len(method.scores) != len(trace.layout):
-            raise ValueError(
-                f"the result of {method.method!r} explains {quoted(method.target.text)} at "
-                f"{method.target.positions}, not {quoted(target.text)} at {target.positions}"
-            )
-        return method
-    name, options = (method, {}) if isinstance(method, str) else method
-    return attribute(trace, target, name, units=units, seed=seed, **options)
+def _check_same(result: Attribution, trace: TraceLike, target: Target) -> None:
+    """Raise unless a result is of this target."""
+    if result.target.positions != target.positions or len(result.scores) != len(trace.layout):
+        raise ValueError(
+            f"the result of {result.method!r} explains {quoted(result.target.text)} at "
+            f"{result.target.positions}, not {quoted(target.text)} at {target.positions}"
+        )
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -222,11 +196,10 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return out
 
 
-def _faithfulness(case: Any, scores: FloatArray, metrics: Sequence[str]) -> float:
+def _faithfulness(case: Case, scores: FloatArray, metrics: Sequence[str]) -> float:
     """Return the metrics' sum, each with the sign that makes higher better."""
-    from causal_lvlm.metrics import evaluate, metric_info
-
-    table = evaluate(case.trace, case.target, ("scores", scores), tuple(metrics), case=case)
+    entry = Entry("scores", scores=case.scores(scores))
+    table = measure(case, [entry], choose(tuple(metrics), case.masking, {}), {})
     total = 0.0
     for value in table.values:
         better = metric_info(value.metric.partition("[")[0]).better
@@ -239,7 +212,7 @@ def _faithfulness(case: Any, scores: FloatArray, metrics: Sequence[str]) -> floa
     return total
 
 
-def _floor(case: Any, metrics: Sequence[str], n_random: int, seed: int) -> float:
+def _floor(case: Case, metrics: Sequence[str], n_random: int, seed: int) -> float:
     rng = np.random.default_rng([seed, *case.target.positions])
     orders = [rng.permutation(case.n_units).astype(np.float64) for _ in range(n_random)]
     return float(np.mean([_faithfulness(case, order, metrics) for order in orders]))
@@ -257,14 +230,12 @@ def _weights(
 
 def _agreement(names: Sequence[str], scores: Sequence[FloatArray]) -> dict[str, Any]:
     """Return both matrices of pairs and their means."""
-    from causal_lvlm.metrics.agreement import CAUTION, agreement_matrix
-
     maps = dict(zip(names, scores, strict=True))
     result: dict[str, Any] = {"caution": CAUTION}
-    for measure in ("kendall", "top_k_jaccard"):
-        matrix = agreement_matrix(maps, measure)
-        result[measure] = matrix.values.tolist()
-        result[f"mean_{measure}"] = matrix.mean()
+    for name in ("kendall", "top_k_jaccard"):
+        matrix = agreement_matrix(maps, name)
+        result[name] = matrix.values.tolist()
+        result[f"mean_{name}"] = matrix.mean()
     return result
 
 
