@@ -10,10 +10,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
@@ -24,19 +25,23 @@ from causal_lvlm.cli.support import BAD_INPUT, say
 __all__ = ["Commands", "patient_streams"]
 
 
-class _Patient:
-    """A text stream whose reader may go."""
+class _Patient(io.TextIOWrapper):
+    """A text stream whose reader may go; it writes into the buffer of the stream it stands for."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+    @classmethod
+    def of(cls, stream: io.TextIOWrapper) -> _Patient:
+        """Stand for a stream, behind what it still holds back."""
+        with suppress(BrokenPipeError):
+            stream.flush()
+        return cls(
+            stream.buffer, encoding=stream.encoding, errors="backslashreplace",
+            line_buffering=stream.line_buffering, write_through=stream.write_through,
+        )  # fmt: skip
 
     def write(self, text: str) -> int:
         """Write, or drop what nobody reads."""
         try:
-            return int(self._stream.write(text))
+            return super().write(text)
         except BrokenPipeError:
             self._drop()
             return len(text)
@@ -44,36 +49,32 @@ class _Patient:
     def flush(self) -> None:
         """Write what is held back, or drop it."""
         try:
-            self._stream.flush()
+            super().flush()
         except BrokenPipeError:
             self._drop()
 
     def _drop(self) -> None:
         """Let all that follows go nowhere, also what Python writes when it ends."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
+        os.dup2(nowhere, self.fileno())
         os.close(nowhere)
 
 
 @contextmanager
 def patient_streams() -> Iterator[None]:
-    """Make standard output and error patient inside the block."""
+    """Make standard output and error patient inside the block, where they write into a buffer."""
     before = sys.stdout, sys.stderr
-    handlers = [getattr(stream, "errors", None) for stream in before]
-    for name, stream in zip(("stdout", "stderr"), before, strict=True):
-        if stream is not None:
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="backslashreplace")
-            setattr(sys, name, _Patient(stream))
+    patient = [
+        _Patient.of(stream) if isinstance(stream, io.TextIOWrapper) else None for stream in before
+    ]
+    sys.stdout, sys.stderr = (new or old for new, old in zip(patient, before, strict=True))
     try:
         yield
     finally:
-        for stream, errors in zip((sys.stdout, sys.stderr), handlers, strict=True):
-            if stream is not None:
-                stream.flush()
-                if hasattr(stream, "reconfigure"):
-                    stream.reconfigure(errors=errors)
         sys.stdout, sys.stderr = before
+        for stream in patient:
+            if stream is not None:
+                stream.detach()  # writes what is held back, and leaves the buffer open
 
 
 class Commands(TyperGroup):
