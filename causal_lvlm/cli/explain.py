@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,8 @@ from causal_lvlm.cli.targets import default_target, find_target
 from causal_lvlm.errors import ImageError, TargetError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from causal_lvlm.tokens import Target
 
 __all__ = ["explain"]
@@ -162,8 +165,8 @@ def explain(
     if model is None:
         one_thread()
     with clear_errors(debug):
-        images, prompt = _inputs(inputs)
-        folder = None if out is None else results_folder(out, EXPLAINED, _listed(images))
+        paths, pictures, prompt = _inputs(inputs)
+        folder = None if out is None else results_folder(out, EXPLAINED, paths)
         options = given(
             mode=mode, tester=tester, against=against, candidates=candidates, masking=masking,
             layer=_layer(layer), source=source, row=row, sink=sink, pool=pool,
@@ -185,7 +188,7 @@ def explain(
             )
             progress.done()
             progress.step("asking the model")
-            trace = loaded.run(images, prompt, max_new_tokens=max_new_tokens)
+            trace = loaded.run(pictures or None, prompt, max_new_tokens=max_new_tokens)
             progress.done()
             remark = ""
             if target:
@@ -205,7 +208,7 @@ def explain(
                 if remark:
                     typer.echo(remark)
                 for explanation in explanations:
-                    typer.echo("\n" + describe(_relevant(explanation, images)))
+                    typer.echo("\n" + describe(_relevant(explanation, paths)))
                 for text in found.describe():
                     typer.echo("\n" + text)
         written: list[Path] = []
@@ -227,15 +230,15 @@ def explain(
         failures.end()
 
 
-def _relevant(explanation: Any, images: object) -> Any:
+def _relevant(explanation: Any, images: Sequence[Path]) -> Any:
     """Leave out the set within the image where none was given: nobody asked for it."""
-    if images is not None or set(explanation.sets) == {"image"}:
+    if images or set(explanation.sets) == {"image"}:
         return explanation
     return replace(explanation, sets={k: v for k, v in explanation.sets.items() if k != "image"})
 
 
-def _inputs(given_words: list[str]) -> tuple[Path | list[Path] | None, str]:
-    """Return the pictures, as `LVLM.run` takes them, and the prompt, which comes last."""
+def _inputs(given_words: list[str]) -> tuple[list[Path], list[Image], str]:
+    """Return the paths of the pictures, the pictures, and the prompt, which comes last."""
     *names, prompt = given_words
     from causal_lvlm.lvlm.images import image_path, open_images
     from causal_lvlm.lvlm.prompts import check_prompt
@@ -248,17 +251,10 @@ def _inputs(given_words: list[str]) -> tuple[Path | list[Path] | None, str]:
         raise ValueError(
             f"{prompt!r} is a file and there is no question; give one behind the picture, in quotes"
         )
-    if not paths:
-        return None, prompt
     missing = [str(path) for path in paths if not _is_file(str(path))]
     if missing:  # said before a model is loaded, which may take minutes
         raise ImageError(f"no such picture file: {', '.join(missing)}; the question comes last")
-    open_images(paths)  # what is no picture is refused as early
-    return (paths[0] if len(paths) == 1 else paths), prompt
-
-
-def _listed(images: Path | list[Path] | None) -> list[Path]:
-    return images if isinstance(images, list) else [] if images is None else [images]
+    return paths, open_images(paths), prompt  # what is no picture is refused as early
 
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")

@@ -93,7 +93,9 @@ def open_image(image: ImageLike) -> Image.Image:
     if min(opened.size) < 1:
         raise ImageError(f"the image has no pixels: its size is {opened.size}")
     try:
-        frames = 1 if opened.format == "MPO" else int(getattr(opened, "n_frames", 1))
+        known = opened.info.get("frames")  # what was opened here before has its first frame alone
+        known = known if isinstance(known, int) else 1
+        frames = 1 if opened.format == "MPO" else int(getattr(opened, "n_frames", known))
         upright = _to_rgb(ImageOps.exif_transpose(opened))
     except DAMAGED as error:
         raise ImageError(f"the image cannot be decoded ({error}); save it again as PNG") from error

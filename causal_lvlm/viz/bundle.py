@@ -18,16 +18,21 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from causal_lvlm.attribution.result import Attribution
+from causal_lvlm.explanation.head_graphs import HeadGraphs
+from causal_lvlm.explanation.result import Explanation
+from causal_lvlm.explanation.trust import TargetStability
+from causal_lvlm.metrics.result import MetricTable
 from causal_lvlm.storage import output_folder, to_utf8, write_bytes, write_json
 from causal_lvlm.viz.case import Case
-from causal_lvlm.viz.pictures import shown_graph
 from causal_lvlm.viz.report import report_cases
 
 __all__ = ["file_stem", "write_bundle", "write_cases"]
 
 INDEX = "explanation.json"
+Other: TypeAlias = MetricTable | TargetStability | HeadGraphs
 _OTHERS = ("metrics", "stability", "heads")
 
 
@@ -39,13 +44,13 @@ def file_stem(text: str) -> str:
 
 def write_bundle(
     trace: Any,
-    explanations: Iterable[Any],
-    attributions: Iterable[Any],
+    explanations: Iterable[Explanation],
+    attributions: Iterable[Attribution],
     folder: str | os.PathLike[str],
     *,
-    metrics: Iterable[Any] = (),
-    stability: Iterable[Any] = (),
-    heads: Iterable[Any] = (),
+    metrics: Iterable[MetricTable] = (),
+    stability: Iterable[TargetStability] = (),
+    heads: Iterable[HeadGraphs] = (),
     interrupted: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> list[Path]:
@@ -135,7 +140,7 @@ class _Names:
         self.alone = sum(len(case.explanations) for case in cases) == 1 == len(cases)
         self.explanations: list[list[str]] = []
         self.attributions: list[list[str]] = []
-        self.others: list[list[tuple[str, str, Any]]] = []
+        self.others: list[list[tuple[str, str, Other]]] = []
         self._taken = {Path(INDEX).stem, "report"}
         for number, case in enumerate(cases, start=1):
             lead = f"{number}-" if len(cases) > 1 else ""
@@ -154,26 +159,25 @@ class _Names:
                 ]
             )
 
-    def _explanation(self, lead: str, explanation: Any) -> str:
+    def _explanation(self, lead: str, explanation: Explanation) -> str:
         if self.alone:
             self._taken.add("pag")
             return ""
         # The graph's JSON is "...-pag.json", which the word "... pag" must not overwrite.
         return self._free(lead + file_stem(explanation.target.text), also="-pag")
 
-    def _attribution(self, lead: str, attribution: Any, known: dict[tuple[int, ...], str]) -> str:
+    def _attribution(
+        self, lead: str, attribution: Attribution, known: dict[tuple[int, ...], str]
+    ) -> str:
         target = attribution.target
         start = known.get(target.positions, f"{lead}{file_stem(target.text)}-")
         return self._free(f"{start}heat-{file_stem(attribution.method)}")
 
-    def _other(self, kind: str, result: Any, known: dict[tuple[int, ...], str], lead: str) -> str:
+    def _other(self, kind: str, result: Other, known: dict[tuple[int, ...], str], lead: str) -> str:
         """Name a result like the explanation of the same target."""
-        target = getattr(result, "target", None)
+        start, target = lead, result.target
         if target is not None:
-            positions = tuple(target.positions)
-            start = known.get(positions, f"{lead}{file_stem(target.text)}-")
-        else:
-            start = lead
+            start = known.get(target.positions, f"{lead}{file_stem(target.text)}-")
         return self._free(start + kind)
 
     def _free(self, wanted: str, also: str = "") -> str:
@@ -238,16 +242,16 @@ def _index(cases: Sequence[Case], names: _Names, interrupted: bool) -> dict[str,
     return {"kind": "explanations", "format": 1, "interrupted": interrupted, "runs": runs}
 
 
-def _summary(explanation: Any, file: str) -> dict[str, Any]:
+def _summary(explanation: Explanation, file: str) -> dict[str, Any]:
     """Return an explanation without the evidence: no graphs, no trace, no image."""
     heavy = ("kind", "format", "graphs", "trace", "excluded", "versions")
     kept = {name: v for name, v in explanation.to_dict().items() if name not in heavy}
     return {"file": file, **kept}
 
 
-def _write_graph(explanation: Any, place: Path, lead: str) -> list[Path]:
+def _write_graph(explanation: Explanation, place: Path, lead: str) -> list[Path]:
     """Export the PAG that is drawn, for other programs."""
-    graph = shown_graph(explanation)
+    graph = explanation.graph
     if graph is None:
         return []
     pag, labels = graph.structure.pag, list(graph.labels)

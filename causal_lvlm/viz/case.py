@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from causal_lvlm.attribution.result import Attribution
+from causal_lvlm.explanation.head_graphs import HeadGraphs
+from causal_lvlm.explanation.result import Explanation
+from causal_lvlm.explanation.trust import TargetStability
+from causal_lvlm.metrics.result import MetricTable
 from causal_lvlm.viz.pictures import Picture, attribution_picture, pictures_of
 from causal_lvlm.viz.view import TraceView, view_of
 
@@ -30,26 +35,26 @@ class Case:
     """
 
     trace: Any
-    explanations: Sequence[Any]
-    attributions: Sequence[Any] = ()
+    explanations: Sequence[Explanation]
+    attributions: Sequence[Attribution] = ()
     name: str = ""
     note: str = ""
-    metrics: Sequence[Any] = ()
-    stability: Sequence[Any] = ()
-    heads: Sequence[Any] = ()
+    metrics: Sequence[MetricTable] = ()
+    stability: Sequence[TargetStability] = ()
+    heads: Sequence[HeadGraphs] = ()
     drawn: dict[int, list[Picture]] = field(default_factory=dict, compare=False, repr=False)
 
     def view(self) -> TraceView:
         """Return the trace as pictures need it."""
         return view_of(self.trace)
 
-    def pictures(self, explanation: Any) -> list[Picture]:
+    def pictures(self, explanation: Explanation) -> list[Picture]:
         """Return an explanation's pictures; they are drawn once, for page and folder alike."""
         if id(explanation) not in self.drawn:
             self.drawn[id(explanation)] = pictures_of(self.view(), explanation)
         return self.drawn[id(explanation)]
 
-    def heat(self, attribution: Any) -> Picture:
+    def heat(self, attribution: Attribution) -> Picture:
         """Return an attribution's picture; drawn once."""
         if id(attribution) not in self.drawn:
             self.drawn[id(attribution)] = [attribution_picture(self.view(), attribution)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,6 +18,7 @@ from causal_lvlm.structure.marks import check_kind
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.viz.graph_figure import LegendItem, Line
 from causal_lvlm.viz.graph_parts import (
+    Drawable,
     finish,
     graph_page,
     linked_pairs,
@@ -35,8 +35,8 @@ _CHANGED = "#a8438a"
 
 
 def draw_difference(
-    learned: Any,
-    truth: Any,
+    learned: Drawable,
+    truth: Drawable,
     *,
     names: Sequence[str] | None = None,
     max_nodes: int = 60,

@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import networkx as nx
 import numpy as np
@@ -25,6 +25,26 @@ __all__ = ["Glyph", "draw_with_networkx", "edge_end", "mark_glyph", "place_boxes
 CIRCLE, ARROW, TAIL = 1, 2, 3
 _EDGE = "#3d4650"
 _GAP = 42.0
+
+
+class EdgeLike(Protocol):
+    """An edge between two nodes with a mark at each; see `causal_lvlm.viz.graph.Edge`."""
+
+    @property
+    def first(self) -> int:
+        """One node."""
+
+    @property
+    def second(self) -> int:
+        """The other."""
+
+    @property
+    def mark_first(self) -> int:
+        """Mark at the first node."""
+
+    @property
+    def mark_second(self) -> int:
+        """Mark at the second node."""
 
 
 class Glyph(NamedTuple):
@@ -67,7 +87,7 @@ def mark_glyph(start: FloatArray, tip: FloatArray, mark: int, size: float = 12.0
 
 def draw_with_networkx(
     pictures: Mapping[int, Image.Image],
-    edges: list[Any],
+    edges: Sequence[EdgeLike],
     target: int,
     strength: Mapping[tuple[int, int], float] | None = None,
 ) -> Image.Image:
@@ -126,7 +146,7 @@ def draw_with_networkx(
 
 def place_boxes(
     sizes: Mapping[int, FloatArray],
-    edges: list[Any],
+    edges: Sequence[EdgeLike],
     *,
     room: tuple[float, float] = (170.0, 170.0),
     gap: float = _GAP,

@@ -22,11 +22,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from causal_lvlm.arrays import FloatArray
+from causal_lvlm.arrays import FloatArray, UInt8Array
 from causal_lvlm.errors import StructureError, quoted
-from causal_lvlm.viz.nodes import NodeChoice, choose_nodes, node_members, node_picture, target_text
+from causal_lvlm.viz.nodes import (
+    NodeChoice,
+    TokenGraph,
+    choose_nodes,
+    node_members,
+    node_picture,
+    target_text,
+)
 from causal_lvlm.viz.style import CAUSE, FAINT, INK, MUTED, PAPER, TARGET, caption, font, stack
 from causal_lvlm.viz.view import TraceView
 
@@ -58,7 +66,7 @@ class Edge(NamedTuple):
     mark_second: int
 
 
-def edges_between(marks: Any, nodes: tuple[int, ...]) -> list[Edge]:
+def edges_between(marks: UInt8Array, nodes: tuple[int, ...]) -> list[Edge]:
     """Return the edges among some nodes; ``marks[i, j]`` is the mark at j."""
     return [
         Edge(i, j, int(marks[j, i]), int(marks[i, j]))
@@ -70,14 +78,14 @@ def edges_between(marks: Any, nodes: tuple[int, ...]) -> list[Edge]:
 
 def draw_graph(
     view: TraceView,
-    graph: Any,
+    graph: TokenGraph,
     numbers: Mapping[int, int],
     *,
     radius: int | None = None,
     max_nodes: int = 24,
     title: str = "",
     engine: str = "auto",
-    confidence: Any = None,
+    confidence: npt.ArrayLike | None = None,
     confidence_label: str = "confidence of the edge, 0 to 1",
 ) -> Image.Image:
     """Draw the PAG of one head around its target.
@@ -85,7 +93,7 @@ def draw_graph(
     Parameters
     ----------
     view : TraceView
-    graph : HeadGraph
+    graph : HeadGraph or TokenUnion
     numbers : mapping of int to int
         Position -> number of the explaining set's unit.
     radius : int, optional
@@ -142,7 +150,7 @@ def draw_graph(
 
 
 def node_pictures(
-    view: TraceView, graph: Any, choice: NodeChoice, numbers: Mapping[int, int]
+    view: TraceView, graph: TokenGraph, choice: NodeChoice, numbers: Mapping[int, int]
 ) -> dict[int, Image.Image]:
     """Return the picture of every chosen node."""
     members = node_members(graph)
@@ -154,7 +162,7 @@ def node_pictures(
     return pictures
 
 
-def check_confidence(given: Any, n: int) -> FloatArray:
+def check_confidence(given: npt.ArrayLike, n: int) -> FloatArray:
     """Return a confidence per pair of n nodes, float64 of shape (n, n).
 
     Raises

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Polygon, Rectangle
 
@@ -176,7 +177,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     return write_bytes(target, drawn.getvalue())
 
 
-def _text(axes: Any, x: float, y: float, text: str, size: int, colour: str, **more: Any) -> None:
+def _text(axes: Axes, x: float, y: float, text: str, size: int, colour: str, **more: Any) -> None:
     # A "$" would start a formula; names and titles hold no formulas.
     more = {"zorder": 6, "fontfamily": "DejaVu Sans", "parse_math": False, **more}
     axes.text(x, y, text, fontsize=size, color=colour, **more)
@@ -188,7 +189,7 @@ def _curve(layout: GraphLayout, line: Line) -> FloatArray:
     return layout.curves[line.second, line.first][::-1]
 
 
-def _draw_box(axes: Any, place: FloatArray, name: str, framed: bool) -> None:
+def _draw_box(axes: Axes, place: FloatArray, name: str, framed: bool) -> None:
     width, height = box_size(name)
     corner = (place[0] - width / 2 + 2, place[1] - height / 2 + 2)
     axes.add_patch(
@@ -214,7 +215,7 @@ def _cut(curve: FloatArray, length: float) -> tuple[FloatArray, FloatArray]:
     return np.concatenate([curve[: len(curve) - 1 - at], end[None]]), end
 
 
-def _draw_line(axes: Any, line: Line, curve: FloatArray) -> None:
+def _draw_line(axes: Axes, line: Line, curve: FloatArray) -> None:
     size = 8.0 + 1.1 * line.width
     for mark, boxed in ((line.mark_second, line.boxed_second), (line.mark_first, line.boxed_first)):
         tip = curve[-1].copy()
@@ -236,7 +237,7 @@ def _draw_line(axes: Any, line: Line, curve: FloatArray) -> None:
 
 
 def _draw_mark(
-    axes: Any, start: FloatArray, tip: FloatArray, mark: int, colour: str, size: float
+    axes: Axes, start: FloatArray, tip: FloatArray, mark: int, colour: str, size: float
 ) -> None:
     glyph = mark_glyph(start, tip, mark, size)
     if glyph.kind == "circle":
@@ -249,7 +250,7 @@ def _draw_mark(
         axes.add_patch(Polygon(glyph.points, closed=True, facecolor=colour, linewidth=0, zorder=4))
 
 
-def _draw_boxed(axes: Any, curve: FloatArray, mark: int) -> None:
+def _draw_boxed(axes: Axes, curve: FloatArray, mark: int) -> None:
     """Draw a mark in a little box beside the last end of a curve."""
     tip, far = curve[-1], _cut(curve, 24.0)[1]
     along = (tip - far) / max(float(np.hypot(*(tip - far))), 1e-9)
@@ -258,7 +259,7 @@ def _draw_boxed(axes: Any, curve: FloatArray, mark: int) -> None:
     _mark_box(axes, centre, along, mark)
 
 
-def _mark_box(axes: Any, centre: FloatArray, along: FloatArray, mark: int) -> None:
+def _mark_box(axes: Axes, centre: FloatArray, along: FloatArray, mark: int) -> None:
     half = 7.5
     axes.add_patch(
         Rectangle((centre[0] - half, centre[1] - half), 2 * half, 2 * half, facecolor=PAPER,
@@ -291,7 +292,7 @@ def _legend_rows(items: Sequence[LegendItem], room: int) -> list[list[tuple[Lege
     return rows
 
 
-def _draw_sample(axes: Any, x: float, y: float, sample: Line | str) -> None:
+def _draw_sample(axes: Axes, x: float, y: float, sample: Line | str) -> None:
     if isinstance(sample, Line):
         _draw_line(axes, sample, np.array([[x, y], [x + 34.0, y]]))
     elif sample == "frame":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from causal_lvlm.viz.graph_layout import place_graph
 from causal_lvlm.viz.style import figure_image
 
 __all__ = [
+    "Drawable",
     "NamedGraph",
     "readable_nodes",
     "finish",
@@ -32,6 +33,18 @@ __all__ = [
 CIRCLE, ARROW, TAIL = 1, 2, 3
 
 
+@runtime_checkable
+class HasPAG(Protocol):
+    """What was learned: a graph, perhaps with ``names`` (or ``ids``) and ``kind``."""
+
+    @property
+    def pag(self) -> PAG:
+        """The graph."""
+
+
+Drawable: TypeAlias = HasPAG | PAG | npt.ArrayLike
+
+
 class NamedGraph(NamedTuple):
     """Marks, uint8 (N, N) in pcalg coding, with a name for every node and the kind of graph."""
 
@@ -40,10 +53,10 @@ class NamedGraph(NamedTuple):
     kind: str
 
 
-def named_graph(structure: Any, names: Sequence[str] | None) -> NamedGraph:
+def named_graph(structure: Drawable, names: Sequence[str] | None) -> NamedGraph:
     """Read marks, names and kind from whatever was given."""
-    pag = getattr(structure, "pag", structure)
-    marks = pag.marks if isinstance(pag, PAG) else PAG(pag).marks
+    found = structure.pag if isinstance(structure, HasPAG) else structure
+    marks = found.marks if isinstance(found, PAG) else PAG(np.asarray(found)).marks
     given = names
     for attribute in ("names", "ids"):
         given = getattr(structure, attribute, None) if given is None else given
@@ -55,7 +68,7 @@ def named_graph(structure: Any, names: Sequence[str] | None) -> NamedGraph:
     return NamedGraph(marks, tuple(str(n) for n in given), "cpdag" if kind == "cpdag" else "pag")
 
 
-def linked_pairs(marks: npt.NDArray[Any], shown: Sequence[int]) -> list[tuple[int, int]]:
+def linked_pairs(marks: UInt8Array, shown: Sequence[int]) -> list[tuple[int, int]]:
     """Return the pairs of shown nodes that have an edge, each once."""
     return [(i, j) for at, i in enumerate(shown) for j in shown[at + 1 :] if marks[i, j]]
 

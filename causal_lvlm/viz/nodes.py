@@ -13,15 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from causal_lvlm.explanation.graphs import HeadGraph
+from causal_lvlm.explanation.union import TokenUnion
 from causal_lvlm.viz.style import CAUSE, FAINT, INK, PAPER, TARGET, font, text_size
 from causal_lvlm.viz.view import TraceView
 
-__all__ = ["NodeChoice", "choose_nodes", "node_members", "node_picture", "target_text"]
+__all__ = [
+    "NodeChoice", "TokenGraph", "choose_nodes", "node_members", "node_picture", "target_text",
+]  # fmt: skip
+
+TokenGraph: TypeAlias = HeadGraph | TokenUnion  # what can be drawn around a target
 
 _SCALE = 2  # pictures are drawn at twice the size they are shown at
 
@@ -70,14 +76,13 @@ class NodeChoice:
         return text + f"the target's PDS-tree up to radius {self.radius}, and the set."
 
 
-def node_members(graph: Any) -> list[tuple[int, ...]]:
-    """Return the sequence positions of every node of a head's graph."""
-    members = getattr(graph, "members", None) or [(int(p),) for p in graph.positions]
-    return [tuple(int(p) for p in unit) for unit in members]
+def node_members(graph: TokenGraph) -> list[tuple[int, ...]]:
+    """Return the sequence positions of every node of a graph."""
+    return [tuple(int(p) for p in unit) for unit in graph.members]
 
 
 def choose_nodes(
-    graph: Any,
+    graph: TokenGraph,
     numbers: Mapping[int, int],
     *,
     radius: int | None = None,
@@ -88,7 +93,7 @@ def choose_nodes(
 
     Parameters
     ----------
-    graph : HeadGraph
+    graph : HeadGraph or TokenUnion
     numbers : mapping of int to int
         Positions of the explaining set (see `causal_lvlm.viz.view.member_numbers`).
     radius : int, optional
@@ -136,12 +141,9 @@ def choose_nodes(
     return choice(chosen, None)
 
 
-def target_text(graph: Any, node: int) -> str | None:
+def target_text(graph: TokenGraph, node: int) -> str | None:
     """Return the target's text if the node stands for the target, else None."""
-    if node != int(graph.target_node):
-        return None
-    labels = getattr(graph, "labels", None)
-    return str(labels[node]) if labels else "target"
+    return graph.labels[node] if node == graph.target_node else None
 
 
 def node_picture(

@@ -8,7 +8,6 @@ images stand side by side under their numbers; a patch is drawn on the image tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -17,7 +16,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from causal_lvlm.arrays import FloatArray
+from causal_lvlm.arrays import FloatArray, UInt8Array
 from causal_lvlm.viz.sheet import Box, scaled_image, sheet_of
 from causal_lvlm.viz.style import CAUSE, PAPER, badge, caption, figure_image, stack
 from causal_lvlm.viz.view import TraceView
@@ -202,7 +201,9 @@ def _scale(canvas: FloatArray) -> tuple[Normalize, str]:
     return Normalize(0.0, high if high > 0.0 else 1.0), "cividis"
 
 
-def _with_bar(pixels: Any, norm: Normalize, colours: ListedColormap, title: str) -> Image.Image:
+def _with_bar(
+    pixels: UInt8Array, norm: Normalize, colours: ListedColormap, title: str
+) -> Image.Image:
     dpi = 100
     height, width = pixels.shape[:2]
     top, side, margin = 46, 104, 8

@@ -21,17 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Polygon, Rectangle
 from matplotlib.patheffects import withStroke
 
 from causal_lvlm.arrays import FloatArray
+from causal_lvlm.explanation.graphs import HeadGraph
+from causal_lvlm.explanation.result import Explanation
+from causal_lvlm.tokens import Target
 from causal_lvlm.viz.fallback import mark_glyph
 from causal_lvlm.viz.graph_figure import save_figure
 from causal_lvlm.viz.paper_layout import Place, Plan, place_images, plan_graph, shorten
 from causal_lvlm.viz.paper_routes import MARK, Spot
 from causal_lvlm.viz.payload_graph import graph_payload
-from causal_lvlm.viz.pictures import main_numbers, shown_graph
+from causal_lvlm.viz.pictures import main_numbers
 from causal_lvlm.viz.style import CAUSE, FAINT, INK, MUTED, PAPER, TARGET, font, wrap_text
 from causal_lvlm.viz.view import TraceView, view_of
 
@@ -53,7 +57,11 @@ class _Panel:
 
 
 def draw_explanation_figure(
-    explanation: Any, path: str | os.PathLike[str], *, trace: Any = None, max_nodes: int = 24
+    explanation: Explanation,
+    path: str | os.PathLike[str],
+    *,
+    trace: Any = None,
+    max_nodes: int = 24,
 ) -> Path:
     """Write the main set and the graph of an explanation as one figure.
 
@@ -78,7 +86,7 @@ def draw_explanation_figure(
     """
     view = view_of(explanation.summary if trace is None else trace)
     target, numbers = explanation.target, main_numbers(explanation)
-    graph = shown_graph(explanation)
+    graph = explanation.graph
     data = None if graph is None else graph_payload(graph, numbers, cap=max_nodes)
     panel, plan = _laid_out(view, target, set(numbers)), plan_graph(view, target.text, data)
     width = _WIDTH + plan.width + 3 * _GAP
@@ -91,9 +99,11 @@ def draw_explanation_figure(
     for row, line in enumerate(lines):
         _text(axes, _GAP, 14.0 + 16.0 * row, line, 11, INK, ha="left")
     corners = [np.array([x, head + 22.0]) for x in (_GAP, 2 * _GAP + _WIDTH)]
-    names = ("explaining set", "no graph" if data is None else _graph_name(graph, data))
-    for corner, name, images in zip(corners, names, (panel.images, plan.images), strict=True):
-        _text(axes, corner[0], corner[1] - 10.0, name, 9, MUTED, ha="left")
+    name = "no graph" if graph is None or data is None else _graph_name(graph, data)
+    for corner, heading, images in zip(
+        corners, ("explaining set", name), (panel.images, plan.images), strict=True
+    ):
+        _text(axes, corner[0], corner[1] - 10.0, heading, 9, MUTED, ha="left")
         _draw_images(axes, view, images, corner)
     _draw_set(axes, view, panel, corners[0], target, numbers)
     if data is None:
@@ -107,13 +117,13 @@ def draw_explanation_figure(
     return save_figure(figure, path)
 
 
-def _graph_name(graph: Any, data: Mapping[str, Any]) -> str:
+def _graph_name(graph: HeadGraph, data: Mapping[str, Any]) -> str:
     name = "causal graph" if graph.head is None else f"causal graph of head {graph.head}"
     shown, there = len(data["nodes"]), data["total"]["nodes"]
     return name if shown == there else f"{name}: {shown} of {there} nodes"
 
 
-def _laid_out(view: TraceView, target: Any, needed: set[int]) -> _Panel:
+def _laid_out(view: TraceView, target: Target, needed: set[int]) -> _Panel:
     images, patches, bottom = place_images(view, _WIDTH)
     panel = _Panel(images, dict(patches))
     words = [int(p) for p in view.layout.positions("prompt", "generated") if p < target.start]
@@ -133,14 +143,14 @@ def _laid_out(view: TraceView, target: Any, needed: set[int]) -> _Panel:
     return panel
 
 
-def _text(axes: Any, x: float, y: float, text: str, size: int, colour: str, **more: Any) -> None:
+def _text(axes: Axes, x: float, y: float, text: str, size: int, colour: str, **more: Any) -> None:
     # A "$" would start a formula; words of a prompt hold none.
     axes.text(x, y, text, fontsize=size, color=colour, parse_math=False, va="center_baseline",
               fontfamily="DejaVu Sans", **{"zorder": 8, **more})  # fmt: skip
 
 
 def _draw_images(
-    axes: Any, view: TraceView, places: Sequence[Place], corner: FloatArray
+    axes: Axes, view: TraceView, places: Sequence[Place], corner: FloatArray
 ) -> None:  # fmt: skip
     for image, (x, y, half, tall) in zip(view.images, places, strict=True):
         left, top = corner[0] + x, corner[1] + y
@@ -149,7 +159,7 @@ def _draw_images(
         axes.imshow(np.asarray(image.convert("RGB")), extent=extent, interpolation=smooth, zorder=1)
 
 
-def _draw_chip(axes: Any, spot: Spot, corner: FloatArray, edge: str) -> None:
+def _draw_chip(axes: Axes, spot: Spot, corner: FloatArray, edge: str) -> None:
     face = {TARGET: "#d7ebf7", CAUSE: "#fbe3d2"}.get(edge, PAPER)
     (x, y), (half, tall) = corner + spot.middle, spot.half
     axes.add_patch(
@@ -164,7 +174,7 @@ def _draw_chip(axes: Any, spot: Spot, corner: FloatArray, edge: str) -> None:
 
 
 def _draw_set(
-    axes: Any, view: TraceView, panel: _Panel, corner: FloatArray, target: Any,
+    axes: Axes, view: TraceView, panel: _Panel, corner: FloatArray, target: Target,
     numbers: Mapping[int, int],
 ) -> None:  # fmt: skip
     for p, text in panel.words.items():
@@ -183,13 +193,13 @@ def _draw_set(
         _badge(axes, middle, number)
 
 
-def _badge(axes: Any, place: FloatArray, number: int) -> None:
+def _badge(axes: Axes, place: FloatArray, number: int) -> None:
     _text(axes, place[0], place[1], str(number), 8, PAPER, ha="center", fontweight="bold", zorder=9,
           path_effects=[withStroke(linewidth=3.2, foreground=CAUSE)])  # fmt: skip
 
 
 def _outline(
-    axes: Any, middle: FloatArray, half: tuple[float, float], colour: str, pen: float
+    axes: Axes, middle: FloatArray, half: tuple[float, float], colour: str, pen: float
 ) -> None:
     spot = (middle[0] - half[0], middle[1] - half[1])
     for rim, wide in ((PAPER, 1.9 * pen), (colour, pen)):
@@ -198,7 +208,7 @@ def _outline(
 
 
 def _draw_nodes(
-    axes: Any, plan: Plan, corner: FloatArray, data: Mapping[str, Any], numbers: Mapping[int, int]
+    axes: Axes, plan: Plan, corner: FloatArray, data: Mapping[str, Any], numbers: Mapping[int, int]
 ) -> None:
     for at, (spot, (members, _)) in enumerate(zip(plan.spots, data["nodes"], strict=True)):
         number = next((numbers[p] for p in members if p in numbers), None)
@@ -227,7 +237,7 @@ def _draw_nodes(
             _badge(axes, middle + np.array([radius + 3.0, -radius - 3.0]), number)
 
 
-def _draw_edges(axes: Any, plan: Plan, corner: FloatArray, data: Mapping[str, Any]) -> None:
+def _draw_edges(axes: Axes, plan: Plan, corner: FloatArray, data: Mapping[str, Any]) -> None:
     low = data["level"] or 0.0
     for way in plan.ways:
         i, j, mark_i, mark_j, share, weakest, *_ = data["edges"][way.edge]
@@ -240,7 +250,7 @@ def _draw_edges(axes: Any, plan: Plan, corner: FloatArray, data: Mapping[str, An
 
 
 def _draw_edge(
-    axes: Any, way: FloatArray, marks: Sequence[int], pen: float, colour: str
+    axes: Axes, way: FloatArray, marks: Sequence[int], pen: float, colour: str
 ) -> None:  # fmt: skip
     """Draw a line on a white rim, with a mark at each end; marks lie above all lines."""
     rim = withStroke(linewidth=2.0, foreground=PAPER)

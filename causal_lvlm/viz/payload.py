@@ -13,13 +13,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib import colormaps
 
+from causal_lvlm.attribution.result import Attribution
+from causal_lvlm.explanation.head_graphs import HeadGraphs
+from causal_lvlm.explanation.result import ExplainingSet, Explanation
+from causal_lvlm.explanation.trust import TargetStability
 from causal_lvlm.explanation.wording import how, outcome, random_controls, said
 from causal_lvlm.metrics.masked_top import KINDS, ranked
+from causal_lvlm.metrics.result import MetricTable
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.payload_graph import extra_graphs, graphs_payload, short
@@ -33,7 +38,8 @@ __all__ = ["badges_of", "case_payload", "colour_tables", "json_for_html"]
 _TRIED = 400  # masks whose answers are sent
 _TOP = 64  # largest budget at which methods are compared
 _KINDS = {"image": "i", "prompt": "p", "generated": "g", "special": "s"}
-Units = list[tuple[int, ...]]
+Units: TypeAlias = list[tuple[int, ...]]
+Tried: TypeAlias = tuple[Units, float | None, tuple[str, ...], bool]
 
 
 def json_for_html(value: Any) -> str:
@@ -58,15 +64,15 @@ def colour_tables(steps: int = 32) -> dict[str, list[list[int]]]:
 
 def case_payload(
     view: TraceView,
-    explanations: Sequence[Any],
-    attributions: Sequence[Any],
+    explanations: Sequence[Explanation],
+    attributions: Sequence[Attribution],
     *,
     key: str,
     name: str = "",
     note: str = "",
-    metrics: Sequence[Any] = (),
-    stability: Sequence[Any] = (),
-    heads: Sequence[Any] = (),
+    metrics: Sequence[MetricTable] = (),
+    stability: Sequence[TargetStability] = (),
+    heads: Sequence[HeadGraphs] = (),
 ) -> dict[str, Any]:
     """Return one run with what was found about it.
 
@@ -116,7 +122,9 @@ def case_payload(
     }
 
 
-def badges_of(item: Any, mode: str = "necessary", tester: str = "flip") -> list[tuple[str, str]]:
+def badges_of(
+    item: ExplainingSet, mode: str = "necessary", tester: str = "flip"
+) -> list[tuple[str, str]]:
     """Return tone and text of each badge of a set: verified, minimality, where it came from."""
     verdict = wording.verdict(item.verified) if item.verified or item.units else "no set was found"
     badges = [("good" if item.verified else "warn", verdict)]
@@ -127,22 +135,20 @@ def badges_of(item: Any, mode: str = "necessary", tester: str = "flip") -> list[
         badges.append(("plain", outcome(item, mode, tester)))
     if item.found_by is not None:
         badges.append(("plain", f"found by: {wording.found_by(item)}"))
-    if getattr(item, "ended", None):
+    if item.ended:
         badges.append(("warn", wording.ended(item.ended)))
     return badges
 
 
 def _explanation(
     view: TraceView,
-    explanation: Any,
-    metrics: Sequence[Any],
-    stability: Sequence[Any],
-    heads: Sequence[Any],
+    explanation: Explanation,
+    metrics: Sequence[MetricTable],
+    stability: Sequence[TargetStability],
+    heads: Sequence[HeadGraphs],
 ) -> dict[str, Any]:
     target = explanation.target
-    names = [
-        n for n, s in explanation.sets.items() if s is not None and (view.images or n != "image")
-    ]
+    names = [n for n in explanation.sets if view.images or n != "image"]
     chosen = main_set(explanation)
     stable = next(
         (s for s in stability if _same_node(s, explanation)), None
@@ -171,7 +177,7 @@ def _explanation(
         "graphNote": wording.graph_outcome(explanation.graph_outcome),
         "graphShown": _first_graph(explanation, united),
         "stable": stable is not None,
-        "stableRuns": None if stable is None else getattr(stable.edges, "n_runs", None),
+        "stableRuns": None if stable is None else stable.edges.n_runs,
         "units": [list(unit) for unit in units],
         "tried": [
             [[number[u] for u in masked], short(p), said(words), bool(changed)]
@@ -185,15 +191,15 @@ def _explanation(
     }
 
 
-def _same_node(stability: Any, explanation: Any) -> bool:
-    target = getattr(stability, "target", None)
+def _same_node(stability: TargetStability, explanation: Explanation) -> bool:
+    target = stability.target
     if target is not None and tuple(target.positions) != tuple(explanation.target.positions):
         return False
     node = tuple(stability.members[stability.target_node])
     return any(tuple(g.members[g.target_node]) == node for g in explanation.graphs)
 
 
-def _first_graph(explanation: Any, united: bool) -> int:
+def _first_graph(explanation: Explanation, united: bool) -> int:
     """Return the index of the graph that is shown first: the one that held the main set."""
     for at, graph in enumerate(explanation.graphs):
         if graph is explanation.graph:
@@ -201,7 +207,7 @@ def _first_graph(explanation: Any, united: bool) -> int:
     return 0
 
 
-def _other_words(explanation: Any, words: Sequence[str]) -> bool:
+def _other_words(explanation: Explanation, words: Sequence[str]) -> bool:
     """Whether the model's first choice is not what it had said, token by token.
 
     Testers other than flip count more, or less, as a change: a page that says what the model says
@@ -212,7 +218,7 @@ def _other_words(explanation: Any, words: Sequence[str]) -> bool:
     return [word.strip() for word in words] != target
 
 
-def _set(view: TraceView, name: str, explanation: Any) -> dict[str, Any]:
+def _set(view: TraceView, name: str, explanation: Explanation) -> dict[str, Any]:
     item = explanation.sets[name]
     return {
         "name": name,
@@ -234,44 +240,46 @@ def _set(view: TraceView, name: str, explanation: Any) -> dict[str, Any]:
     }
 
 
-def _tried(explanation: Any) -> list[tuple[Units, float | None, tuple[str, ...], bool]]:
+def _tried(explanation: Explanation) -> list[Tried]:
     """Return the masks that were tried: units, probability, first choice, whether it changed.
 
     Explanations that did not keep them still know what verified their sets.
     """
-    found: list[tuple[Units, float | None, tuple[str, ...], bool]] = []
+    found: list[Tried] = []
     seen: set[frozenset[tuple[int, ...]]] = set()
     flip = explanation.tester == "flip"  # which knows the tokens, not only their texts
 
-    def add(units: Iterable[Iterable[int]], p: Any, words: Any, changed: Any) -> None:
+    def add(
+        units: Iterable[Iterable[int]], p: float | None, words: Sequence[str], changed: bool
+    ) -> None:
         masked = [tuple(int(p) for p in unit) for unit in units]
         if frozenset(masked) not in seen and len(found) < _TRIED:
             seen.add(frozenset(masked))
-            other = bool(changed) if flip else _other_words(explanation, words)
+            other = changed if flip else _other_words(explanation, words)
             found.append((masked, p, tuple(words), other))
 
     if explanation.mode == "necessary":
         for item in explanation.sets.values():
-            if item is not None and item.verified and item.predicted_after:
+            if item.verified and item.predicted_after:
                 add(item.units, item.probability_after, item.predicted_after, True)
-    for entry in getattr(explanation, "tried", ()):
+    for entry in explanation.tried:
         add(entry.units, entry.probability, entry.first_choice, entry.changed)
     return found
 
 
-def _before(explanation: Any, tried: Sequence[Any]) -> float | None:
+def _before(explanation: Explanation, tried: Sequence[Tried]) -> float | None:
     """Return the probability of the target with nothing masked, None if nobody asked."""
-    known = [s.probability_before for s in explanation.sets.values() if s is not None]
+    known = [s.probability_before for s in explanation.sets.values()]
     known += [p for masked, p, *_ in tried if not masked]
     return next((short(p) for p in known if p is not None), None)
 
 
-def _units(view: TraceView, explanation: Any, tried: Sequence[Any]) -> Units:
+def _units(view: TraceView, explanation: Explanation, tried: Sequence[Tried]) -> Units:
     """Return what can be masked as one: as far as the explanation says, else single positions."""
     layout, start = view.layout, explanation.target.start
     excluded = {p for p, _ in explanation.excluded} | {start - 1}
     known = [u for masked, *_ in tried for u in masked]
-    known += [tuple(u) for s in explanation.sets.values() if s is not None for u in s.units]
+    known += [tuple(u) for s in explanation.sets.values() for u in s.units]
     known += [
         tuple(m)
         for graph in explanation.graphs
@@ -288,7 +296,9 @@ def _units(view: TraceView, explanation: Any, tried: Sequence[Any]) -> Units:
     return sorted(units)
 
 
-def _attribution(view: TraceView, attribution: Any, metrics: Sequence[Any]) -> dict[str, Any]:
+def _attribution(
+    view: TraceView, attribution: Attribution, metrics: Sequence[MetricTable]
+) -> dict[str, Any]:
     scores = np.asarray(attribution.scores, dtype=np.float64)
     return {
         "method": attribution.method,
@@ -299,6 +309,6 @@ def _attribution(view: TraceView, attribution: Any, metrics: Sequence[Any]) -> d
         "top": {scope: ranked(view.layout, attribution, scope)[:_TOP] for scope in KINDS},
         "runs": attribution.model_runs,
         "backward": attribution.backward_passes,
-        "notes": list(getattr(attribution, "notes", ())),
+        "notes": list(attribution.notes),
         "metrics": metrics_of(metrics, attribution.method, attribution.target),
     }

@@ -20,9 +20,14 @@ from typing import Any
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray
+from causal_lvlm.explanation.graphs import HeadGraph
+from causal_lvlm.explanation.head_graphs import HeadGraphs
+from causal_lvlm.explanation.result import Explanation
+from causal_lvlm.explanation.trust import TargetStability
 from causal_lvlm.explanation.union import TokenUnion, union_graph
 from causal_lvlm.explanation.wording import amount
-from causal_lvlm.viz.nodes import node_members
+from causal_lvlm.structure import LearnedStructure, PDSTree
+from causal_lvlm.viz.nodes import TokenGraph, node_members
 
 __all__ = ["extra_graphs", "graph_payload", "graphs_payload", "short"]
 
@@ -30,7 +35,7 @@ Members = tuple[int, ...]
 _OCCURRENCES = 72  # of nodes in a PDS-tree; more could not be told apart in a circle
 
 
-def short(value: Any, digits: int = 4) -> float | None:
+def short(value: float | None, digits: int = 4) -> float | None:
     """Return a number with few digits for JSON; None for nothing, NaN and infinity."""
     if value is None or not math.isfinite(value):
         return None
@@ -38,10 +43,10 @@ def short(value: Any, digits: int = 4) -> float | None:
 
 
 def graphs_payload(
-    explanation: Any,
+    explanation: Explanation,
     union: TokenUnion | None,
     numbers: Mapping[int, int],
-    stability: Any | None = None,
+    stability: TargetStability | None = None,
 ) -> list[dict[str, Any]]:
     """Return the graphs of one explanation: the union first if there is one, then every head.
 
@@ -62,7 +67,7 @@ def graphs_payload(
     return found
 
 
-def extra_graphs(given: Any, numbers: Mapping[int, int]) -> list[dict[str, Any]]:
+def extra_graphs(given: HeadGraphs, numbers: Mapping[int, int]) -> list[dict[str, Any]]:
     """Return graphs that were learned for looking at: their union first, then every head.
 
     Parameters
@@ -94,7 +99,9 @@ def _cap(heads: int) -> int:
     return 48 if heads <= 8 else 32 if heads <= 16 else 24
 
 
-def _united(union: TokenUnion, heads: Sequence[Any], numbers: Mapping[int, int]) -> dict[str, Any]:
+def _united(
+    union: TokenUnion, heads: Sequence[HeadGraph], numbers: Mapping[int, int]
+) -> dict[str, Any]:
     found = graph_payload(union, numbers, cap=40)
     found["voters"], found["perHead"] = _voters(union, heads, found)
     found["names"] = [_title(graph) for graph in heads]
@@ -102,7 +109,7 @@ def _united(union: TokenUnion, heads: Sequence[Any], numbers: Mapping[int, int])
 
 
 def graph_payload(
-    graph: Any,
+    graph: TokenGraph,
     numbers: Mapping[int, int],
     *,
     cap: int = 48,
@@ -131,31 +138,32 @@ def graph_payload(
         all; ``level``: smallest |r| that counts as dependence.
     """
     members = node_members(graph)
-    united = isinstance(graph, TokenUnion)
-    marks = np.asarray(graph.structure.pag.marks)
-    sure = np.asarray(graph.confidence) if united else None
+    union = graph if isinstance(graph, TokenUnion) else None
+    structure = None if isinstance(graph, TokenUnion) else graph.structure
+    marks = graph.structure.pag.marks
+    sure = None if union is None else union.confidence
     shown, depth = _shown(graph, members, numbers, cap)
     index = {node: at for at, node in enumerate(shown)}
     edges: list[list[Any]] = []
     apart: list[list[Any]] = []
     for at, i in enumerate(shown):
         for j in shown[at + 1 :]:
-            said = [None, None, None] if united else _numbers(graph.structure, i, j)
+            said = [None, None, None] if structure is None else _numbers(structure, i, j)
             if marks[i, j] or marks[j, i]:
                 share = _share(sure, shares, i, j, members)
                 ends = [index[i], index[j], int(marks[j, i]), int(marks[i, j])]
                 edges.append([*ends, short(share, 3), *said])
-            elif not united:
-                between = graph.structure.sepset(i, j)
+            elif structure is not None:
+                between = structure.sepset(i, j)
                 if between is not None:
                     places = [members[k][0] for k in between]
                     apart.append([index[i], index[j], places, *said])
     return {
-        "head": None if united else graph.head,
-        "title": "All heads" if united else _title(graph),
-        "united": united,
-        "facts": _facts(graph, united),
-        "target": index[int(graph.target_node)],
+        "head": graph.head,
+        "title": "All heads" if union is not None else _title(graph),
+        "united": union is not None,
+        "facts": _facts(graph),
+        "target": index[graph.target_node],
         "nodes": [[list(members[n]), depth.get(n, -1)] for n in shown],
         "edges": edges,
         "apart": apart,
@@ -166,16 +174,16 @@ def graph_payload(
             "edges": int(np.count_nonzero(np.triu(marks, k=1))),
             "tree": len(graph.tree) - 1,
         },
-        "level": None if united else short(getattr(graph.structure, "min_abs_partial", None)),
+        "level": None if structure is None else short(structure.min_abs_partial),
     }
 
 
-def _title(graph: Any) -> str:
+def _title(graph: TokenGraph) -> str:
     return "All layers" if graph.head is None else f"Head {graph.head}"
 
 
 def _shown(
-    graph: Any, members: Sequence[Members], numbers: Mapping[int, int], cap: int
+    graph: TokenGraph, members: Sequence[Members], numbers: Mapping[int, int], cap: int
 ) -> tuple[list[int], dict[int, int]]:
     """Return the nodes that are drawn, ascending, and the depth of all nodes of the tree."""
     depth: dict[int, int] = {}
@@ -189,7 +197,7 @@ def _shown(
     return sorted(list(chosen)[:cap]), depth
 
 
-def _strength(graph: Any, target: int, node: int) -> float:
+def _strength(graph: TokenGraph, target: int, node: int) -> float:
     """Return how strong the edge of a node to the target is: of too many the strongest are drawn.
 
     The sort is stable, so where nothing is known they stay in breadth-first order.
@@ -198,15 +206,15 @@ def _strength(graph: Any, target: int, node: int) -> float:
         return math.inf
     if isinstance(graph, TokenUnion):
         return float(graph.confidence[target, node])
-    if getattr(graph.structure, "evidence", None) is None:
+    if graph.structure.evidence is None:
         return 0.0
     value = graph.structure.weakest(target, node)
     return value if math.isfinite(value) else 0.0
 
 
-def _numbers(structure: Any, i: int, j: int) -> list[Any]:
+def _numbers(structure: LearnedStructure, i: int, j: int) -> list[Any]:
     """Return weakest |partial correlation|, largest p and number of tests of a pair."""
-    if getattr(structure, "evidence", None) is None:
+    if structure.evidence is None:
         return [None, None, None]
     p = structure.p_value(i, j)
     return [short(structure.weakest(i, j)), short(p, 3), structure.tests_of(i, j)]
@@ -225,7 +233,7 @@ def _share(
     return (shares or {}).get((first, second))
 
 
-def _shares(stability: Any | None) -> dict[tuple[Members, Members], float]:
+def _shares(stability: TargetStability | None) -> dict[tuple[Members, Members], float]:
     """Return the frequency of every pair, keyed by positions: node numbers differ per graph."""
     if stability is None:
         return {}
@@ -240,7 +248,7 @@ def _shares(stability: Any | None) -> dict[tuple[Members, Members], float]:
 
 
 def _voters(
-    union: TokenUnion, heads: Sequence[Any], payload: Mapping[str, Any]
+    union: TokenUnion, heads: Sequence[HeadGraph], payload: Mapping[str, Any]
 ) -> tuple[list[list[int]], list[list[Any]]]:
     """Return for every edge of the payload the heads that have it, and what each head says of it.
 
@@ -275,7 +283,7 @@ def _voters(
     return found, said
 
 
-def _tree(tree: Any, index: Mapping[int, int]) -> dict[str, list[int]]:
+def _tree(tree: PDSTree, index: Mapping[int, int]) -> dict[str, list[int]]:
     """Return the first occurrences of the tree whose nodes are drawn; parents stay with them."""
     place: dict[int, int] = {}
     found: dict[str, list[int]] = {"node": [], "parent": [], "depth": []}
@@ -292,22 +300,21 @@ def _tree(tree: Any, index: Mapping[int, int]) -> dict[str, list[int]]:
     return found
 
 
-def _facts(graph: Any, united: bool) -> list[str]:
+def _facts(graph: TokenGraph) -> list[str]:
     """Return what a reader should know of how the graph was learned, as short clauses."""
-    if united:
+    if isinstance(graph, TokenUnion):
         return [
             f"graphs of {amount(len(graph.heads), 'head')} as one",
             "no single head has learned it as a whole",
         ]
     structure, facts = graph.structure, []
-    parameters = getattr(structure, "parameters", {})
+    parameters = structure.parameters
     if parameters.get("threshold") is not None:
         facts.append(f"dependence: |partial r| above {parameters['threshold']:g}")
     elif parameters.get("alpha") is not None:
         facts.append(f"{parameters.get('n_samples')} samples, alpha {parameters['alpha']:g}")
-    if getattr(structure, "n_tests", None) is not None:
-        facts.append(f"{structure.n_tests} tests of independence")
-    if getattr(structure, "complete", True) is False:
+    facts.append(f"{structure.n_tests} tests of independence")
+    if not structure.complete:
         facts.append(f"learning was not complete: {structure.stopped}")
     if math.isfinite(graph.sink_mass):
         facts.append(f"{100 * graph.sink_mass:.0f} % of the attention goes to sinks")

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.explanation.wording import amount, said
 from causal_lvlm.metrics.registry import direction
-from causal_lvlm.metrics.result import MASKED_TOP
+from causal_lvlm.metrics.result import MASKED_TOP, MetricTable
+from causal_lvlm.tokens import Target
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.payload_graph import short
 
 __all__ = ["asked", "measures", "metric_note", "metrics_of"]
 
 
-def asked(metrics: Sequence[Any], explanation: Any) -> list[list[Any]]:
+def asked(metrics: Sequence[MetricTable], explanation: Explanation) -> list[list[Any]]:
     """Return what the model said with the tokens masked that methods rank highest.
 
     Positions, probability, first choice, whether it changed; each mask once.
@@ -32,7 +34,7 @@ def asked(metrics: Sequence[Any], explanation: Any) -> list[list[Any]]:
     return list(found.values())
 
 
-def measures(table: Any, explanation: Any) -> bool:
+def measures(table: MetricTable, explanation: Explanation) -> bool:
     """Whether a table is about this explanation: a word may have several, each with a table."""
     if tuple(table.target.positions) != tuple(explanation.target.positions):
         return False
@@ -43,13 +45,14 @@ def measures(table: Any, explanation: Any) -> bool:
             if value.detail.get("mode", explanation.mode) != explanation.mode:
                 return False
             after = explanation.main.probability_after
-            own = value.method == "causal" and None not in (value.value, after)
-            if own and abs(value.value - after) > 1e-6:
+            if value.method != "causal" or value.value is None or after is None:
+                continue
+            if abs(value.value - after) > 1e-6:
                 return False
     return True
 
 
-def metric_note(tables: Sequence[Any]) -> str:
+def metric_note(tables: Sequence[MetricTable]) -> str:
     """Return how the numbers of an explanation were measured, empty if none were."""
     for table in tables:
         steps = table.parameters.get("steps")
@@ -58,12 +61,12 @@ def metric_note(tables: Sequence[Any]) -> str:
     return ""
 
 
-def metrics_of(tables: Sequence[Any], method: str, target: Any) -> list[list[Any]]:
+def metrics_of(tables: Sequence[MetricTable], method: str, target: Target) -> list[list[str]]:
     """Return name, value as text and which direction is better, for one method and target.
 
     What two tables say alike is said once.
     """
-    found: list[list[Any]] = []
+    found: list[list[str]] = []
     for table in tables:
         if tuple(table.target.positions) != tuple(target.positions):
             continue

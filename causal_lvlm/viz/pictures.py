@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from PIL import Image
 
+from causal_lvlm.attribution.result import Attribution
+from causal_lvlm.explanation.graphs import HeadGraph
+from causal_lvlm.explanation.result import ExplainingSet, Explanation
 from causal_lvlm.explanation.union import TokenUnion, union_graph
 from causal_lvlm.explanation.wording import amount, question
 from causal_lvlm.viz import wording
@@ -25,7 +27,6 @@ __all__ = [
     "attribution_picture",
     "main_numbers",
     "pictures_of",
-    "shown_graph",
     "united_graph",
 ]
 
@@ -50,32 +51,25 @@ class Picture:
         return png_bytes(self.image, palette=self.drawing)
 
 
-def main_set(explanation: Any) -> tuple[str, Any] | None:
+def main_set(explanation: Explanation) -> tuple[str, ExplainingSet] | None:
     """Return name and value of the set that numbers graph and tree: the joint one, else the first.
 
     A set without members (nothing was found) is passed over if another has some.
     """
-    sets = {name: item for name, item in explanation.sets.items() if item is not None}
+    sets = explanation.sets
     for name in ("joint", *sets):
         if name in sets and sets[name].units:
             return name, sets[name]
     return next(iter(sets.items()), None)
 
 
-def main_numbers(explanation: Any) -> dict[int, int]:
+def main_numbers(explanation: Explanation) -> dict[int, int]:
     """Return the number of each position of the main set's units."""
     chosen = main_set(explanation)
     return member_numbers(chosen[1].units) if chosen else {}
 
 
-def shown_graph(explanation: Any) -> Any | None:
-    """Return the head's graph that is drawn, None if no graph could be learned."""
-    if not explanation.graphs:
-        return None
-    return explanation.graph
-
-
-def united_graph(explanation: Any) -> TokenUnion | None:
+def united_graph(explanation: Explanation) -> TokenUnion | None:
     """Return the graphs of all heads as one; None if there are fewer than two.
 
     Heads count by how much they look at the candidates, all the same if that is not known (results
@@ -89,7 +83,7 @@ def united_graph(explanation: Any) -> TokenUnion | None:
     return union_graph(graphs, weights="candidate_mass" if known else None)
 
 
-def pictures_of(view: TraceView, explanation: Any) -> list[Picture]:
+def pictures_of(view: TraceView, explanation: Explanation) -> list[Picture]:
     """Draw everything there is to see of one explanation.
 
     Parameters
@@ -107,7 +101,7 @@ def pictures_of(view: TraceView, explanation: Any) -> list[Picture]:
     pictures = []
     seen: set[tuple[tuple[int, ...], ...]] = set()
     for name, item in explanation.sets.items():
-        if item is None or not any(view.box(unit) for unit in item.units):
+        if not any(view.box(unit) for unit in item.units):
             continue
         units = tuple(tuple(unit) for unit in item.units)
         if units in seen:
@@ -125,7 +119,7 @@ def pictures_of(view: TraceView, explanation: Any) -> list[Picture]:
         )
     numbers = main_numbers(explanation)
     pictures.append(_prompt(view, explanation, numbers))
-    graph = shown_graph(explanation)
+    graph = explanation.graph
     if graph is not None:
         pictures += _graph_pictures(view, graph, numbers, target)
         union = united_graph(explanation)
@@ -134,7 +128,7 @@ def pictures_of(view: TraceView, explanation: Any) -> list[Picture]:
     return pictures
 
 
-def _patches(view: TraceView, name: str, explanation: Any) -> Picture:
+def _patches(view: TraceView, name: str, explanation: Explanation) -> Picture:
     item, target = explanation.sets[name], explanation.target.text
     inside = [view.label(unit) for unit in item.units if view.box(unit)]
     words = view.names.listed([unit for unit in item.units if not view.box(unit)])
@@ -151,7 +145,7 @@ def _patches(view: TraceView, name: str, explanation: Any) -> Picture:
     )
 
 
-def _prompt(view: TraceView, explanation: Any, numbers: Mapping[int, int]) -> Picture:
+def _prompt(view: TraceView, explanation: Explanation, numbers: Mapping[int, int]) -> Picture:
     words = view.names.listed([(p,) for p in numbers if not view.box((p,))])
     return Picture(
         "prompt",
@@ -163,7 +157,7 @@ def _prompt(view: TraceView, explanation: Any, numbers: Mapping[int, int]) -> Pi
 
 
 def _graph_pictures(
-    view: TraceView, graph: Any, numbers: Mapping[int, int], target: str
+    view: TraceView, graph: HeadGraph, numbers: Mapping[int, int], target: str
 ) -> list[Picture]:
     where = "" if graph.head is None else f", head {graph.head}"
     neighbours = int((graph.structure.pag.marks[int(graph.target_node)] > 0).sum())
@@ -217,7 +211,7 @@ def _union_picture(
     )
 
 
-def attribution_picture(view: TraceView, attribution: Any) -> Picture:
+def attribution_picture(view: TraceView, attribution: Attribution) -> Picture:
     """Draw the heat map of one method."""
     target = attribution.target.text
     where = f"over {view.image_words}" if view.has_patches else "by word"
@@ -234,6 +228,6 @@ def attribution_picture(view: TraceView, attribution: Any) -> Picture:
     )
 
 
-def _rival(against: Any) -> str:
+def _rival(against: str | int) -> str:
     """Return the token that a contrast was made with, which may be known by its number alone."""
     return f"“{against.strip()}”" if isinstance(against, str) else f"the token {against}"

@@ -12,13 +12,16 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from causal_lvlm.attribution.result import Attribution
+from causal_lvlm.composition import SPANNING
+from causal_lvlm.explanation.result import ExplainingSet, Explanation
 from causal_lvlm.explanation.wording import amount, outcome, random_controls, said
-from causal_lvlm.metrics.result import MASKED_TOP
+from causal_lvlm.metrics.result import MASKED_TOP, MetricTable
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.payload import badges_of
 from causal_lvlm.viz.payload_metrics import metrics_of
-from causal_lvlm.viz.pictures import Picture, main_numbers, shown_graph
+from causal_lvlm.viz.pictures import Picture, main_numbers
 from causal_lvlm.viz.prompt import prompt_html
 from causal_lvlm.viz.sheet import image_name
 from causal_lvlm.viz.style import SMALL, data_uri, image_uri
@@ -55,7 +58,7 @@ def remarks_html(view: TraceView) -> str:
 
 def explanation_html(
     view: TraceView,
-    explanation: Any,
+    explanation: Explanation,
     pictures: Sequence[Picture],
     key: str = "",
     *,
@@ -83,7 +86,7 @@ def explanation_html(
     return f'<section class="card"{name}>{"".join(parts)}</section>'
 
 
-def _badges(explanation: Any) -> str:
+def _badges(explanation: Explanation) -> str:
     badges = badges_of(explanation.main, explanation.mode, explanation.tester)
     return "".join(f'<span class="badge {tone}">{escape(text)}</span>' for tone, text in badges)
 
@@ -106,11 +109,11 @@ _COLUMNS = (
 )
 
 
-def _sets_table(view: TraceView, explanation: Any) -> str:
+def _sets_table(view: TraceView, explanation: Explanation) -> str:
     head = "".join(f'<th class="{kind}">{name}</th>' for name, kind in _COLUMNS)
     rows = []
     for name, item in explanation.sets.items():
-        if item is None or (name == "image" and not view.images):
+        if name == "image" and not view.images:
             continue
         members = " · ".join(
             f"{n}:\u00a0{view.label(u)}" for n, u in enumerate(item.units[:_LISTED], start=1)
@@ -144,7 +147,7 @@ def _sets_table(view: TraceView, explanation: Any) -> str:
     )
 
 
-def _random(item: Any, explanation: Any) -> str:
+def _random(item: ExplainingSet, explanation: Explanation) -> str:
     """Return the random controls without the words that the column's heading says."""
     text = random_controls(item, explanation.mode, explanation.tester)
     for said_above in (" random sets of that size", " random set of that size"):
@@ -158,56 +161,51 @@ def _change(before: float | None, after: float | None) -> str:
     return f"{wording.number(before, 2)} → {wording.number(after, 2)}"
 
 
-def _settings(explanation: Any) -> str:
-    names = (
-        "mode",
-        "tester",
-        "against",
-        "masking",
-        "backend",
-        "source",
-        "layer",
-        "row",
-        "sink",
-        "seed",
-    )
-    parameters = getattr(explanation, "parameters", {})
-    parts = []
-    for name in names:
-        value = getattr(explanation, name, parameters.get(name))
-        if value is not None:
-            parts.append(f"{name} {value}")
+def _settings(explanation: Explanation) -> str:
+    given = explanation.parameters
+    spans = given.get("source") in SPANNING  # all layers: then there is no layer to be named
+    named = {
+        "mode": explanation.mode,
+        "tester": explanation.tester,
+        "against": explanation.against,
+        "masking": explanation.masking,
+        "backend": explanation.backend,
+        "source": given.get("source"),
+        "layer": None if spans else given.get("layer"),
+        "row": given.get("row"),
+        "sink": given.get("sink"),
+        "seed": explanation.seed,
+    }
+    parts = [f"{name} {value}" for name, value in named.items() if value is not None]
     parts.append(amount(len(explanation.graphs), "graph"))
-    missing = wording.graph_outcome(getattr(explanation, "graph_outcome", None))
+    missing = wording.graph_outcome(explanation.graph_outcome)
     if missing:
         parts.append(missing)
-    if getattr(explanation, "model_runs", None) is not None:
-        parts.append(f"{amount(explanation.model_runs, 'masked model run')} in all")
-    if getattr(explanation, "seconds", None) is not None:
-        parts.append(f"{explanation.seconds:.2f} s")
+    parts.append(f"{amount(explanation.model_runs, 'masked model run')} in all")
+    parts.append(f"{explanation.seconds:.2f} s")
     return f'<p class="small muted settings">{escape(" · ".join(parts))}</p>'
 
 
-def _details(explanation: Any) -> str:
+def _details(explanation: Explanation) -> str:
     facts: dict[str, Any] = {
-        "parameters": getattr(explanation, "parameters", {}),
-        "versions": getattr(explanation, "versions", {}),
-        "model": [getattr(explanation, "model_id", ""), getattr(explanation, "revision", "")],
+        "parameters": explanation.parameters,
+        "versions": explanation.versions,
+        "model": [explanation.model_id, explanation.revision],
     }
-    graph = shown_graph(explanation)
-    if getattr(explanation, "dropped_heads", ()):
+    graph = explanation.graph
+    if explanation.dropped_heads:
         facts["heads without a graph"] = explanation.dropped_heads
     if graph is not None:
         facts["graph drawn"] = {
             "head": graph.head,
             "nodes": len(graph.positions),
-            "CI tests": getattr(graph.structure, "n_tests", None),
-            "complete": getattr(graph.structure, "complete", None),
-            "sink mass": getattr(graph, "sink_mass", None),
-            "not in the graph": getattr(graph, "dropped", ()),
+            "CI tests": graph.structure.n_tests,
+            "complete": graph.structure.complete,
+            "sink mass": graph.sink_mass,
+            "not in the graph": graph.dropped,
         }
     for name, item in explanation.sets.items():
-        if item is not None and item.alternatives:
+        if item.alternatives:
             facts[f"other sets of the same size ({name})"] = item.alternatives
     text = json.dumps(to_jsonable(facts), indent=1, ensure_ascii=False, default=str)
     return f"<details><summary>Parameters and versions</summary><pre>{escape(text)}</pre></details>"
@@ -215,8 +213,8 @@ def _details(explanation: Any) -> str:
 
 def heat_html(
     view: TraceView,
-    heats: Sequence[tuple[Any, Picture]],
-    metrics: Sequence[Any] = (),
+    heats: Sequence[tuple[Attribution, Picture]],
+    metrics: Sequence[MetricTable] = (),
     *,
     scale: float = 1.0,
 ) -> str:
@@ -245,7 +243,7 @@ def heat_html(
     )
 
 
-def masked_lines(metrics: Sequence[Any], attribution: Any) -> list[str]:
+def masked_lines(metrics: Sequence[MetricTable], attribution: Attribution) -> list[str]:
     """Return what the model said with a method's highest tokens masked, empty if nobody asked.
 
     One line for every explanation of the word that was measured.
@@ -269,7 +267,7 @@ def masked_lines(metrics: Sequence[Any], attribution: Any) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _word_scores(view: TraceView, attribution: Any, count: int = 5) -> str:
+def _word_scores(view: TraceView, attribution: Attribution, count: int = 5) -> str:
     """Return the text tokens with the highest scores, which the heat map cannot show."""
     words = [
         int(p)

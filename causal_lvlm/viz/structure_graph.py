@@ -18,13 +18,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.errors import StructureError
+from causal_lvlm.structure.aggregate import UnionGraph
+from causal_lvlm.structure.stability import EdgeStability
 from causal_lvlm.viz.graph import check_confidence, line_width
 from causal_lvlm.viz.graph_figure import EDGE, LegendItem, Line
 from causal_lvlm.viz.graph_parts import (
+    Drawable,
     NamedGraph,
     finish,
     graph_page,
@@ -40,10 +44,10 @@ TAIL = 3
 
 
 def draw_structure(
-    structure: Any,
+    structure: Drawable,
     *,
     names: Sequence[str] | None = None,
-    confidence: Any = None,
+    confidence: npt.ArrayLike | EdgeStability | UnionGraph | None = None,
     confidence_label: str = "",
     around: int | str | None = None,
     max_nodes: int = 60,
@@ -125,15 +129,18 @@ def draw_structure(
     return finish(figure, path)
 
 
-def _confidence(given: Any, label: str, n: int) -> tuple[FloatArray | None, str]:
+def _confidence(
+    given: npt.ArrayLike | EdgeStability | UnionGraph | None, label: str, n: int
+) -> tuple[FloatArray | None, str]:
     """Check a confidence, NaN where it is unknown; return it with what it means."""
     if given is None:
         return None, ""
-    if hasattr(given, "edge_frequency"):
-        label = label or f"share of {getattr(given, 'n_runs', 'the')} resampled runs with this edge"
-    elif hasattr(given, "n_graphs"):
+    if isinstance(given, EdgeStability):
+        label = label or f"share of {given.n_runs} resampled runs with this edge"
+        given = given.edge_frequency
+    elif isinstance(given, UnionGraph):
         label = label or f"weighted share of {given.n_graphs} graphs with this edge"
-    given = getattr(given, "confidence", getattr(given, "edge_frequency", given))
+        given = given.confidence
     values = np.asarray(given, dtype=np.float64)
     unknown = np.isnan(values)
     known = check_confidence(np.where(unknown, 0.0, values), n)

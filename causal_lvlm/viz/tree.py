@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from causal_lvlm.arrays import FloatArray, IntArray
-from causal_lvlm.viz.nodes import node_members, node_picture, target_text
+from causal_lvlm.viz.nodes import TokenGraph, node_members, node_picture, target_text
 from causal_lvlm.viz.style import CAUSE, FAINT, MUTED, PAPER, caption, font, stack
 from causal_lvlm.viz.view import TraceView
 
@@ -73,7 +72,7 @@ def leaf_angles(parent: IntArray) -> FloatArray:
 
 def draw_tree(
     view: TraceView,
-    graph: Any,
+    graph: TokenGraph,
     numbers: Mapping[int, int],
     *,
     radius: int | None = None,

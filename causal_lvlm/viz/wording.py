@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from causal_lvlm.explanation.result import ExplainingSet
 
 __all__ = [
     "ended",
@@ -56,7 +56,7 @@ def set_title(name: str, n_images: int = 1) -> str:
     return _SETS.get(name, f"Within the {name}")
 
 
-def minimality(item: Any) -> str:
+def minimality(item: ExplainingSet) -> str:
     """Return what is claimed about the size of a set; of one member nothing has to be said."""
     return "" if len(item.units) == 1 else _MINIMALITY.get(item.minimality, item.minimality)
 
@@ -66,27 +66,23 @@ def verdict(verified: bool) -> str:
     return "verified by running the model again" if verified else "candidate set, not verified"
 
 
-def found_by(item: Any) -> str:
+def found_by(item: ExplainingSet) -> str:
     """Return where a set came from: one head's graph within a radius, or the search after it."""
-    origin = getattr(item, "found_by", None)
-    if origin is None:
+    if item.found_by is None:
         return "–"
-    if origin == "fallback":
+    if item.found_by == "fallback":
         return "a search outside the graph"
-    text = f"the {origin}"
-    if getattr(item, "head", None) is not None:
+    text = f"the {item.found_by}"
+    if item.head is not None:
         text += f" of head {item.head}"
-    if getattr(item, "radius", None) is not None:
+    if item.radius is not None:
         text += f", radius {item.radius}"
     return text
 
 
-def number(value: Any, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 3) -> str:
     """Return a number with few digits, a dash for nothing or NaN."""
-    if value is None:
-        return "–"
-    value = float(value)
-    if value != value:
+    if value is None or value != value:
         return "–"
     if value and abs(value) < 10.0**-digits:
         return f"{value:.1e}"

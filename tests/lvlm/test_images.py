@@ -140,6 +140,7 @@ def test_frames_that_are_left_out_are_said(form):
     opened = open_image(stream)
     assert opened.getpixel((4, 4))[0] > 200
     assert "first of the picture's 2 frames" in frames_remark(opened)
+    assert frames_remark(open_image(opened)) == frames_remark(opened)  # opened early, handed on
     assert frames_remark(open_image(first)) is None
 
 
