@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from causal_lvlm.lvlm import LVLM, Family, Trace, load_model
     from causal_lvlm.methods import attribute, evaluate, list_methods
     from causal_lvlm.metrics import list_metrics
+    from causal_lvlm.reporting import report
     from causal_lvlm.structure import (
         PAG,
         BackgroundKnowledge,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     )
     from causal_lvlm.tokens import Target, TokenLayout
     from causal_lvlm.units import make_units
-    from causal_lvlm.viz import report
 
 __version__ = "0.1.0"
 
@@ -72,7 +72,7 @@ _HOMES = {
     "make_units": "units",
     "evaluate": "methods",
     "list_metrics": "metrics",
-    "report": "viz",
+    "report": "reporting",
     "CausalLVLMError": "errors",
 }
 

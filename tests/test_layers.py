@@ -82,13 +82,19 @@ ROOMS = (
         "viz", ("viz",), INNER, ("numpy", "networkx", "PIL", "matplotlib", "pygraphviz"),
         "pictures and reports; never asks a model",
     ),
-    Room("face", ("__init__",), (*INNER, "lvlm", "viz"), (), "public names, imported on first use"),
     Room(
-        "app", ("app",), (*INNER, "tiny", "lvlm", "viz", "face"),
+        "reporting", ("reporting",), (*INNER, "viz"), (), "what a report lacks is found out first",
+    ),
+    Room(
+        "face", ("__init__",), (*INNER, "lvlm", "viz", "reporting"), (),
+        "public names, imported on first use",
+    ),
+    Room(
+        "app", ("app",), (*INNER, "tiny", "lvlm", "viz", "reporting", "face"),
         ("numpy", "PIL", "matplotlib", "gradio", "starlette"), "the page in a browser",
     ),
     Room(
-        "cli", ("cli", "__main__"), (*INNER, "tiny", "lvlm", "viz", "face", "app"),
+        "cli", ("cli", "__main__"), (*INNER, "tiny", "lvlm", "viz", "reporting", "face", "app"),
         ("numpy", "typer", "tqdm"), "the command",
     ),
 )  # fmt: skip

@@ -16,8 +16,8 @@ import pytest
 from causal_lvlm.explanation.head_graphs import HeadGraphs
 from causal_lvlm.explanation.tried import TriedSet
 from causal_lvlm.metrics.result import MetricTable, MetricValue
+from causal_lvlm.reporting import report
 from causal_lvlm.tokens import resolve_target
-from causal_lvlm.viz import report
 from causal_lvlm.viz.case import Case
 from causal_lvlm.viz.payload_graph import graph_payload
 from causal_lvlm.viz.report import report_cases

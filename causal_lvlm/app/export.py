@@ -24,7 +24,7 @@ def report_page(session: Session, asked: Asked) -> str:
 
     What explains the token that is looked at stands first.
     """
-    from causal_lvlm.viz import report
+    from causal_lvlm.reporting import report
 
     chosen = asked.explanation()
     others = [found for found in asked.explanations.values() if found is not chosen]

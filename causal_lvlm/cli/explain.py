@@ -29,8 +29,7 @@ from causal_lvlm.cli.targets import default_target, find_target
 from causal_lvlm.errors import ImageError, TargetError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
+    from causal_lvlm.lvlm.images import ImageLike
     from causal_lvlm.tokens import Target
 
 __all__ = ["explain"]
@@ -237,7 +236,7 @@ def _relevant(explanation: Any, images: Sequence[Path]) -> Any:
     return replace(explanation, sets={k: v for k, v in explanation.sets.items() if k != "image"})
 
 
-def _inputs(given_words: list[str]) -> tuple[list[Path], list[Image], str]:
+def _inputs(given_words: list[str]) -> tuple[list[Path], Sequence[ImageLike], str]:
     """Return the paths of the pictures, the pictures, and the prompt, which comes last."""
     *names, prompt = given_words
     from causal_lvlm.lvlm.images import image_path, open_images

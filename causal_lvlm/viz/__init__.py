@@ -1,4 +1,4 @@
-"""Pictures and the report: what a person sees. Nothing else in the package imports this room."""
+"""Pictures and pages: what a person sees, made from results; no model is asked in here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from causal_lvlm.viz.graph import draw_graph
 from causal_lvlm.viz.overlay import draw_heat, draw_patches
 from causal_lvlm.viz.paper import draw_explanation_figure
 from causal_lvlm.viz.prompt import draw_prompt, prompt_html
-from causal_lvlm.viz.report import report, report_cases
+from causal_lvlm.viz.report import report_cases
 from causal_lvlm.viz.structure_graph import draw_structure
 from causal_lvlm.viz.tree import draw_tree
 from causal_lvlm.viz.view import TraceView, view_of
@@ -26,7 +26,6 @@ __all__ = [
     "draw_structure",
     "draw_tree",
     "prompt_html",
-    "report",
     "report_cases",
     "view_of",
     "write_bundle",

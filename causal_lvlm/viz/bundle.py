@@ -64,7 +64,7 @@ def write_bundle(
     folder : path_like
         Made if it does not exist.
     metrics, stability, heads : iterable
-        See `causal_lvlm.viz.report.report`.
+        See `causal_lvlm.report`.
     interrupted : bool
         Said in the report, and in the index of several explanations.
     progress : callable, optional

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from causal_lvlm.storage import to_utf8, versions, write_bytes
 from causal_lvlm.viz.case import Case
@@ -36,7 +35,7 @@ from causal_lvlm.viz.sections import (
     self_check_html,
 )
 
-__all__ = ["Case", "page_script", "report", "report_cases"]
+__all__ = ["page_script", "report_cases"]
 
 _LARGE = 6  # photographs of full size that a page may hold
 SCRIPTS = (
@@ -45,35 +44,18 @@ SCRIPTS = (
 )  # fmt: skip
 
 
-def report(
-    trace_or_summary: Any,
-    explanations: Iterable[Any],
-    path: str | os.PathLike[str],
-    *,
-    attributions: Iterable[Any] = (),
-    metrics: Any = (),
-    stability: Any = (),
-    heads: Any = (),
+def report_cases(
+    cases: Sequence[Case], path: str | os.PathLike[str], *, title: str = "", note: str = ""
 ) -> Path:
-    """Write one self-contained, interactive HTML page about one run.
+    """Write one page about several runs.
 
     Parameters
     ----------
-    trace_or_summary : Trace or mapping
-        A live or loaded trace, or ``explanation.summary``.
-    explanations : iterable of Explanation
+    cases : sequence of Case
     path : path_like
         The file to write.
-    attributions : iterable of Attribution
-    metrics : MetricTable, iterable of MetricTable, or True
-        Numbers that stand below the methods they belong to. True measures them now, which runs the
-        model (`causal_lvlm.methods.measure_faithfulness`).
-    stability : TargetStability or iterable of TargetStability
-        Edges of the same target are then as thick as they are stable
-        (`causal_lvlm.explanation.trust.explanation_stability`).
-    heads : HeadGraphs, iterable of HeadGraphs, or True
-        Graphs of single heads beside those that were searched. True learns those of the last layer
-        (`causal_lvlm.explanation.head_graphs.head_graphs`).
+    title, note : str
+        Heading and first line of the page; by default the words that are explained, and nothing.
 
     Returns
     -------
@@ -82,39 +64,8 @@ def report(
     Raises
     ------
     OutputError
-        If the file cannot be written, or the summary lacks a part.
-    DetachedTraceError
-        If something is to be measured or learned, and the trace has no model.
+        If the file cannot be written, or the summary of a run lacks a part.
     """
-    found, maps = list(explanations), list(attributions)
-    if metrics is True:
-        from causal_lvlm.methods import measure_faithfulness
-
-        metrics = [measure_faithfulness(trace_or_summary, e, maps) for e in found]
-    if heads is True:
-        from causal_lvlm.explanation.head_graphs import head_graphs
-
-        heads = [head_graphs(trace_or_summary, e.target) for e in found]
-    case = Case(
-        trace_or_summary,
-        found,
-        maps,
-        metrics=_several(metrics, "values"),
-        stability=_several(stability, "edges"),
-        heads=_several(heads, "graphs"),
-    )
-    return report_cases([case], path)
-
-
-def _several(given: Any, attribute: str) -> list[Any]:
-    """Return what was given as a list: one result (known by an attribute) or several."""
-    return [given] if hasattr(given, attribute) else list(given)
-
-
-def report_cases(
-    cases: Sequence[Case], path: str | os.PathLike[str], *, title: str = "", note: str = ""
-) -> Path:
-    """Write one page about several runs; see `report`."""
     title = title or _title(cases)
     scale = _scale(cases)
     entries = [

@@ -18,7 +18,7 @@ from transformers.generation import WatermarkingConfig
 from causal_lvlm.cli.results import describe
 from causal_lvlm.explanation import explain
 from causal_lvlm.lvlm import LVLM, Trace
-from causal_lvlm.viz.report import report
+from causal_lvlm.reporting import report
 from tests.lvlm.families.tiny import BUILDERS
 from tests.lvlm.helpers import noise_image
 from tests.models import tiny_llava

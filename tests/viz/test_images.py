@@ -11,13 +11,14 @@ from PIL import Image, ImageColor
 import causal_lvlm as cl
 from causal_lvlm.errors import OutputError
 from causal_lvlm.explanation.result import ExplainingSet
+from causal_lvlm.reporting import report
 from causal_lvlm.tokens import resolve_target
 from causal_lvlm.viz.bundle import write_bundle
 from causal_lvlm.viz.case import Case
 from causal_lvlm.viz.overlay import draw_heat, draw_patches
 from causal_lvlm.viz.pictures import pictures_of
 from causal_lvlm.viz.prompt import draw_prompt, prompt_pieces
-from causal_lvlm.viz.report import report, report_cases
+from causal_lvlm.viz.report import report_cases
 from causal_lvlm.viz.sheet import sheet_of
 from causal_lvlm.viz.style import CAUSE
 from causal_lvlm.viz.view import TraceView, view_of

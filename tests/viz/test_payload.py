@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from causal_lvlm.explanation.tried import TriedSet
+from causal_lvlm.explanation.trust import TargetStability
 from causal_lvlm.explanation.union import union_graph
 from causal_lvlm.metrics.result import MetricTable, MetricValue
+from causal_lvlm.structure import EdgeStability
 from causal_lvlm.tokens import resolve_target
 from causal_lvlm.viz.payload import case_payload, colour_tables, json_for_html
 from causal_lvlm.viz.payload_graph import graph_payload, graphs_payload
+from causal_lvlm.viz.pictures import Picture
 from causal_lvlm.viz.sections import heat_html
 from tests.viz.fakes import (
     explaining_set,
@@ -109,11 +111,10 @@ def test_stability_becomes_the_share_of_an_edge():
     n = len(graph.members)
     share = np.linspace(0.0, 1.0, n * n).reshape(n, n)
     share = (share + share.T) / 2
-    stability = SimpleNamespace(
-        members=graph.members[::-1],  # another order: nodes are matched by their positions
-        target_node=0,
-        edges=SimpleNamespace(edge_frequency=share[::-1, ::-1]),
-    )
+    marks = np.repeat(share[::-1, ::-1, None] / 3, 4, axis=2)
+    edges = EdgeStability(share[::-1, ::-1], marks, np.zeros(3), 3, 0, {})
+    # Another order: nodes are matched by their positions.
+    stability = TargetStability(edges, graph.positions[::-1], graph.members[::-1], 0, 0)
     explanation = fake_explanation(VIEW, graphs=(graph,))
     data = case_payload(VIEW, [explanation], [], key="k", stability=[stability])
     (found,) = data["explanations"]
@@ -164,10 +165,8 @@ def test_numbers_of_a_table_stand_with_their_method():
     assert data["attributions"][0]["metrics"] == [["deletion[remove]", "0.250", "↓"]]
     assert data["attributions"][1]["metrics"] == [["size", "–", "↓"]]
     assert data["explanations"][0]["metrics"] == [["insertion[remove]", "0.750", "↑"]]
-    picture = SimpleNamespace(
-        drawing=False, image=VIEW.image, width="third", alt="", caption="relevancy"
-    )
-    static = heat_html(VIEW, [(fake_attribution(VIEW), picture)], [table])  # type: ignore[list-item]
+    picture = Picture("heat", VIEW.image, "", "relevancy", "third")
+    static = heat_html(VIEW, [(fake_attribution(VIEW), picture)], [table])
     assert "deletion[remove] ↓ 0.250" in static
 
 

@@ -19,12 +19,14 @@ from causal_lvlm.attribution import Attribution
 from causal_lvlm.errors import OutputError
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.explanation.wording import outcome
+from causal_lvlm.reporting import report
 from causal_lvlm.tokens import resolve_target
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.bundle import file_stem, write_bundle, write_cases
 from causal_lvlm.viz.case import Case
 from causal_lvlm.viz.pictures import pictures_of, united_graph
-from causal_lvlm.viz.report import _scale, page_script, report, report_cases
+from causal_lvlm.viz.report import _scale, page_script, report_cases
+from causal_lvlm.viz.sections import explanation_html
 from tests.viz.fakes import (
     explaining_set,
     fake_attribution,
@@ -135,6 +137,14 @@ def test_page_says_the_numbers(parsed):
     assert "search outside the graph" in text
     assert "irreducible" in text and "minimum" in text
     assert outcome(fake_sets(VIEW.layout)["text"]) in text
+
+
+def test_no_layer_is_named_beside_a_source_that_spans_all():
+    for source, named in (("influence", False), ("relevancy", False), ("attention", True)):
+        options = {"source": source, "layer": -1, "row": "predictor"}
+        found = fake_explanation(VIEW, parameters=options)
+        html = explanation_html(VIEW, found, [])
+        assert f"source {source}" in html and ("layer -1" in html) == named
 
 
 def test_page_is_readable_in_dark_and_on_paper(page):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from causal_lvlm.errors import OutputError, StructureError
-from causal_lvlm.structure import PAG
+from causal_lvlm.structure import PAG, EdgeStability
 from causal_lvlm.tokens import resolve_target
 from causal_lvlm.viz import draw_difference, draw_structure, graph_figure, graph_layout
 from causal_lvlm.viz import graph as target_graph
@@ -160,7 +160,8 @@ def test_confidence_is_thickness_and_number(spy):
 
 
 def test_a_stability_result_is_a_confidence(spy):
-    stability = SimpleNamespace(edge_frequency=np.full((7, 7), 0.25), n_runs=40)
+    share = np.full((7, 7), 0.25)
+    stability = EdgeStability(share, np.repeat(share[..., None], 4, axis=2), np.ones(40), 40, 0, {})
     draw_structure(PAG7, confidence=stability)
     assert "share of 40 resampled runs with this edge" in spy.legend()
     assert {line.label for line in spy.pages[0][2]} == {"0.25"}
