@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from causal_lvlm.attribution import Attribution
-    from causal_lvlm.correlation import TokenCorrelation, attention_correlation
+    from causal_lvlm.correlation import attention_correlation
+    from causal_lvlm.covariance import TokenCorrelation
     from causal_lvlm.errors import CausalLVLMError
     from causal_lvlm.explanation import Explanation, exhaustive_explanation, explain
     from causal_lvlm.lvlm import LVLM, Family, Trace, load_model
@@ -53,7 +54,7 @@ _HOMES = {
     "TokenLayout": "tokens",
     "Target": "tokens",
     "attention_correlation": "correlation",
-    "TokenCorrelation": "correlation",
+    "TokenCorrelation": "covariance",
     "learn_structure": "structure",
     "learn_structures": "structure",
     "BackgroundKnowledge": "structure",

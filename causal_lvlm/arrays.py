@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "AnyArray",
     "BoolArray",
     "Float32Array",
     "FloatArray",
@@ -19,6 +20,7 @@ __all__ = [
     "plain_array",
 ]
 
+AnyArray: TypeAlias = npt.NDArray[Any]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 Int16Array: TypeAlias = npt.NDArray[np.int16]

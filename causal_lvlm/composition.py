@@ -12,37 +12,33 @@ the gradient G of the target's score, two ways:
 A layer is read some rows at a time, as far as those rows can see: nothing of size (H, T, T) is
 made, in a causal model half of each layer is never computed, and of a product over triangles only
 the triangles are multiplied.
-
-`TargetPass` takes all that a search wants to know before anything is masked from one such reading.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from causal_lvlm.arrays import FloatArray
+from causal_lvlm.arrays import AnyArray, FloatArray
 from causal_lvlm.errors import AttentionError
+from causal_lvlm.protocols import Differentiates, LayerGradientLike
 from causal_lvlm.tokens import Target, TargetLike, resolve_target
 
 __all__ = [
-    "SPANNING",
-    "TargetPass",
     "check_finite",
     "compose",
+    "compose_layer",
     "influence_matrix",
+    "layer_blocks",
     "relevancy_matrix",
 ]
 
-Array = np.ndarray[Any, Any]
 # Rows, attention (H, r, k) and gradient of r rows over the first k positions; the rest is zero.
-Block = tuple[slice, Array, Array]
+Block = tuple[slice, AnyArray, AnyArray]
 
 
-def check_finite(values: Array, what: str) -> None:
+def check_finite(values: AnyArray, what: str) -> None:
     """Raise `AttentionError` if any value is NaN or infinite; `what` names them."""
     bad = values.size - int(np.count_nonzero(np.isfinite(values)))
     if bad:
@@ -52,7 +48,7 @@ def check_finite(values: Array, what: str) -> None:
         )
 
 
-def _blocks(layer: Any, gradient: bool = True) -> Iterator[Block]:
+def layer_blocks(layer: LayerGradientLike, gradient: bool = True) -> Iterator[Block]:
     """Yield a layer in blocks of rows, or as a whole where it has no blocks."""
     blocks = getattr(layer, "blocks", None)
     if blocks is None:
@@ -61,7 +57,7 @@ def _blocks(layer: Any, gradient: bool = True) -> Iterator[Block]:
         yield from blocks(gradient=gradient)
 
 
-def _rule_5(attention: Array, gradient: Array) -> Array:
+def _rule_5(attention: AnyArray, gradient: AnyArray) -> AnyArray:
     """Return mean over heads of (G * A)⁺, float32 (r, k), one head in memory at a time."""
     total = np.zeros(attention.shape[1:], dtype=np.float32)
     for a, g in zip(attention, gradient, strict=True):
@@ -70,7 +66,7 @@ def _rule_5(attention: Array, gradient: Array) -> Array:
     return total
 
 
-def _influence(attention: Array, gradient: Array) -> Array:
+def _influence(attention: AnyArray, gradient: AnyArray) -> AnyArray:
     """Return mean over heads of |G * A|, float64 (r, k), one head in memory at a time."""
     total = np.zeros(attention.shape[1:])
     for a, g in zip(attention, gradient, strict=True):
@@ -80,7 +76,7 @@ def _influence(attention: Array, gradient: Array) -> Array:
 
 
 def compose(
-    rows: FloatArray, last_layer_first: Iterable[Any], source: str, where: str
+    rows: FloatArray, last_layer_first: Iterable[LayerGradientLike], source: str, where: str
 ) -> FloatArray:
     """Return rows (I + C^L) ... (I + C^1).
 
@@ -105,19 +101,19 @@ def compose(
     """
     composed = rows.copy()
     for layer in last_layer_first:
-        for _ in _compose_layer(composed, layer, source, where):
+        for _ in compose_layer(composed, layer, source, where):
             pass
     return composed
 
 
-def _compose_layer(
-    rows: FloatArray, layer: Any, source: str, where: str
-) -> Iterator[tuple[slice, Array]]:
+def compose_layer(
+    rows: FloatArray, layer: LayerGradientLike, source: str, where: str
+) -> Iterator[tuple[slice, AnyArray]]:
     """Add ``rows C`` of one layer to the rows in place; yields the attention it reads."""
     rule = _rule_5 if source == "relevancy" else _influence
     added = np.zeros_like(rows)
     largest = 0.0
-    for part, attention, gradient in _blocks(layer):
+    for part, attention, gradient in layer_blocks(layer):
         weights = rule(attention, gradient)
         check_finite(weights, f"gradient x attention of layer {layer.layer} of the {where}")
         largest = max(largest, float(weights.sum(axis=1).max(initial=0.0)))
@@ -132,7 +128,11 @@ def _compose_layer(
 
 
 def relevancy_matrix(
-    trace: Any, target: TargetLike, *, score: str = "logit", against: Any = None
+    trace: Differentiates,
+    target: TargetLike,
+    *,
+    score: str = "logit",
+    against: int | str | None = None,
 ) -> FloatArray:
     """Return the relevancy matrix R of the language model after all its layers.
 
@@ -165,7 +165,7 @@ def relevancy_matrix(
     return compose(np.eye(len(trace.layout)), backward.language(), "relevancy", "language model")
 
 
-def influence_matrix(trace: Any, target: Target, *, score: str = "logit") -> FloatArray:
+def influence_matrix(trace: Differentiates, target: Target, *, score: str = "logit") -> FloatArray:
     """Compose the absolute gradient-weighted attention of all layers, shape (T, T).
 
     1. Per layer, ``C = mean over heads of |A * dy/dA|`` for the target's score y: a first-order
@@ -196,106 +196,3 @@ def influence_matrix(trace: Any, target: Target, *, score: str = "logit") -> Flo
     """
     backward = trace.backward(target, score=score)
     return compose(np.eye(len(trace.layout)), backward.language(), "influence", "language model")
-
-
-# What a backward pass may be composed to: one matrix for all layers and heads.
-SPANNING = {"relevancy": relevancy_matrix, "influence": influence_matrix}
-
-
-class _Rows:
-    """The predicting row of each layer's attention, and of their composition, block by block."""
-
-    def __init__(self, length: int, row: int) -> None:
-        self._row = row
-        self.attended: FloatArray = np.zeros(length)
-        self.composed: FloatArray = np.zeros(length)
-        self.composed[row] = 1.0
-        self._passed: FloatArray = np.zeros(length)
-
-    def see(self, part: slice, attention: Array) -> None:
-        """Take in one block of the layer that is read."""
-        if part.start <= self._row < part.stop:
-            mean = attention[:, self._row - part.start].mean(axis=0, dtype=np.float64)
-            self.attended[: len(mean)] += mean
-        weight = self.composed[part]
-        if weight.any():
-            for one in attention:
-                self._passed[: one.shape[1]] += weight @ np.asarray(one, dtype=np.float64)
-
-    def end_layer(self, n_heads: int) -> None:
-        """Mix what the layer passed on with the residual path, half and half."""
-        self.composed = 0.5 * self.composed + 0.5 * self._passed / n_heads
-        self._passed = np.zeros(len(self._passed))
-
-
-class TargetPass:
-    """What one forward and one backward pass say about the positions before a target.
-
-    The pass is made when something is asked for the first time.
-
-    Parameters
-    ----------
-    trace : Trace
-    target : Target
-    source : str
-        ``"influence"`` or ``"relevancy"`` if that matrix is wanted too; anything else if not.
-    """
-
-    def __init__(self, trace: Any, target: Target, source: str = "") -> None:
-        self._trace, self._target = trace, target
-        self._source = source if source in SPANNING else None
-        self._matrix: FloatArray | None = None
-
-    def take_matrix(self) -> FloatArray:
-        """Return the matrix asked for, float64 (T, T), and keep no copy: once only."""
-        _ = self._read
-        matrix, self._matrix = self._matrix, None
-        if matrix is None:
-            raise RuntimeError("the matrix was not asked for, or was taken already")
-        return matrix
-
-    @property
-    def attended(self) -> FloatArray:
-        """Attention of the predicting row, mean over heads, sum over layers, float64 (T,)."""
-        return self._read[0].attended
-
-    @property
-    def composed(self) -> FloatArray:
-        """The predicting row of attention composed over layers (rollout), float64 (T,).
-
-        A row of `causal_lvlm.covariance.effective_attention`, as vector times matrices.
-        """
-        return self._read[0].composed
-
-    @property
-    def gradient_norm(self) -> FloatArray:
-        """Norm of the target's gradient at each embedding, float64 (T,)."""
-        return self._read[1]
-
-    @property
-    def input_x_gradient(self) -> FloatArray:
-        """Inner product of each embedding and that gradient, float64 (T,)."""
-        return self._read[2]
-
-    @cached_property
-    def _read(self) -> tuple[_Rows, FloatArray, FloatArray]:
-        backward = self._trace.backward(self._target)
-        length = len(self._trace.layout)
-        rows = _Rows(length, self._target.predictor)
-        matrix = None if self._source is None else np.eye(length)
-        for layer in backward.language():
-            n_heads = 0
-            for part, attention in self._layer(layer, matrix):
-                n_heads = len(attention)
-                rows.see(part, attention)
-            rows.end_layer(n_heads)
-        self._matrix = matrix
-        return rows, np.asarray(backward.gradient_norm), np.asarray(backward.input_x_gradient)
-
-    def _layer(self, layer: Any, matrix: FloatArray | None) -> Iterator[tuple[slice, Array]]:
-        """Yield a layer's attention block by block, composing the matrix on the way."""
-        if matrix is not None:
-            yield from _compose_layer(matrix, layer, str(self._source), "language model")
-            return
-        for part, attention, _ in _blocks(layer, gradient=False):
-            yield part, attention

@@ -26,141 +26,39 @@ References
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from causal_lvlm.arrays import FloatArray, IntArray, frozen
-from causal_lvlm.checks import check_choice, nearest, shown, whole_number
-from causal_lvlm.composition import SPANNING, TargetPass
-from causal_lvlm.covariance import (
-    correlation_of_rows,
-    find_sinks,
-    partial_out,
-    source_matrices,
+from causal_lvlm.arrays import FloatArray, IntArray
+from causal_lvlm.checks import whole_number
+from causal_lvlm.covariance import TokenCorrelation, correlation_of_rows, find_sinks, partial_out
+from causal_lvlm.errors import AttentionError, DegenerateTargetError
+from causal_lvlm.source_options import (
+    COMBINED,
+    DEFAULT_ROWS,
+    DEFAULT_THRESHOLDS,
+    SPANNING,
+    Layer,
+    Row,
+    Sink,
+    Source,
+    check_source,
 )
-from causal_lvlm.errors import (
-    AttentionError,
-    DegenerateTargetError,
-    OptionError,
-    OptionTypeError,
-)
-from causal_lvlm.tokens import Target, TargetLike, TokenLayout, Units, resolve_target
+from causal_lvlm.sources import Readable, SourceMatrix, source_matrices
+from causal_lvlm.target_pass import TargetPass
+from causal_lvlm.tokens import Target, TargetLike, TokenLayout, resolve_target
 
-__all__ = [
-    "DEFAULT_THRESHOLDS",
-    "TokenCorrelation",
-    "attention_correlation",
-    "attention_correlations",
-    "correlation_of_rows",
-    "find_sinks",
-]
+__all__ = ["TokenCorrelation", "attention_correlation", "attention_correlations"]
 
-Source = Literal["attention", "output", "relevancy", "influence"]
-_COMBINED = ("effective", "mean")  # layers as one
-SOURCES = ("attention", "output", "relevancy", "influence")
-Layer = int | Literal["global", "effective", "mean"]
-Sink = Literal["keep", "drop", "condition"]
-Row = Literal["own", "predictor"]
-
-# Smallest |partial correlation| that counts as dependence, for each covariance source: chosen on
-# the development split of experiments/first_light ("mean" and "influence": experiments/search),
-# never on the pairs that a table reports.
-DEFAULT_THRESHOLDS = {
-    "attention": 0.3,
-    "output": 0.3,
-    "effective": 0.1,
-    "mean": 0.01,
-    "relevancy": 0.005,
-    "influence": 0.03,
-}
-# The row that stands for the target where none is asked for: chosen on the same split.
-DEFAULT_ROWS: dict[str, Row] = {
-    "attention": "own",
-    "output": "own",
-    "effective": "predictor",
-    "mean": "predictor",
-    "relevancy": "predictor",
-    "influence": "predictor",
-}
 # A row that keeps less than this share of itself carries rounding errors only.
 DEGENERATE_SHARE = 1e-12  # of squared norms
 
 
-@dataclass(frozen=True)
-class TokenCorrelation:
-    """A correlation matrix over tokens, and which positions its nodes are.
-
-    Attributes
-    ----------
-    correlation : ndarray of float64, shape (N, N)
-        Symmetric, unit diagonal. The target is the last node.
-    positions : ndarray of int64, shape (N,)
-        First sequence position of each node, ascending (for ``row="predictor"`` the last node is
-        the predicting position, which stands for the target).
-    members : tuple of tuple of int
-        All positions of each node (more than one for pooled image blocks).
-    tiers : ndarray of int64, shape (N,)
-        Non-decreasing; nodes of one tier are unordered among themselves.
-    n_samples : int or None
-        Samples behind the correlation, None where the dependence threshold is given directly.
-    threshold : float or None
-        Smallest |partial correlation| that counts, where given directly.
-    layer : int or "effective" or "mean" or None
-        None for ``source="relevancy"`` and ``"influence"``, which span all layers.
-    head : int or None
-        None where there is no single head.
-    source, sink, row : str
-    dropped : tuple of (int, str)
-        Position and reason of every token before the target that is no node.
-    sinks : tuple of int
-        Positions that were found to be attention sinks.
-    sink_mass : float
-        Mean share of weight that the rows of the nodes give to the sinks.
-    candidate_mass : float
-        Share of the weight of the target's row that falls on the nodes other than sinks and the
-        target itself: how much this head looks at what may explain the target. NaN if unknown.
-    """
-
-    correlation: FloatArray
-    positions: IntArray
-    members: tuple[tuple[int, ...], ...]
-    tiers: IntArray
-    n_samples: int | None
-    threshold: float | None
-    layer: int | str | None
-    head: int | None
-    source: str
-    sink: str
-    row: str
-    dropped: tuple[tuple[int, str], ...]
-    sinks: tuple[int, ...]
-    sink_mass: float
-    candidate_mass: float = math.nan
-
-    def __post_init__(self) -> None:
-        """Freeze the arrays and check their shapes."""
-        object.__setattr__(self, "correlation", frozen(self.correlation, np.float64))
-        object.__setattr__(self, "positions", frozen(self.positions, np.int64))
-        object.__setattr__(self, "tiers", frozen(self.tiers, np.int64))
-        n = len(self.members)
-        if self.correlation.shape != (n, n) or self.positions.shape != (n,):
-            raise ValueError(
-                f"{n} nodes need a ({n}, {n}) correlation and ({n},) positions, got "
-                f"{self.correlation.shape} and {self.positions.shape}"
-            )
-
-    @property
-    def target_node(self) -> int:
-        """Node that stands for the target: the last one."""
-        return len(self.members) - 1
-
-
 def attention_correlations(
-    trace: Any,
+    trace: Readable,
     target: TargetLike,
     *,
     heads: Literal["all"] | Sequence[int] = "all",
@@ -185,97 +83,23 @@ def attention_correlations(
     """
     chosen = resolve_target(trace.layout, target)
     check_source(source, layer, heads, row, sink, tiers, n_samples, threshold)
-    kind = layer if isinstance(layer, str) and layer in _COMBINED else source
+    kind = layer if isinstance(layer, str) and layer in COMBINED else source
     row = DEFAULT_ROWS[kind] if row is None else row
     if threshold is None and n_samples is None:
         threshold = DEFAULT_THRESHOLDS[kind]
     whole_number("pool", pool, 1)
     if top_k is not None:
         whole_number("top_k", top_k, 1)
-    stop = chosen.start + 1 if row == "own" else chosen.start
-    results: list[TokenCorrelation | DegenerateTargetError] = []
-    for head, weights, values, layer_used in source_matrices(
-        trace, chosen, source, layer, heads, passed
-    ):
-        builder = _Builder(trace.layout, chosen, stop, row, pool, top_k, min_attention, special)
-        try:
-            results.append(
-                builder.build(
-                    weights[:stop, :stop],
-                    None if values is None else values[:stop],
-                    source=source,
-                    sink=sink,
-                    tiers=tiers,
-                    n_samples=n_samples,
-                    threshold=threshold,
-                    head=head,
-                    layer=layer_used,
-                )
-            )
-        except DegenerateTargetError as error:
-            results.append(error)
-    return tuple(results)
-
-
-def check_source(
-    source: Any, layer: Any, heads: Any, row: Any, sink: Any, tiers: Any, n_samples: Any,
-    threshold: Any,
-) -> None:  # fmt: skip
-    """Refuse a covariance source that no model could have; see `attention_correlation`.
-
-    Raises
-    ------
-    OptionError, OptionTypeError
-        If a value is not allowed, or ruled out by another one.
-    """
-    check_choice("source", source, SOURCES)
-    check_choice("sink", sink, ("keep", "drop", "condition"))
-    check_choice("tiers", tiers, ("ordered", "image-block"))
-    if row is not None:
-        check_choice("row", row, ("own", "predictor"))
-    _check_layer(layer)
-    every = isinstance(heads, str) and heads == "all"
-    if not every:
-        _check_heads(heads)
-    if source in SPANNING and layer != -1:
-        raise OptionError(f"source={source!r} spans all layers; layer={layer!r} has no effect")
-    if isinstance(layer, str) and layer in _COMBINED and source != "attention":
-        raise OptionError(f"layer={layer!r} combines attention; source={source!r} has no such")
-    if not every and (source in SPANNING or layer in _COMBINED):
-        raise OptionError(f"heads={shown(heads)} was given, but this source combines all heads")
-    if source in SPANNING and row == "own":
-        raise OptionError(
-            f"row='own' has no place in source={source!r}: the target's own row comes after its "
-            f"prediction, so its {source} is zero; use row='predictor'"
-        )
-    if threshold is not None and n_samples is not None:
-        raise OptionError("give either threshold or n_samples (with alpha), not both")
-
-
-def _check_layer(layer: Any) -> None:
-    words = ("global", *_COMBINED)
-    text = f"layer must be a number, {', '.join(map(repr, words))}; got {shown(layer)}"
-    if isinstance(layer, str):
-        if layer not in words:
-            raise OptionError(text + nearest(layer, words))
-    elif isinstance(layer, bool) or not isinstance(layer, (int, np.integer)):
-        raise OptionTypeError(text)
-
-
-def _check_heads(heads: Any) -> None:
-    try:
-        chosen = None if isinstance(heads, str) else list(heads)
-    except TypeError:
-        chosen = None
-    if not chosen:
-        raise OptionTypeError(f"heads must be 'all' or a list of heads, got {shown(heads)}")
-    numbers = [whole_number("each of heads", head, 0) for head in chosen]
-    if len(set(numbers)) < len(numbers):
-        raise OptionError(f"heads must be different from each other, got {shown(heads)}")
+    matrices = source_matrices(trace, chosen, source, layer, heads, passed)
+    make = _Builder(
+        trace.layout, chosen, source, sink, row, tiers, pool, top_k, min_attention, special,
+        n_samples, threshold,
+    )  # fmt: skip
+    return tuple(make.correlation(matrix) for matrix in matrices)
 
 
 def attention_correlation(
-    trace: Any, target: TargetLike, *, head: int | None = None, **options: Any
+    trace: Readable, target: TargetLike, *, head: int | None = None, **options: Any
 ) -> TokenCorrelation:
     """Correlation matrix over the tokens that may explain a target, from one head.
 
@@ -323,7 +147,7 @@ def attention_correlation(
     TargetError
         If the target is not in the answer.
     """
-    combined = options.get("source") in SPANNING or options.get("layer") in ("effective", "mean")
+    combined = options.get("source") in SPANNING or options.get("layer") in COMBINED
     if combined and head is not None:
         raise AttentionError(f"head {head} was given, but this source combines all heads: omit it")
     if not combined and head is None:
@@ -341,24 +165,34 @@ class _Builder:
 
     layout: TokenLayout
     target: Target
-    stop: int
+    source: str
+    sink: str
     row: str
+    tiers: str
     pool: int
     top_k: int | None
     min_attention: float | None
     special: bool
+    n_samples: int | None
+    threshold: float | None
 
-    def build(
-        self,
-        weights: FloatArray,
-        values: FloatArray | None,
-        *,
-        source: str,
-        sink: str,
-        tiers: str,
-        **record: Any,
-    ) -> TokenCorrelation:
-        last = self.stop - 1
+    @property
+    def stop(self) -> int:
+        """One beyond the position that stands for the target."""
+        return self.target.start + (self.row == "own")
+
+    def correlation(self, read: SourceMatrix) -> TokenCorrelation | DegenerateTargetError:
+        """Return the correlation of one matrix, or why there is none."""
+        try:
+            return self._correlation(read)
+        except DegenerateTargetError as error:
+            return error
+
+    def _correlation(self, read: SourceMatrix) -> TokenCorrelation:
+        stop, sink = self.stop, self.sink
+        weights = read.weights[:stop, :stop]
+        values = None if read.values is None else read.values[:stop]
+        last = stop - 1
         sinks = find_sinks(weights)
         members, dropped = self._nodes(weights[last])
         whole = rows = weights if values is None else self._centred(weights @ values)
@@ -389,8 +223,12 @@ class _Builder:
             correlation=correlation_of_rows(nodes[alive]),
             positions=np.array([m[0] for m in members]),
             members=tuple(members),
-            tiers=self._tiers(members, tiers),
-            source=source,
+            tiers=self._tiers_of(members),
+            n_samples=self.n_samples,
+            threshold=self.threshold,
+            layer=read.layer,
+            head=read.head,
+            source=self.source,
             sink=sink,
             row=self.row,
             dropped=tuple(sorted(dropped)),
@@ -399,7 +237,6 @@ class _Builder:
             candidate_mass=float(
                 (weights[last, sorted(candidates - set(sinks))] / total[last]).sum()
             ),
-            **record,
         )
 
     @staticmethod
@@ -434,15 +271,15 @@ class _Builder:
                 dropped += [(p, f"not among the top {self.top_k} image nodes") for p in m]
         return [*nodes, (self.stop - 1,)], dropped
 
-    def _tiers(self, members: list[tuple[int, ...]], tiers: str) -> IntArray:
-        if tiers == "ordered":
+    def _tiers_of(self, members: list[tuple[int, ...]]) -> IntArray:
+        if self.tiers == "ordered":
             return np.arange(len(members), dtype=np.int64)
         # One tier per image block; every text token and the target get one of their own.
-        keys: list[Any] = []
+        keys: list[tuple[str, int]] = []
         for m in members[:-1]:
             cell = self.layout.patch_cell(m[0])
             keys.append(("image", self.layout.grids[cell[0]].image) if cell else ("text", m[0]))
-        keys.append(("target",))
+        keys.append(("target", 0))
         numbers = np.zeros(len(keys), dtype=np.int64)
         for node in range(1, len(keys)):
             numbers[node] = numbers[node - 1] + (keys[node] != keys[node - 1])
@@ -461,14 +298,3 @@ def _mean_rows(rows: FloatArray, members: Sequence[tuple[int, ...]]) -> FloatArr
 def _squares(rows: FloatArray) -> FloatArray:
     squares: FloatArray = np.einsum("ij,ij->i", rows, rows)
     return squares
-
-
-def nodes_to_units(correlation: TokenCorrelation, units: Units) -> tuple[int | None, ...]:
-    """Return for each node the unit it stands for, or None (frame, target, or no candidate)."""
-    unit_of = units.unit_of()
-    return tuple(
-        None
-        if node == correlation.target_node
-        else next((unit_of[p] for p in members if p in unit_of), None)
-        for node, members in enumerate(correlation.members)
-    )

@@ -1,41 +1,21 @@
-"""Where a covariance comes from: the matrix M whose rows say what each token took from others.
+"""From the rows of a matrix to their correlation: the linear algebra behind the causal graph.
 
-`source_matrices` gives one matrix per head for attention and head outputs, and one in all for the
-sources that combine layers: effective attention, mean attention with the residual path, the
-relevancy matrix and the influence matrix. The rest are the few pieces of linear algebra behind
-`causal_lvlm.correlation`.
-
-Why the residual path matters: rows of bare attention say what a token *looks at*, so ``A·Aᵀ`` ties
-a token to the target when both look at the same things. A token that the target looks at, and that
-itself looks elsewhere, is invisible to it. With the identity in M a row also holds the token
-itself, as the residual stream does, and "the target looks at it" becomes a correlation.
+`TokenCorrelation` is the record of it over tokens; `causal_lvlm.correlation` makes one.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import dataclass
 
 import numpy as np
 
-from causal_lvlm.arrays import FloatArray
-from causal_lvlm.composition import SPANNING, TargetPass
-from causal_lvlm.errors import AttentionError
-from causal_lvlm.tokens import Target
+from causal_lvlm.arrays import FloatArray, IntArray, frozen
 
-__all__ = [
-    "correlation_of_rows",
-    "effective_attention",
-    "find_sinks",
-    "mean_attention",
-    "partial_out",
-    "source_matrices",
-]
+__all__ = ["TokenCorrelation", "correlation_of_rows", "find_sinks", "partial_out"]
 
 # A column is a sink when later rows give it this share of their weight on average.
 SINK_SHARE = 0.3
-# Share of a token itself in a row of `mean_attention`: chosen on the development split of
-# experiments/search, where 1/2 ties the image's tokens to each other instead of to the target.
-RESIDUAL_SHARE = 0.75
 
 
 def correlation_of_rows(rows: FloatArray) -> FloatArray:
@@ -87,129 +67,6 @@ def find_sinks(attention: FloatArray, share: float = SINK_SHARE) -> tuple[int, .
     return tuple(found)
 
 
-def effective_attention(trace: Any) -> FloatArray:
-    """Compose attention over all layers with the residual path (rollout matrix), shape (T, T)."""
-    length = len(trace.layout)
-    composed: FloatArray = np.eye(length)
-    for _, weights in trace.iter_attention():
-        mixed = 0.5 * weights.mean(axis=0, dtype=np.float64) + 0.5 * np.eye(length)
-        composed = mixed @ composed
-    return composed
-
-
-def mean_attention(trace: Any, residual: float = RESIDUAL_SHARE) -> FloatArray:
-    """Mean attention over all layers and heads, with the residual path, shape (T, T).
-
-    Parameters
-    ----------
-    trace : Trace
-    residual : float
-        Share of the token itself in each row.
-
-    Returns
-    -------
-    ndarray of float64, shape (T, T)
-        ``residual * I + (1 - residual) * mean(A)``. Unlike the effective attention it counts
-        direct looks only, of every layer alike.
-    """
-    length = len(trace.layout)
-    total: FloatArray = np.zeros((length, length))
-    layers = 0
-    for _, weights in trace.iter_attention():
-        total += weights.mean(axis=0, dtype=np.float64)
-        layers += 1
-    mixed: FloatArray = residual * np.eye(length) + (1.0 - residual) * total / max(layers, 1)
-    return mixed
-
-
-def source_matrices(
-    trace: Any,
-    target: Target,
-    source: str,
-    layer: int | str,
-    heads: Any,
-    passed: TargetPass | None = None,
-) -> list[tuple[int | None, FloatArray, FloatArray | None, int | str | None]]:
-    """Return (head, weights (T, T), values (T, d) or None, layer) of every matrix asked for.
-
-    The matrix of a spanning source is taken from `passed`, if that is given.
-
-    Raises
-    ------
-    AttentionError
-        If weights are not finite, or a layer or head does not exist.
-    """
-    if source in SPANNING:
-        matrix = SPANNING[source](trace, target) if passed is None else passed.take_matrix()
-        return [(None, _checked(matrix, source), None, None)]
-    if layer in ("effective", "mean"):
-        combine = effective_attention if layer == "effective" else mean_attention
-        return [(None, _checked(combine(trace), f"{layer} attention"), None, layer)]
-    layer, n_layers = numbered_layer(trace, layer), trace.n_layers
-    attention = trace.attention(layers=(layer,))[0]
-    values = trace.head_values(layer) if source == "output" else None
-    n_heads = attention.shape[0]
-    chosen = _heads(heads, n_heads)
-    where = f"attention of layer {layer}"
-    return [
-        (
-            int(h),
-            _checked(attention[h], where),
-            None if values is None else values[h].astype(np.float64),
-            layer % n_layers,
-        )
-        for h in chosen
-    ]
-
-
-def numbered_layer(trace: Any, layer: int | str) -> int:
-    """Return the number of one layer of a trace's model; raise AttentionError if there is none."""
-    if layer == "global":
-        try:
-            layer = trace.global_layer
-        except IndexError as error:
-            raise AttentionError(f"{error}; give a number") from error
-    n_layers, number = trace.n_layers, int(layer)
-    if not -n_layers <= number < n_layers:
-        raise AttentionError(
-            f"layer {number} is out of range for {trace.model_id}, which has {n_layers} layers "
-            f"(0..{n_layers - 1} or negative)"
-        )
-    return number
-
-
-def _heads(heads: Any, n_heads: int) -> list[int]:
-    """Return the heads asked for; raise AttentionError for anything but existing, distinct ones."""
-    if isinstance(heads, str) and heads == "all":
-        return list(range(n_heads))
-    try:
-        chosen = list(heads) if not isinstance(heads, str) else None
-    except TypeError:
-        chosen = None
-    good = (
-        chosen
-        and all(isinstance(h, (int, np.integer)) and not isinstance(h, bool) for h in chosen)
-        and all(0 <= h < n_heads for h in chosen)
-        and len(set(chosen)) == len(chosen)
-    )
-    if chosen is None or not good:
-        raise AttentionError(
-            f"heads must be 'all' or different heads of 0..{n_heads - 1}, got {heads!r}"
-        )
-    return [int(h) for h in chosen]
-
-
-def _checked(weights: Any, what: str) -> FloatArray:
-    matrix: FloatArray = np.asarray(weights, dtype=np.float64)
-    if not np.isfinite(matrix).all():
-        bad = int(np.count_nonzero(~np.isfinite(matrix)))
-        raise AttentionError(
-            f"the {what} holds {bad} values that are not finite; the model probably overflowed: "
-            "load it in float32 or bfloat16"
-        )
-    return matrix
-
-
 def partial_out(nodes: FloatArray, sinks: FloatArray) -> FloatArray:
     """Project the sinks' rows out of the nodes' rows: their Gram matrix is then conditional."""
     # Singular vectors, not a QR: rows of several sinks may depend on each other, and a QR would
@@ -218,3 +75,72 @@ def partial_out(nodes: FloatArray, sinks: FloatArray) -> FloatArray:
     basis = right[size > 1e-10 * max(float(size.max(initial=0.0)), 1e-300)]
     residual: FloatArray = nodes - (nodes @ basis.T) @ basis
     return residual
+
+
+@dataclass(frozen=True)
+class TokenCorrelation:
+    """A correlation matrix over tokens, and which positions its nodes are.
+
+    Attributes
+    ----------
+    correlation : ndarray of float64, shape (N, N)
+        Symmetric, unit diagonal. The target is the last node.
+    positions : ndarray of int64, shape (N,)
+        First sequence position of each node, ascending (for ``row="predictor"`` the last node is
+        the predicting position, which stands for the target).
+    members : tuple of tuple of int
+        All positions of each node (more than one for pooled image blocks).
+    tiers : ndarray of int64, shape (N,)
+        Non-decreasing; nodes of one tier are unordered among themselves.
+    n_samples : int or None
+        Samples behind the correlation, None where the dependence threshold is given directly.
+    threshold : float or None
+        Smallest |partial correlation| that counts, where given directly.
+    layer : int or "effective" or "mean" or None
+        None for ``source="relevancy"`` and ``"influence"``, which span all layers.
+    head : int or None
+        None where there is no single head.
+    source, sink, row : str
+    dropped : tuple of (int, str)
+        Position and reason of every token before the target that is no node.
+    sinks : tuple of int
+        Positions that were found to be attention sinks.
+    sink_mass : float
+        Mean share of weight that the rows of the nodes give to the sinks.
+    candidate_mass : float
+        Share of the weight of the target's row that falls on the nodes other than sinks and the
+        target itself: how much this head looks at what may explain the target. NaN if unknown.
+    """
+
+    correlation: FloatArray
+    positions: IntArray
+    members: tuple[tuple[int, ...], ...]
+    tiers: IntArray
+    n_samples: int | None
+    threshold: float | None
+    layer: int | str | None
+    head: int | None
+    source: str
+    sink: str
+    row: str
+    dropped: tuple[tuple[int, str], ...]
+    sinks: tuple[int, ...]
+    sink_mass: float
+    candidate_mass: float = math.nan
+
+    def __post_init__(self) -> None:
+        """Freeze the arrays and check their shapes."""
+        object.__setattr__(self, "correlation", frozen(self.correlation, np.float64))
+        object.__setattr__(self, "positions", frozen(self.positions, np.int64))
+        object.__setattr__(self, "tiers", frozen(self.tiers, np.int64))
+        n = len(self.members)
+        if self.correlation.shape != (n, n) or self.positions.shape != (n,):
+            raise ValueError(
+                f"{n} nodes need a ({n}, {n}) correlation and ({n},) positions, got "
+                f"{self.correlation.shape} and {self.positions.shape}"
+            )
+
+    @property
+    def target_node(self) -> int:
+        """Node that stands for the target: the last one."""
+        return len(self.members) - 1

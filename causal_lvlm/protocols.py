@@ -35,6 +35,7 @@ __all__ = [
     "Differentiates",
     "Embeds",
     "Featured",
+    "HasLayout",
     "Headed",
     "LayerGradientLike",
     "LayersLike",
@@ -96,7 +97,15 @@ class BackwardLike(LayersLike, Protocol):
         """Yield the vision tower's used layers, last layer first; N = Tv."""
 
 
-class Recorded(Protocol):
+class HasLayout(Protocol):
+    """What stands in the sequence."""
+
+    @property
+    def layout(self) -> TokenLayout:
+        """What stands at each of the T positions."""
+
+
+class Recorded(HasLayout, Protocol):
     """What was asked, what was answered, and by which model; see `causal_lvlm.record`."""
 
     @property
@@ -106,10 +115,6 @@ class Recorded(Protocol):
     @property
     def answer(self) -> str:
         """What it said."""
-
-    @property
-    def layout(self) -> TokenLayout:
-        """What stands at each of the T positions."""
 
     @property
     def images(self) -> tuple[Image.Image, ...]:
@@ -149,7 +154,7 @@ class Speaks(Protocol):
         """Return the text of any token of the vocabulary."""
 
 
-class Attends(Protocol):
+class Attends(HasLayout, Protocol):
     """Attention of the teacher-forced pass."""
 
     @property
@@ -190,7 +195,7 @@ class Masks(Protocol):
         """Evaluate the target under masks (K, T)."""
 
 
-class Differentiates(Protocol):
+class Differentiates(HasLayout, Protocol):
     """The target's score, differentiated with respect to attention."""
 
     @property

@@ -389,6 +389,11 @@ class Units:
         """Return the unit of each position that belongs to one."""
         return {p: unit for unit, members in enumerate(self.members) for p in members}
 
+    def of_nodes(self, nodes: Iterable[tuple[int, ...]]) -> tuple[int | None, ...]:
+        """Return for each node, given by its positions, the unit it stands for; None: no unit."""
+        unit_of = self.unit_of()
+        return tuple(next((unit_of[p] for p in node if p in unit_of), None) for node in nodes)
+
     def positions(self, subset: Iterable[int]) -> tuple[int, ...]:
         """Return all positions of a subset of units, ascending."""
         return tuple(sorted(p for unit in subset for p in self.members[unit]))

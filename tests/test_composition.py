@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from causal_lvlm.composition import TargetPass, compose, influence_matrix, relevancy_matrix
+from causal_lvlm.composition import compose, influence_matrix, relevancy_matrix
 from causal_lvlm.correlation import attention_correlation, attention_correlations
 from causal_lvlm.errors import AttentionError
+from causal_lvlm.target_pass import TargetPass
 from causal_lvlm.tokens import resolve_target
 from tests import naive_composition as naive
 from tests.explanation.fakes import FakeTrace, layout
@@ -73,9 +74,9 @@ def test_one_pass_says_what_the_slow_way_says(causal, blocks, source):
     target = resolve_target(trace.layout, 0)
     found = TargetPass(trace, target, source)
     assert trace.passes == 0  # nothing is run before something is asked
-    np.testing.assert_allclose(found.attended, naive.attended(trace, target), rtol=1e-12)
-    np.testing.assert_allclose(found.composed, naive.rollout(trace, target), rtol=1e-12)
-    np.testing.assert_array_equal(found.gradient_norm, naive.gradient_norm(trace, target))
+    np.testing.assert_allclose(found.orders.attended, naive.attended(trace, target), rtol=1e-12)
+    np.testing.assert_allclose(found.orders.composed, naive.rollout(trace, target), rtol=1e-12)
+    np.testing.assert_array_equal(found.orders.gradient_norm, naive.gradient_norm(trace, target))
     trace.passes = 0
     if source == "attention":
         with pytest.raises(RuntimeError, match="not asked for"):
@@ -122,5 +123,5 @@ def test_a_correlation_takes_its_matrix_from_a_pass_that_is_made_anyway(source):
     assert trace.passes == 1
     alone = attention_correlation(trace, target, source=source)
     np.testing.assert_allclose(found.correlation, alone.correlation, rtol=1e-12)
-    assert passed.attended.shape == (len(trace.layout),)
+    assert passed.orders.attended.shape == (len(trace.layout),)
     assert trace.passes == 2

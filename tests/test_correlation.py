@@ -7,13 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from causal_lvlm.correlation import (
-    attention_correlation,
-    attention_correlations,
-    correlation_of_rows,
-    find_sinks,
-    nodes_to_units,
-)
+from causal_lvlm.correlation import attention_correlation, attention_correlations
+from causal_lvlm.covariance import correlation_of_rows, find_sinks
 from causal_lvlm.errors import AttentionError, DegenerateTargetError
 from causal_lvlm.tokens import candidate_units, resolve_target
 from tests.explanation.fakes import FakeTrace, layout
@@ -128,7 +123,7 @@ def test_nodes_of_a_pooled_block_find_units_that_hold_a_part_of_it():
     trace = FixedTrace(causal_attention(len(shape)), layout=shape)
     result = attention_correlation(trace, "red", head=0, pool=2, row="predictor")
     units = candidate_units(shape, resolve_target(shape, 0), candidates=[2, 6], pool=2)
-    assert nodes_to_units(result, units)[0] == 0
+    assert units.of_nodes(result.members)[0] == 0
 
 
 def test_output_source_is_pearson_correlation_over_the_head_dimension(trace):

@@ -47,7 +47,10 @@ ROOMS = (
         "tokens, what a model may be asked and answers, recorded runs, the asker",
     ),
     Room(
-        "core", ("composition", "covariance", "correlation"), LEAVES, ("numpy",),
+        "core",
+        (
+            "covariance", "composition", "source_options", "target_pass", "sources", "correlation",
+        ), LEAVES, ("numpy",),
         "from attention to a correlation over tokens",
     ),
     Room(

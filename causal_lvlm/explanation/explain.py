@@ -46,9 +46,8 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from causal_lvlm.checks import check_names
-from causal_lvlm.composition import TargetPass
-from causal_lvlm.correlation import TokenCorrelation, attention_correlations, nodes_to_units
-from causal_lvlm.covariance import numbered_layer
+from causal_lvlm.correlation import attention_correlations
+from causal_lvlm.covariance import TokenCorrelation
 from causal_lvlm.errors import OptionError
 from causal_lvlm.explanation.evaluator import Budget, SubsetEvaluator
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
@@ -65,8 +64,10 @@ from causal_lvlm.explanation.options import (
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.explanation.scope_search import ScopeSearch
 from causal_lvlm.explanation.tried import tried_sets
+from causal_lvlm.sources import numbered_layer
 from causal_lvlm.storage import versions
 from causal_lvlm.structure.compiling import COMPILING, compile_kernels
+from causal_lvlm.target_pass import TargetPass
 from causal_lvlm.tokens import (
     Target,
     TargetLike,
@@ -252,7 +253,7 @@ def explain(
         algorithm=algorithm, variant=variant, max_conditioning_size=max_conditioning_size,
         max_tests=max_tests, deadline=deadline, n_jobs=n_jobs,
     )  # fmt: skip
-    node_units = [nodes_to_units(c, units) for c in usable]
+    node_units = [units.of_nodes(c.members) for c in usable]
     kind = GuidedSearch if search == "guided" else ScopeSearch
     searcher = kind(
         evaluator, passed, graphs, node_units, mode, max_radius, max_size, n_random, seed

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from causal_lvlm.arrays import IntArray
-from causal_lvlm.correlation import TokenCorrelation
+from causal_lvlm.covariance import TokenCorrelation
 from causal_lvlm.errors import CorrelationError
 from causal_lvlm.fields import (
     Check,

@@ -275,5 +275,5 @@ class GuidedSearch(ScopeSearch):
         depth, far = distances(trees), self.max_radius + 1
         attended = self._by_attention(question)
         by_graph = sorted(attended, key=lambda u: depth.get(u, far))  # stable within a distance
-        others = (self.passed.gradient_norm, self.passed.composed)
+        others = (self.passed.orders.gradient_norm, self.passed.orders.composed)
         return [by_graph, *(self._ranked(question, value) for value in others)]

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from causal_lvlm.correlation import TokenCorrelation, attention_correlations
+from causal_lvlm.correlation import attention_correlations
+from causal_lvlm.covariance import TokenCorrelation
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
 from causal_lvlm.fields import many, maybe, reading, record, settings, table, text
 from causal_lvlm.storage import read_json, to_jsonable, versions, write_json

@@ -14,11 +14,11 @@ import numpy as np
 
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.checks import whole_number
-from causal_lvlm.composition import SPANNING
-from causal_lvlm.correlation import TokenCorrelation, attention_correlations
-from causal_lvlm.covariance import find_sinks
+from causal_lvlm.correlation import attention_correlations
+from causal_lvlm.covariance import TokenCorrelation, find_sinks
 from causal_lvlm.errors import AttentionError, StructureError
 from causal_lvlm.explanation.changed import LEARN_OPTIONS, ChangedTrace
+from causal_lvlm.source_options import SPANNING
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.structure.learn import learn_structure
 from causal_lvlm.structure.null import NullEdges

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from causal_lvlm.checks import check_choice, number, shown, whole_number
-from causal_lvlm.correlation import check_source
 from causal_lvlm.errors import (
     BudgetError,
     OptionError,
@@ -17,6 +16,7 @@ from causal_lvlm.errors import (
     TargetError,
 )
 from causal_lvlm.explanation.testers import TESTERS, Tester
+from causal_lvlm.source_options import check_source
 from causal_lvlm.structure.algorithms import ALGORITHMS
 from causal_lvlm.tokens import Target
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray
-from causal_lvlm.composition import TargetPass
 from causal_lvlm.explanation.candidates import UnitTree, merged_candidates, unit_tree
 from causal_lvlm.explanation.controls import random_rate
 from causal_lvlm.explanation.evaluator import (
@@ -28,6 +27,7 @@ from causal_lvlm.explanation.parts import every_part_fails, part_of
 from causal_lvlm.explanation.result import ExplainingSet
 from causal_lvlm.explanation.search import grow, prove, shrink
 from causal_lvlm.explanation.state import SearchState, distances
+from causal_lvlm.target_pass import TargetPass
 
 __all__ = ["ScopeSearch"]
 
@@ -339,10 +339,10 @@ class ScopeSearch:
         return frozenset(question.scope), orders[0]  # the whole scope passed
 
     def _by_gradient(self, question: Question) -> list[int]:
-        return self._ranked(question, np.abs(self.passed.input_x_gradient))
+        return self._ranked(question, np.abs(self.passed.orders.input_x_gradient))
 
     def _by_attention(self, question: Question) -> list[int]:
-        return self._ranked(question, self.passed.attended)
+        return self._ranked(question, self.passed.orders.attended)
 
     def _ranked(self, question: Question, value: FloatArray) -> list[int]:
         """Order the units of a scope by the sum of a value over their positions, largest first."""

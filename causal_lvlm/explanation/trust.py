@@ -22,7 +22,8 @@ import numpy as np
 
 from causal_lvlm.arrays import FloatArray, IntArray, frozen
 from causal_lvlm.checks import whole_number
-from causal_lvlm.correlation import TokenCorrelation, attention_correlations
+from causal_lvlm.correlation import attention_correlations
+from causal_lvlm.covariance import TokenCorrelation
 from causal_lvlm.errors import StructureError
 from causal_lvlm.explanation.changed import LEARN_OPTIONS, ChangedTrace, influence_products
 from causal_lvlm.fields import array, damaged, many, maybe, number, reading, record, whole

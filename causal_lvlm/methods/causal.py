@@ -28,10 +28,10 @@ import numpy as np
 from causal_lvlm.attribution.info import MethodInfo, Progress, Table
 from causal_lvlm.attribution.result import Attribution, Scores
 from causal_lvlm.checks import check_choice
-from causal_lvlm.covariance import effective_attention
 from causal_lvlm.explanation.explain import check_explain_options, explain
 from causal_lvlm.methods.explained import from_explanation
 from causal_lvlm.protocols import TraceLike
+from causal_lvlm.sources import effective_attention
 from causal_lvlm.tokens import Target, Units, candidate_units, resolve_target
 
 __all__ = ["TABLE", "causal", "check_passed_on"]

@@ -50,7 +50,8 @@ import numpy as np
 
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.checks import whole_number
-from causal_lvlm.correlation import TokenCorrelation, attention_correlations
+from causal_lvlm.correlation import attention_correlations
+from causal_lvlm.covariance import TokenCorrelation
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
 from causal_lvlm.metrics.case import Case
 from causal_lvlm.metrics.info import Measured, MetricInfo

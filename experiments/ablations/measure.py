@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 import causal_lvlm as cl
-from causal_lvlm.correlation import TokenCorrelation, attention_correlations
+from causal_lvlm.correlation import attention_correlations
+from causal_lvlm.covariance import TokenCorrelation
 from causal_lvlm.errors import CausalLVLMError, TargetError
 from causal_lvlm.explanation.union import union_graph
 from causal_lvlm.tokens import Target, candidate_units, resolve_target

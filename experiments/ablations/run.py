@@ -17,8 +17,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from causal_lvlm.correlation import DEFAULT_ROWS, DEFAULT_THRESHOLDS
 from causal_lvlm.runner import run_items
+from causal_lvlm.source_options import DEFAULT_ROWS, DEFAULT_THRESHOLDS
 from experiments.ablations import measure
 from experiments.ablations.page import render
 from experiments.ablations.settings import ALWAYS, BASE, BY_NAME, CROSSING, SETTINGS

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from causal_lvlm import attribute
-from causal_lvlm.correlation import TokenCorrelation, attention_correlations, nodes_to_units
+from causal_lvlm.correlation import attention_correlations
+from causal_lvlm.covariance import TokenCorrelation
 from causal_lvlm.explanation.candidates import unit_tree
 from causal_lvlm.explanation.controls import random_rate
 from causal_lvlm.explanation.evaluator import (
@@ -102,7 +103,7 @@ def graph_order(
     depth: dict[int, list[int]] = {}
     strength: dict[int, float] = {}
     for correlation, graph in zip(usable, graphs, strict=True):
-        nodes = nodes_to_units(correlation, job.units)
+        nodes = job.units.of_nodes(correlation.members)
         tree = unit_tree(graph.head, graph.tree, nodes, range(len(job.units)))
         for node, unit in enumerate(nodes):
             if unit is not None and unit in tree.depth:

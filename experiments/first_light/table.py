@@ -303,7 +303,7 @@ def main() -> None:
     rows = sorted((r for part in parts for r in part[0]), key=lambda r: r["pair"])
     wrong, model_id = parts[0][1], parts[0][2]
 
-    from causal_lvlm.correlation import DEFAULT_THRESHOLDS
+    from causal_lvlm.source_options import DEFAULT_THRESHOLDS
 
     with (given.out / "pairs.jsonl").open("w", encoding="utf-8") as stream:
         for row in rows:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 import causal_lvlm as cl
-from causal_lvlm.correlation import TokenCorrelation, attention_correlations, nodes_to_units
+from causal_lvlm.correlation import attention_correlations
+from causal_lvlm.covariance import TokenCorrelation
 from causal_lvlm.explanation.candidates import unit_tree
 from causal_lvlm.explanation.explain import MAX_TESTS
 from causal_lvlm.explanation.graphs import learn_graphs
@@ -69,7 +70,7 @@ def graph_of(job: Job, **options: Any) -> orders.Graph:
     depths: dict[int, list[int]] = {}
     strength: dict[int, float] = {}
     for correlation, graph in zip(usable, learned, strict=True):
-        nodes = nodes_to_units(correlation, job.units)
+        nodes = job.units.of_nodes(correlation.members)
         tree = unit_tree(graph.head, graph.tree, nodes, range(len(job.units)))
         for node, unit in enumerate(nodes):
             if unit is None:

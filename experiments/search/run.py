@@ -17,8 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from causal_lvlm.correlation import DEFAULT_THRESHOLDS
 from causal_lvlm.runner import run_items
+from causal_lvlm.source_options import DEFAULT_THRESHOLDS
 from causal_lvlm.storage import write_json
 from experiments.common.pairs import load, plan_items
 from experiments.common.provenance import made_with

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from causal_lvlm.correlation import DEFAULT_ROWS, DEFAULT_THRESHOLDS
 from causal_lvlm.errors import BudgetError, OutputError, SelfCheckError, TargetError
 from causal_lvlm.explanation import PUBLISHED, Explanation, exhaustive_explanation, explain
 from causal_lvlm.explanation.candidates import unit_tree
+from causal_lvlm.source_options import DEFAULT_ROWS, DEFAULT_THRESHOLDS
 from tests.examples import examples
 from tests.explanation.fakes import FakeTrace, layout
 

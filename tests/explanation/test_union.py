@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from causal_lvlm.correlation import TokenCorrelation, attention_correlations
+from causal_lvlm.correlation import attention_correlations
+from causal_lvlm.covariance import TokenCorrelation
 from causal_lvlm.errors import StructureError
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
 from causal_lvlm.explanation.union import union_graph

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 import causal_lvlm as cl
-from causal_lvlm.composition import TargetPass
 from causal_lvlm.errors import UnsupportedModelError
 from causal_lvlm.lvlm import LVLM, attention_function
+from causal_lvlm.target_pass import TargetPass
 from tests import naive_composition as naive
 from tests.lvlm.families.tiny import BUILDERS, skip_if_old
 from tests.lvlm.helpers import noise_image, random_masks
@@ -116,10 +116,10 @@ def test_layers_read_in_blocks_say_what_whole_layers_say(name, monkeypatch):
     np.testing.assert_allclose(
         found.take_matrix(), naive.influence_matrix(trace, target), atol=1e-5
     )
-    np.testing.assert_allclose(found.attended, naive.attended(trace, target), atol=1e-5)
-    np.testing.assert_allclose(found.composed, naive.rollout(trace, target), atol=1e-6)
+    np.testing.assert_allclose(found.orders.attended, naive.attended(trace, target), atol=1e-5)
+    np.testing.assert_allclose(found.orders.composed, naive.rollout(trace, target), atol=1e-6)
     np.testing.assert_allclose(
-        found.gradient_norm, naive.gradient_norm(trace, target), atol=1e-5 * scale
+        found.orders.gradient_norm, naive.gradient_norm(trace, target), atol=1e-5 * scale
     )
 
 
