@@ -17,15 +17,17 @@ the triangles are multiplied.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 
 from causal_lvlm.arrays import AnyArray, FloatArray
 from causal_lvlm.errors import AttentionError
-from causal_lvlm.protocols import Differentiates, LayerGradientLike
+from causal_lvlm.protocols import HasLayout, LayerGradientLike, LayersLike
 from causal_lvlm.tokens import Target, TargetLike, resolve_target
 
 __all__ = [
+    "Composable",
     "check_finite",
     "compose",
     "compose_layer",
@@ -36,6 +38,15 @@ __all__ = [
 
 # Rows, attention (H, r, k) and gradient of r rows over the first k positions; the rest is zero.
 Block = tuple[slice, AnyArray, AnyArray]
+
+
+class Composable(HasLayout, Protocol):
+    """A trace whose layers are composed."""
+
+    def backward(
+        self, target: TargetLike, *, score: str = "logit", against: int | str | None = None
+    ) -> LayersLike:
+        """Run one teacher-forced forward pass and one backward pass."""
 
 
 def check_finite(values: AnyArray, what: str) -> None:
@@ -128,7 +139,7 @@ def compose_layer(
 
 
 def relevancy_matrix(
-    trace: Differentiates,
+    trace: Composable,
     target: TargetLike,
     *,
     score: str = "logit",
@@ -165,7 +176,7 @@ def relevancy_matrix(
     return compose(np.eye(len(trace.layout)), backward.language(), "relevancy", "language model")
 
 
-def influence_matrix(trace: Differentiates, target: Target, *, score: str = "logit") -> FloatArray:
+def influence_matrix(trace: Composable, target: Target, *, score: str = "logit") -> FloatArray:
     """Compose the absolute gradient-weighted attention of all layers, shape (T, T).
 
     1. Per layer, ``C = mean over heads of |A * dy/dA|`` for the target's score y: a first-order

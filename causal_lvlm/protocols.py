@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeAlias
 
 from PIL import Image
 
-from causal_lvlm.arrays import BoolArray, Float32Array, FloatArray, IntArray
+from causal_lvlm.arrays import AnyArray, BoolArray, Float32Array, FloatArray, IntArray
 from causal_lvlm.results import EmbeddingEvaluation, Evaluation, LayerTensors, SelfCheck
 from causal_lvlm.tokens import TargetLike, TokenLayout
 
@@ -64,11 +64,11 @@ class LayerGradientLike(Protocol):
         """Number of the layer, counted from 0."""
 
     @property
-    def attention(self) -> Float32Array:
+    def attention(self) -> AnyArray:
         """Attention weights (H, N, N); rows are queries and sum to 1."""
 
     @property
-    def gradient(self) -> Float32Array:
+    def gradient(self) -> AnyArray:
         """Gradient (H, N, N) of the score with respect to `attention`."""
 
 
@@ -155,7 +155,7 @@ class Speaks(Protocol):
 
 
 class Attends(HasLayout, Protocol):
-    """Attention of the teacher-forced pass."""
+    """Attention of the teacher-forced pass; float32, or float64 where it was changed."""
 
     @property
     def n_layers(self) -> int:
@@ -168,14 +168,14 @@ class Attends(HasLayout, Protocol):
     def layer_remark(self, layer: int, /) -> str | None:
         """Say so if a layer looks at a window of the sequence only; None if it sees all of it."""
 
-    def attention(self, layers: int | str | Sequence[int | str] = (-1,)) -> Float32Array:
+    def attention(self, layers: int | str | Sequence[int | str] = (-1,)) -> AnyArray:
         """Return attention weights (L, H, T, T) of the chosen layers."""
 
-    def iter_attention(self) -> Iterator[tuple[int, Float32Array]]:
+    def iter_attention(self) -> Iterator[tuple[int, AnyArray]]:
         """Yield (layer, weights (H, T, T)), first layer first, from one forward pass."""
 
-    def head_values(self, layer: int = -1) -> Float32Array:
-        """Return V of each head, float32 (H, T, d): ``attention @ values`` is its output."""
+    def head_values(self, layer: int = -1) -> AnyArray:
+        """Return V of each head (H, T, d): ``attention @ values`` is its output."""
 
 
 class Masks(Protocol):

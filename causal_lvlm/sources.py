@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from causal_lvlm.arrays import FloatArray
-from causal_lvlm.composition import influence_matrix, relevancy_matrix
+from causal_lvlm.composition import Composable, influence_matrix, relevancy_matrix
 from causal_lvlm.errors import AttentionError
-from causal_lvlm.protocols import Attends, Differentiates
+from causal_lvlm.protocols import Attends
 from causal_lvlm.source_options import COMBINED, SPANNING
 from causal_lvlm.target_pass import TargetPass
 from causal_lvlm.tokens import Target
@@ -44,7 +44,7 @@ RESIDUAL_SHARE = 0.75
 MATRICES = {"relevancy": relevancy_matrix, "influence": influence_matrix}
 
 
-class Readable(Attends, Differentiates, Protocol):
+class Readable(Attends, Composable, Protocol):
     """A trace, as far as matrices are read from it."""
 
     @property
@@ -72,7 +72,7 @@ class SourceMatrix(NamedTuple):
     layer: int | str | None = None
 
 
-def effective_attention(trace: Attends) -> FloatArray:
+def effective_attention(trace: Readable) -> FloatArray:
     """Compose attention over all layers with the residual path (rollout matrix), shape (T, T)."""
     length = len(trace.layout)
     composed: FloatArray = np.eye(length)
@@ -82,7 +82,7 @@ def effective_attention(trace: Attends) -> FloatArray:
     return composed
 
 
-def mean_attention(trace: Attends, residual: float = RESIDUAL_SHARE) -> FloatArray:
+def mean_attention(trace: Readable, residual: float = RESIDUAL_SHARE) -> FloatArray:
     """Mean attention over all layers and heads, with the residual path, shape (T, T).
 
     Parameters

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray
-from causal_lvlm.tokens import Target
+from causal_lvlm.composition import Composable
+from causal_lvlm.protocols import LayerGradientLike, LayersLike
+from causal_lvlm.sources import Readable
+from causal_lvlm.tokens import Target, TargetLike
 
 __all__ = ["LEARN_OPTIONS", "ChangedTrace", "influence_products"]
 
@@ -17,23 +20,27 @@ LEARN_OPTIONS = ("algorithm", "variant", "max_conditioning_size", "max_tests", "
 
 
 class ChangedTrace:
-    """A trace whose attention is changed when it is read; everything else is the trace's own.
+    """A trace whose attention is changed when it is read; all else that is read is its own.
 
     `products` are |weight * gradient| of every layer, the last first, where these are changed.
     """
 
     def __init__(
         self,
-        trace: Any,
+        trace: Readable,
         change: Callable[[FloatArray], FloatArray],
         products: Sequence[FloatArray] = (),
     ) -> None:
         self._trace, self._change, self._products = trace, change, products
+        self.layout, self.model_id, self.n_layers = trace.layout, trace.model_id, trace.n_layers
+        self.layer_remark, self.head_values = trace.layer_remark, trace.head_values
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._trace, name)
+    @property
+    def global_layer(self) -> int:
+        """The last layer that looks at the whole sequence."""
+        return self._trace.global_layer
 
-    def attention(self, layers: Any = (-1,)) -> FloatArray:
+    def attention(self, layers: int | str | Sequence[int | str] = (-1,)) -> FloatArray:
         """Return the changed attention of the asked layers, as `Trace.attention` does."""
         weights = self._trace.attention(layers=layers)
         return np.stack([self._change(np.asarray(w, dtype=np.float64)) for w in weights])
@@ -43,20 +50,36 @@ class ChangedTrace:
         for layer, weights in self._trace.iter_attention():
             yield layer, self._change(np.asarray(weights, dtype=np.float64))
 
-    def backward(self, target: Target, **options: Any) -> Any:
+    def backward(
+        self, target: TargetLike, *, score: str = "logit", against: int | str | None = None
+    ) -> LayersLike:
         """Return changed attention with gradients, as `Trace.backward` does."""
         if not self._products:
-            return self._trace.backward(target, **options)
-        # What is made of them takes |weight * gradient|: one head, whose gradient is 1 everywhere.
+            return self._trace.backward(target, score=score, against=against)
+        return _Products(self._products, self._change)
+
+
+@dataclass(frozen=True)
+class _Products:
+    """Layers of which |weight * gradient| is known, the last first."""
+
+    products: Sequence[FloatArray]
+    change: Callable[[FloatArray], FloatArray]
+
+    def language(self) -> Iterator[LayerGradientLike]:
+        """Yield them changed: what is composed of |A G| takes a head A whose G is 1 everywhere."""
         one = np.ones((1, 1, 1))
-        layers = (
-            SimpleNamespace(layer=number, attention=self._change(product)[None], gradient=one)
-            for number, product in reversed(list(enumerate(reversed(self._products))))
-        )
-        return SimpleNamespace(language=lambda: layers)
+        for number, product in enumerate(self.products, start=1):
+            yield _Layer(len(self.products) - number, self.change(product)[None], one)
 
 
-def influence_products(trace: Any, target: Target) -> list[FloatArray]:
+class _Layer(NamedTuple):
+    layer: int
+    attention: FloatArray
+    gradient: FloatArray
+
+
+def influence_products(trace: Composable, target: Target) -> list[FloatArray]:
     """Return mean |weight * gradient| over heads of every layer, the last first, (T, T) each."""
     found: list[FloatArray] = []
     for layer in trace.backward(target, score="logit").language():

@@ -22,15 +22,17 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NoReturn
 
 import networkx as nx
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray, IntArray, frozen
 from causal_lvlm.checks import whole_number
+from causal_lvlm.errors import AttentionError
 from causal_lvlm.structure import PAG
 from causal_lvlm.structure.marks import ARROW, CIRCLE, TAIL
-from causal_lvlm.tokens import TokenLayout
+from causal_lvlm.tokens import TargetLike, TokenLayout
 
 __all__ = ["KnownStructure", "KnownTrace", "random_structure"]
 
@@ -190,14 +192,26 @@ class KnownTrace:
     weights: FloatArray
     model_id: str = "known structure"
     n_layers: int = 1
+    global_layer: int = 0
 
-    def attention(self, layers: Sequence[int] = (-1,)) -> FloatArray:
+    def layer_remark(self, layer: int, /) -> None:
+        """Return None: the layer sees the whole sequence."""
+
+    def attention(self, layers: int | str | Sequence[int | str] = (-1,)) -> FloatArray:
         """Return the attention, shape (L, 1, V, V)."""
-        return np.stack([self.weights[None]] * len(tuple(layers)))
+        return np.stack([self.weights[None]] * np.size(layers))
+
+    def iter_attention(self) -> Iterator[tuple[int, FloatArray]]:
+        """Yield the one layer, shape (1, V, V)."""
+        yield 0, self.weights[None]
 
     def head_values(self, layer: int = -1) -> FloatArray:
         """Return values (1, V, V) that make each head's output its attention."""
         return np.eye(len(self.weights))[None]
+
+    def backward(self, target: TargetLike, **options: object) -> NoReturn:
+        """Refuse: without a model there is no gradient."""
+        raise AttentionError("a known structure has attention only; use source='attention'")
 
 
 def random_structure(
