@@ -13,10 +13,10 @@ from html import escape
 from typing import Any
 
 from causal_lvlm.attribution.result import Attribution
-from causal_lvlm.composition import SPANNING
 from causal_lvlm.explanation.result import ExplainingSet, Explanation
 from causal_lvlm.explanation.wording import amount, outcome, random_controls, said
 from causal_lvlm.metrics.result import MASKED_TOP, MetricTable
+from causal_lvlm.source_options import SPANNING
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.payload import badges_of
