@@ -130,6 +130,19 @@ class Recorder:
             self._combined[id(mask)] = (mask, blocked)
         return self._combined[id(mask)][1]
 
+    @contextmanager
+    def hiding(self, allowed: torch.Tensor, unmasked: frozenset[int]) -> Iterator[None]:
+        """Hide more keys until the block ends; see the function of this name."""
+        before = self.allowed, self.unmasked
+        both = allowed if before[0] is None else before[0].to(allowed.device) & allowed
+        self.allowed, self.unmasked = both, before[1] | unmasked
+        self._combined.clear()
+        try:
+            yield
+        finally:
+            self.allowed, self.unmasked = before
+            self._combined.clear()
+
 
 _recorder: ContextVar[Recorder | None] = ContextVar("causal_lvlm_recorder", default=None)
 
@@ -159,15 +172,8 @@ def hiding(allowed: torch.Tensor, unmasked: frozenset[int]) -> Iterator[None]:
         with recording(Recorder(allowed=allowed, unmasked=unmasked)):
             yield
         return
-    before = current.allowed, current.unmasked
-    both = allowed if before[0] is None else before[0].to(allowed.device) & allowed
-    current.allowed, current.unmasked = both, before[1] | unmasked
-    current._combined.clear()
-    try:
+    with current.hiding(allowed, unmasked):
         yield
-    finally:
-        current.allowed, current.unmasked = before
-        current._combined.clear()
 
 
 def _attention(

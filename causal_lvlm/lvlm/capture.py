@@ -8,8 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -22,32 +20,91 @@ from causal_lvlm.lvlm.attention_function import (
     fill_weights,
     recording,
 )
-from causal_lvlm.lvlm.parts import Parts
+from causal_lvlm.lvlm.live import Live
 from causal_lvlm.lvlm.prepared import Prepared
 
-__all__ = [
-    "capture_attention",
-    "capture_head_outputs",
-    "capture_head_values",
-    "iter_attention",
-    "keep_calls",
-]
-
-# Queries, keys, values and outputs (T, d) of the last layer, for as long as their trace lives.
-_kept: WeakKeyDictionary[Prepared, tuple[Parts, dict[int, AttentionCall]]] = WeakKeyDictionary()
+__all__ = ["Attends"]
 
 
-def keep_calls(prepared: Prepared, calls: Mapping[int, AttentionCall]) -> None:
-    """Keep what the self-check's pass recorded, so that capture need not run the model again."""
-    _kept[prepared] = prepared.lvlm.parts, dict(calls)
+class Attends(Live):
+    """Attention of the teacher-forced pass, and what each head read and put out."""
+
+    @property
+    def n_layers(self) -> int:
+        """Number of self-attention layers of the language model."""
+        return len(self.model.attention_modules)
+
+    @property
+    def attention_kinds(self) -> tuple[str, ...]:
+        """What each attention layer looks at: ``full``, or ``window`` (sliding or in chunks)."""
+        return self.model.attention_kinds
+
+    @property
+    def global_layer(self) -> int:
+        """The last attention layer that looks at the whole sequence.
+
+        Raises
+        ------
+        IndexError
+            If there is none.
+        """
+        return self.model.layer_indices("global")[0]
+
+    def layer_remark(self, layer: int) -> str | None:
+        """Say so if a layer looks at a window of the sequence only; None if it sees all of it.
+
+        Parameters
+        ----------
+        layer : int or str
+            As in `attention`.
+        """
+        return self.model.layer_remark(layer)
+
+    def attention(self, layers: int | str | Sequence[int | str] = (-1,)) -> Float32Array:
+        """Return attention weights of the teacher-forced pass.
+
+        Parameters
+        ----------
+        layers : int, "global", or sequence of them
+            Negative numbers count from the last attention layer; ``"global"`` is the last one that
+            looks at the whole sequence (see `attention_kinds`).
+
+        Returns
+        -------
+        ndarray of float32, shape (L, H, T, T)
+            Rows are queries and sum to 1 (to less where the model has learned sinks, which take
+            the rest); read-only.
+        """
+        prepared = self.prepared
+        indices = prepared.lvlm.layer_indices(layers)
+        return _rebuilt(prepared, record_calls(prepared, indices), indices)
+
+    def iter_attention(self) -> Iterator[tuple[int, Float32Array]]:
+        """Yield (layer, weights (H, T, T)) of all layers, ascending; one in memory at a time."""
+        return _layer_by_layer(self.prepared)
+
+    def head_outputs(self, layer: int = -1) -> Float32Array:
+        """Return A V of each head before the output projection, float32 (H, T, d_head)."""
+        prepared = self.prepared
+        index = prepared.lvlm.layer_indices(layer)[0]
+        call = record_calls(prepared, [index])[index]
+        return _to_numpy(call.output.float().transpose(1, 2))
+
+    def head_values(self, layer: int = -1) -> Float32Array:
+        """Return V of each head, float32 (H, T, d_head): ``attention @ values`` is the output."""
+        prepared = self.prepared
+        index = prepared.lvlm.layer_indices(layer)[0]
+        call = record_calls(prepared, [index])[index]
+        repeats = call.query.shape[1] // call.value.shape[1]
+        return _to_numpy(call.value.float().repeat_interleave(repeats, dim=1))
 
 
 def record_calls(prepared: Prepared, layers: Sequence[int]) -> dict[int, AttentionCall]:
     """Return the attention calls of the layers asked for, from one run over the whole sequence."""
     lvlm = prepared.lvlm
     modules = lvlm.attention_modules
-    parts, kept = _kept.get(prepared, (lvlm.parts, {}))
-    if set(layers) <= set(kept) and parts is lvlm.parts:
+    kept = prepared.kept_calls
+    if set(layers) <= set(kept):
         return {layer: kept[layer] for layer in layers}
     wanted = {id(modules[layer]): layer for layer in layers}
     recorder = Recorder(record=True, modules=frozenset(wanted))
@@ -80,32 +137,10 @@ def _rebuilt(
     return weights
 
 
-def capture_attention(prepared: Prepared, layers: Any = (-1,)) -> Float32Array:
-    """Return float32 (L, H, T, T) for the layers asked for, in their order."""
-    indices = prepared.lvlm.layer_indices(layers)
-    return _rebuilt(prepared, record_calls(prepared, indices), indices)
-
-
-def iter_attention(prepared: Prepared) -> Iterator[tuple[int, Float32Array]]:
-    """Yield (layer, float32 (H, T, T)) for every layer, ascending."""
+def _layer_by_layer(prepared: Prepared) -> Iterator[tuple[int, Float32Array]]:
     n_layers = len(prepared.lvlm.attention_modules)
     calls = record_calls(prepared, range(n_layers))
     for layer in range(n_layers):
         weights = _rebuilt(prepared, calls, [layer])[0]
         del calls[layer]
         yield layer, weights
-
-
-def capture_head_outputs(prepared: Prepared, layer: int = -1) -> Float32Array:
-    """Return the output of each head before the output projection, float32 (H, T, d)."""
-    index = prepared.lvlm.layer_indices(layer)[0]
-    call = record_calls(prepared, [index])[index]
-    return _to_numpy(call.output.float().transpose(1, 2))
-
-
-def capture_head_values(prepared: Prepared, layer: int = -1) -> Float32Array:
-    """Return the values of each head, float32 (H, T, d); shared ones are repeated per head."""
-    index = prepared.lvlm.layer_indices(layer)[0]
-    call = record_calls(prepared, [index])[index]
-    repeats = call.query.shape[1] // call.value.shape[1]
-    return _to_numpy(call.value.float().repeat_interleave(repeats, dim=1))

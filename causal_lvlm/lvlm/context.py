@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -89,8 +90,9 @@ class Context:
         explicit = self.masks is not None or self.n_deep or self.per_layer[0] or self.cross
         return not explicit and self.position_ids.dim() == 2
 
+    @cached_property
     def reach(self) -> IntArray | None:
-        """Return the last position each position may look at, int64 (T,); None if itself."""
+        """The last position each position may look at, int64 (T,); None if itself."""
         masks = self.masks.values() if isinstance(self.masks, dict) else [self.masks]
         last = np.arange(self.length)
         for mask in masks:

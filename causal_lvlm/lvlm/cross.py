@@ -16,7 +16,7 @@ others in the vision tower before it is looked at.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,12 +25,11 @@ from causal_lvlm.arrays import Float32Array, FloatArray, IntArray, frozen
 from causal_lvlm.errors import CaptureError, UnsupportedModelError
 from causal_lvlm.lvlm.attention_function import Recorder, attention_weights, recording, switched
 from causal_lvlm.lvlm.geometry import cell_boxes, clip_geometry
+from causal_lvlm.lvlm.live import Live
+from causal_lvlm.lvlm.prepared import Prepared
 from causal_lvlm.lvlm.tiles import as_pair, function_of
 
-if TYPE_CHECKING:
-    from causal_lvlm.lvlm.prepared import Prepared
-
-__all__ = ["ImageAttention", "image_attention"]
+__all__ = ["ImageAttention", "Looks"]
 
 
 @dataclass(frozen=True)
@@ -55,25 +54,30 @@ class ImageAttention:
     source: str
 
 
-def image_attention(prepared: Prepared) -> ImageAttention:
-    """Return the soft map of a model without a token for each patch.
+class Looks(Live):
+    """Where models look that have no image token for each patch."""
 
-    Raises
-    ------
-    UnsupportedModelError
-        If the model has image tokens with places of their own, or there is not one image.
-    """
-    family = prepared.lvlm.family
-    if family.soft_map is None:
-        raise UnsupportedModelError(
-            f"{family.name}: there is no image, or attention to it is attention to image tokens; "
-            "use trace.attention, and layout.patch_box where they have a place in the image"
-        )
-    if len(prepared.images) != 1:
-        raise UnsupportedModelError(
-            f"a soft map is made for one image, and there are {len(prepared.images)}"
-        )
-    return _queries(prepared) if family.soft_map == "q-former" else _cross(prepared)
+    def image_attention(self) -> ImageAttention:
+        """Return a soft map for models without a token for each patch (BLIP-2, Mllama).
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the model has image tokens with places of their own, or there is not one image.
+        """
+        prepared = self.prepared
+        family = prepared.lvlm.family
+        if family.soft_map is None:
+            raise UnsupportedModelError(
+                f"{family.name}: there is no image, or attention to it is attention to image "
+                "tokens; use trace.attention, and layout.patch_box where they have a place in the "
+                "image"
+            )
+        if len(prepared.images) != 1:
+            raise UnsupportedModelError(
+                f"a soft map is made for one image, and there are {len(prepared.images)}"
+            )
+        return _queries(prepared) if family.soft_map == "q-former" else _cross(prepared)
 
 
 def _mean_weights(calls: list[Any]) -> torch.Tensor:

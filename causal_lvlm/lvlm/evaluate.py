@@ -41,102 +41,114 @@ import torch
 
 from causal_lvlm.arrays import BoolArray
 from causal_lvlm.errors import quoted
+from causal_lvlm.lvlm.batches import SizeRule
 from causal_lvlm.lvlm.interventions import masked_embeddings
+from causal_lvlm.lvlm.live import Live
 from causal_lvlm.lvlm.memory import parse_memory
-from causal_lvlm.lvlm.plan import Plan, SizeRule
+from causal_lvlm.lvlm.plan import Plan
 from causal_lvlm.lvlm.prepared import Prepared
 from causal_lvlm.lvlm.rows import Answers, MaskedRows
-from causal_lvlm.lvlm.spotcheck import chosen_rows, tolerance_for, ways_of
+from causal_lvlm.lvlm.spotcheck import chosen_rows, tolerance_for
 from causal_lvlm.results import BackendCheck, Evaluation
-from causal_lvlm.tokens import Target
+from causal_lvlm.tokens import Target, TargetLike
 
-__all__ = ["BACKENDS", "MASKINGS", "evaluate", "masked_rows"]
+__all__ = ["BACKENDS", "MASKINGS", "Masks", "masked_rows"]
 
 MASKINGS = ("remove", "edges", "neutral", "pixels-blur", "pixels-mean")
 BACKENDS = ("auto", "drop", "block")
 
 
-def evaluate(
-    prepared: Prepared,
-    keep: BoolArray,
-    target: Target,
-    *,
-    masking: str = "remove",
-    backend: str = "auto",
-    against: int | str | None = None,
-    batch_size: int | None = None,
-    max_memory: int | str | None = None,
-) -> Evaluation:
-    """Evaluate the target, teacher-forced, under K masks.
+class Masks(Live):
+    """The target again, with tokens masked."""
 
-    Parameters
-    ----------
-    prepared : Prepared
-    keep : ndarray of bool, shape (K, T)
-        False where a token is masked. True on special and template tokens, on the position that
-        predicts the target and on everything after it.
-    target : Target
-    masking : str
-        One of `MASKINGS`.
-    backend : {"auto", "drop", "block"}
-        How removal is computed.
-    against : int or str, optional
-        Another token (id or text) whose log-probability is wanted at the first predicting row.
-    batch_size : int, optional
-        Rows in one call, always the same; by default what was measured to be fastest (see `pace`).
-    max_memory : int or str, optional
-        Bytes, or text such as ``"2GB"``, that one call may take besides the model. One row is
-        always computed, whatever it takes.
+    def evaluate(
+        self,
+        keep: BoolArray,
+        target: TargetLike,
+        *,
+        masking: str = "remove",
+        backend: str = "auto",
+        against: int | str | None = None,
+        batch_size: int | None = None,
+        max_memory: int | str | None = None,
+    ) -> Evaluation:
+        """Evaluate the target, teacher-forced, under K masks.
 
-    Returns
-    -------
-    Evaluation
+        Parameters
+        ----------
+        keep : ndarray of bool, shape (K, T)
+            False where a token is masked. True on special and template tokens, on the position that
+            predicts the target and on everything after it.
+        target : TargetLike
+        masking : str
+            One of `MASKINGS`.
+        backend : {"auto", "drop", "block"}
+            How removal is computed.
+        against : int or str, optional
+            Another token (id or text) whose log-probability is wanted at the first predicting row.
+        batch_size : int, optional
+            Rows in one call, always the same; by default what was measured to be fastest (see
+            `pace`).
+        max_memory : int or str, optional
+            Bytes, or text such as ``"2GB"``, that one call may take besides the model. One row is
+            always computed, whatever it takes.
 
-    Raises
-    ------
-    ValueError
-        If a mask has the wrong shape or covers a position that must stay, or a word is unknown.
-    AttentionError
-        If the model's logits are not a number.
-    ModelMemoryError
-        If memory runs out with a single row.
-    """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {quoted(backend)}")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    lvlm = prepared.lvlm
-    budget = parse_memory(lvlm.max_memory if max_memory is None else max_memory)
-    with lvlm.session(), torch.no_grad():
-        question = masked_rows(prepared, keep, target, masking, against)
-        keep = np.asarray(keep)
-        stop = target.positions[-1]  # rows up to the one that predicts the last target token
-        everything = np.arange(len(keep))
-        size = SizeRule(
-            prepared, batch_size, budget, total=stop, rows=len(target.positions), masking=masking
-        )
-        plan = question.plan(everything, backend, size)
-        answers = question.answers(len(keep), plan)
-        check = _checked_way(question, plan, answers, ~keep[:, :stop])
-        if check is not None and not check.agrees:
-            # What somebody asked for by name is left to them; only the stored prefix is not.
-            chosen = question.safe_backend if backend == "auto" else backend
-            plan = question.plan(everything, chosen, size, prefix=False)
+        Returns
+        -------
+        Evaluation
+
+        Raises
+        ------
+        ValueError
+            If a mask has the wrong shape or covers a position that must stay, or a word is unknown.
+        AttentionError
+            If the model's logits are not a number.
+        ModelMemoryError
+            If memory runs out with a single row.
+        """
+        prepared, meant = self.prepared, self.target(target)
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {quoted(backend)}")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        lvlm = prepared.lvlm
+        budget = parse_memory(lvlm.max_memory if max_memory is None else max_memory)
+        with lvlm.session(), torch.no_grad():
+            question = masked_rows(prepared, keep, meant, masking, against)
+            keep = np.asarray(keep)
+            stop = meant.positions[-1]  # rows up to the one that predicts the last target token
+            everything = np.arange(len(keep))
+            n_target = len(meant.positions)
+            size = SizeRule(
+                prepared, batch_size, budget, total=stop, rows=n_target, masking=masking
+            )
+            plan = question.plan(everything, backend, size)
             answers = question.answers(len(keep), plan)
-    return Evaluation(
-        token_log_probs=answers.token_log_probs,
-        argmax=answers.argmax,
-        margin=answers.margin,
-        runner_up=answers.runner_up,
-        top_log_prob=answers.top,
-        against_log_prob=None if question.against is None else answers.against,
-        runs=len(keep),
-        masking=masking,
-        backend=plan.backend,
-        check=check,
-        largest_batch=answers.largest_batch,
-        halvings=answers.halvings,
-    )
+            check = _checked_way(question, plan, answers, ~keep[:, :stop])
+            if check is not None and not check.agrees:
+                # What somebody asked for by name is left to them; only the stored prefix is not.
+                chosen = question.safe_backend if backend == "auto" else backend
+                plan = question.plan(everything, chosen, size, prefix=False)
+                answers = question.answers(len(keep), plan)
+        return Evaluation(
+            token_log_probs=answers.token_log_probs,
+            argmax=answers.argmax,
+            margin=answers.margin,
+            runner_up=answers.runner_up,
+            top_log_prob=answers.top,
+            against_log_prob=None if question.against is None else answers.against,
+            runs=len(keep),
+            masking=masking,
+            backend=plan.backend,
+            check=check,
+            largest_batch=answers.largest_batch,
+            halvings=answers.halvings,
+        )
+
+    @property
+    def backend_checks(self) -> tuple[BackendCheck, ...]:
+        """Run-time spot checks made so far: did fast ways of masking agree with the plain one?"""
+        return tuple(self.prepared.ways.checks.values())
 
 
 def masked_rows(
@@ -146,7 +158,7 @@ def masked_rows(
     masking: str = "remove",
     against: int | str | None = None,
 ) -> MaskedRows:
-    """Say what an intervention does to each row of a mask; arguments and errors as `evaluate`."""
+    """Say what an intervention does to each row of a mask; arguments as in `Masks.evaluate`."""
     if masking not in MASKINGS:
         raise ValueError(f"masking must be one of {', '.join(MASKINGS)}, got {quoted(masking)}")
     keep = _checked_keep(prepared, keep, target)
@@ -186,7 +198,7 @@ def _checked_way(
     way = plan.backend + ("+prefix" if found.prefixed.any() else "")
     if way in (safe, "none"):
         return None
-    ways = ways_of(prepared)
+    ways = prepared.ways
     name = (question.masking, way)
     with ways.lock:
         known = ways.get(*name)
@@ -213,7 +225,7 @@ def _checked_way(
             f"{prepared.lvlm.model_id!r}: masking by {check.way!r} differs from {check.reference!r}"
             f" by {gap:.3g} in log-probability (allowed {tolerance:.3g}); it is not used on this "
             "trace unless asked for by name",
-            stacklevel=4,
+            stacklevel=3,
         )
     return check
 

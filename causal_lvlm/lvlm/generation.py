@@ -21,6 +21,7 @@ import torch
 from transformers import GenerationConfig
 
 from causal_lvlm.arrays import FloatArray
+from causal_lvlm.lvlm.backbone import Backbone
 from causal_lvlm.storage import to_jsonable
 
 __all__ = ["Generated", "answer_text", "generate", "own_settings", "settings_remark"]
@@ -63,12 +64,12 @@ class Generated:
     finished: bool
 
 
-def answer_text(lvlm: Any, token_ids: Sequence[int]) -> str:
+def answer_text(lvlm: Backbone, token_ids: Sequence[int]) -> str:
     """Return tokens of an answer as a person reads them."""
     return str(lvlm.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
 
 
-def own_settings(lvlm: Any) -> dict[str, Any]:
+def own_settings(lvlm: Backbone) -> dict[str, Any]:
     """Return the settings of generation that the model brings and that are set aside, as JSON.
 
     Those that say what would happen without them are left out.
@@ -109,7 +110,7 @@ class _Teller:
     An error raised here goes through ``generate`` to the caller of `LVLM.run`, and so ends it.
     """
 
-    def __init__(self, lvlm: Any, tell: Callable[[int, str], None]) -> None:
+    def __init__(self, lvlm: Backbone, tell: Callable[[int, str], None]) -> None:
         self._lvlm, self._tell = lvlm, tell
         self._ids: list[int] | None = None
 
@@ -127,7 +128,7 @@ class _Teller:
 
 
 def generate(
-    lvlm: Any,
+    lvlm: Backbone,
     inputs: dict[str, torch.Tensor],
     max_new_tokens: int,
     on_token: Callable[[int, str], None] | None = None,
@@ -136,8 +137,7 @@ def generate(
 
     Parameters
     ----------
-    lvlm : LVLM
-        Any of its kind: this module does not know it, so that it is in no import circle.
+    lvlm : Backbone
     inputs : dict of str to Tensor
         Of the prompt.
     max_new_tokens : int

@@ -16,15 +16,17 @@ off belongs to no cell.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray, IntArray
 from causal_lvlm.errors import UnsupportedModelError
 
-__all__ = ["Cells", "Site", "Tile", "cell_boxes", "clip_geometry", "edge_boxes"]
+__all__ = [
+    "Cells", "KnownSizes", "Placed", "Site", "Tile", "cell_boxes", "clip_geometry", "edge_boxes",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,53 @@ class Cells:
             at = int(own.max(initial=at - 1)) + 1
             found.append(own)
         return found
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Rectangles of a prompt's image tokens.
+
+    Attributes
+    ----------
+    cells : tuple of Cells
+        Of each image.
+    source : str
+        ``"family"`` (a tested entry of the table), ``"painted"`` (confirmed on this model by
+        painting), ``"unconfirmed"`` (a family of the user's whose rectangles painting did not
+        confirm), ``"absent"`` (image tokens without a place) or ``"none"`` (no image).
+    remark : str, optional
+        What has to be said wherever places in the image are shown.
+    error : float
+        Largest distance, in cells, between a painted cell and the token that changed most.
+    """
+
+    cells: tuple[Cells, ...]
+    source: str
+    remark: str | None = None
+    error: float = 0.0
+
+
+Sizes: TypeAlias = tuple[tuple[int, int], ...]  # (width, height) of all images of a prompt
+
+
+@dataclass
+class KnownSizes:
+    """What was found out about images of some sizes: once for a model, as it costs runs.
+
+    Attributes
+    ----------
+    places : dict of sizes to Placed
+        Where their tokens are, in families that no test has painted; see `placing`.
+    errors : dict of sizes to float
+        How far a coordinate ramp was from there; see `ramp`.
+    """
+
+    places: dict[Sizes, Placed] = field(default_factory=dict)
+    errors: dict[Sizes, float] = field(default_factory=dict)
+
+    def copy(self) -> KnownSizes:
+        """Return the same for a model that goes on by itself."""
+        return KnownSizes(dict(self.places), dict(self.errors))
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,15 @@ Wolf (ICCV 2021, arXiv:2103.15679, eq. 5 and 6).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import copy
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from causal_lvlm.arrays import Float32Array, FloatArray, frozen
-from causal_lvlm.errors import CaptureError, quoted
+from causal_lvlm.arrays import Float32Array, FloatArray, IntArray, frozen
+from causal_lvlm.errors import CaptureError, UnsupportedModelError
 from causal_lvlm.lvlm.attention_function import (
     AttentionCall,
     Recorder,
@@ -33,52 +32,14 @@ from causal_lvlm.lvlm.attention_function import (
     recording,
     weight_blocks,
 )
+from causal_lvlm.lvlm.facts import Facts
+from causal_lvlm.lvlm.live import Live
 from causal_lvlm.lvlm.prepared import Prepared
+from causal_lvlm.lvlm.scores import check_score, target_score
 from causal_lvlm.results import LayerTensors
-from causal_lvlm.tokens import Target
+from causal_lvlm.tokens import Target, TargetLike
 
-if TYPE_CHECKING:
-    from causal_lvlm.lvlm.model import LVLM
-
-__all__ = ["SCORES", "BackwardPass", "LayerGradient", "check_score", "target_score"]
-
-SCORES = ("logit", "log_prob", "prob")
-
-
-def check_score(score: str) -> None:
-    """Raise `ValueError` unless `score` is one of `SCORES`."""
-    if score not in SCORES:
-        raise ValueError(f"score must be one of {', '.join(SCORES)}, got {quoted(score)}")
-
-
-def target_score(
-    logits: torch.Tensor, token_ids: Sequence[int], score: str, other: int | None
-) -> torch.Tensor:
-    """Return what is differentiated, from logits of the predicting rows.
-
-    Parameters
-    ----------
-    logits : Tensor, shape (B, G, vocabulary)
-    token_ids : sequence of int, length G
-        The target's.
-    score : {"logit", "log_prob", "prob"}
-        Sum over the target's tokens of their logits or log-probabilities; or the probability of
-        the whole target, their product.
-    other : int, optional
-        Token whose score at the first predicting row is subtracted.
-
-    Returns
-    -------
-    Tensor, shape (B,)
-    """
-    scores = logits if score == "logit" else logits.log_softmax(dim=-1)
-    ids = torch.tensor(token_ids, device=logits.device)[None, :, None].expand(len(logits), -1, 1)
-    total = scores.gather(2, ids)[..., 0].sum(dim=1)
-    rival = None if other is None else scores[:, 0, other]
-    if score == "prob":
-        total = total.exp()
-        rival = None if rival is None else rival.exp()
-    return total if rival is None else total - rival
+__all__ = ["BackwardPass", "Differentiates", "LayerGradient"]
 
 
 class LayerGradient:
@@ -93,7 +54,7 @@ class LayerGradient:
     output_gradient : Tensor, shape (1, T, H, d)
     n_rows : int
         Rows that the score can depend on; the gradient of all others is zero.
-    lvlm : LVLM
+    lvlm : Facts
 
     Attributes
     ----------
@@ -107,7 +68,7 @@ class LayerGradient:
         call: AttentionCall,
         output_gradient: torch.Tensor,
         n_rows: int,
-        lvlm: LVLM,
+        lvlm: Facts,
     ) -> None:
         self.layer = layer
         self._call = call
@@ -304,3 +265,40 @@ def _detached(call: AttentionCall) -> AttentionCall:
         options=call.options,
         output=call.output.detach(),
     )
+
+
+class Differentiates(Live):
+    """The target's score, differentiated with respect to attention."""
+
+    def backward(
+        self,
+        target: TargetLike,
+        *,
+        score: str = "logit",
+        vision: bool = False,
+        against: int | str | None = None,
+    ) -> BackwardPass:
+        """Differentiate the target's score with respect to every attention weight.
+
+        See `BackwardPass`.
+        """
+        return BackwardPass(
+            self.prepared, self.target(target), score=score, vision=vision, against=against
+        )
+
+    @property
+    def vision_positions(self) -> IntArray:
+        """Sequence position of each vision-tower token's feature, int64 (Tv,); -1 for none.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the family's tower tokens are not mapped one by one.
+        """
+        lvlm = self.model
+        if lvlm.family.tower_positions is None:
+            raise UnsupportedModelError(
+                f"tokens of the vision tower of {lvlm.family.name} are not mapped to image "
+                "tokens; use a method that stays in the language model"
+            )
+        return lvlm.family.tower_positions(lvlm.model, self.layout.positions("image"))

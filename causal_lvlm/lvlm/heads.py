@@ -27,17 +27,118 @@ import torch
 from causal_lvlm.arrays import BoolArray, IntArray
 from causal_lvlm.errors import CaptureError, UnsupportedModelError, quoted
 from causal_lvlm.lvlm.attention_function import Recorder, recording
+from causal_lvlm.lvlm.batches import in_batches, most_rows
 from causal_lvlm.lvlm.evaluate import masked_rows
+from causal_lvlm.lvlm.live import Live
 from causal_lvlm.lvlm.prepared import Prepared
-from causal_lvlm.lvlm.probes import in_batches, most_rows
 from causal_lvlm.lvlm.rows import Answers, allowed_keys
 from causal_lvlm.results import Evaluation
-from causal_lvlm.tokens import Target
+from causal_lvlm.tokens import Target, TargetLike
 
-__all__ = ["BASES", "SOURCES", "evaluate_heads"]
+__all__ = ["BASES", "SOURCES", "Headed"]
 
 SOURCES = ("zero", "mean", "corrupt")
 BASES = ("clean", "corrupt")
+
+
+class Headed(Live):
+    """The target again, with the outputs of some heads replaced."""
+
+    def evaluate_heads(
+        self,
+        ablate: BoolArray,
+        target: TargetLike,
+        *,
+        source: str = "zero",
+        keep: BoolArray | None = None,
+        base: str = "clean",
+        masking: str = "remove",
+        against: int | str | None = None,
+        batch_size: int | None = None,
+    ) -> Evaluation:
+        """Evaluate the target, teacher-forced, with the outputs of some heads replaced.
+
+        Parameters
+        ----------
+        ablate : ndarray of bool, shape (K, L, H)
+            True where a head's output is replaced; L attention layers of the language model.
+        target : TargetLike
+        source : {"zero", "mean", "corrupt"}
+            What replaces it in a clean run. With ``base="corrupt"`` it is always the clean run's
+            output, and `source` is not looked at.
+        keep : ndarray of bool, shape (T,), optional
+            False where the corrupt run is masked; see `causal_lvlm.lvlm.evaluate`.
+        base : {"clean", "corrupt"}
+            The run in which outputs are replaced.
+        masking : str
+            How the corrupt run is masked, as in `causal_lvlm.lvlm.evaluate`.
+        against : int or str, optional
+            Another token whose log-probability is wanted at the first predicting row.
+        batch_size : int, optional
+            Most rows in one call.
+
+        Returns
+        -------
+        Evaluation
+            One row for each row of `ablate`; `masking` reads ``heads-zero``, ``heads-mean``,
+            ``heads-corrupt`` or ``heads-restored``. `runs` counts these rows, not the reference
+            runs.
+
+        Raises
+        ------
+        ValueError
+            If `ablate` or `keep` has the wrong shape, `keep` is missing, or an option is unknown.
+        UnsupportedModelError
+            If the corrupt run would have to hide tokens from layers without attention.
+        ModelMemoryError
+            If memory runs out with a single row.
+        """
+        prepared, meant = self.prepared, self.target(target)
+        if source not in SOURCES:
+            raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {quoted(source)}")
+        if base not in BASES:
+            raise ValueError(f"base must be one of {', '.join(BASES)}, got {quoted(base)}")
+        needs_mask = source == "corrupt" or base == "corrupt"
+        mask = _checked_keep(prepared, keep, needs_mask)
+        lvlm = prepared.lvlm
+        other = None if against is None else lvlm.token_id(against)
+        with lvlm.session(), torch.no_grad():
+            clean = _Run(prepared, meant, None, masking)
+            corrupt = _Run(prepared, meant, mask, masking) if needs_mask else clean
+            run, giver = (corrupt, clean) if base == "corrupt" else (clean, corrupt)
+            given = giver.outputs()
+            chosen = _checked_heads(ablate, len(given), int(given[0].shape[2]))
+            if base == "clean" and source != "corrupt":
+                given = [
+                    torch.zeros_like(o) if source == "zero" else o.mean(dim=1, keepdim=True)
+                    for o in given
+                ]
+            found = Answers.empty(len(chosen), len(meant.positions))
+
+            def answer(rows: IntArray) -> None:
+                recorder = Recorder()
+                for number, module in enumerate(lvlm.attention_modules):
+                    which = chosen[rows, number]
+                    if which.any():
+                        recorder.outputs[id(module)] = _replacing(which, given[number])
+                logits = run.logits(len(rows), recorder)
+                found.read(rows, logits, meant.token_ids, other)
+
+            most = most_rows(prepared, batch_size, meant.positions[-1], len(meant.positions))
+            largest, halvings = in_batches(len(chosen), most, answer, prepared)
+        return Evaluation(
+            token_log_probs=found.token_log_probs,
+            argmax=found.argmax,
+            margin=found.margin,
+            runner_up=found.runner_up,
+            top_log_prob=found.top,
+            against_log_prob=None if other is None else found.against,
+            runs=len(chosen),
+            masking="heads-" + ("restored" if base == "corrupt" else source),
+            backend="block" if needs_mask else "none",
+            largest_batch=largest,
+            halvings=halvings,
+        )
 
 
 class _Run:
@@ -86,102 +187,6 @@ class _Run:
             missing = sorted(set(wanted.values()) - set(found))
             raise CaptureError(f"layers {missing} did not call the attention function")
         return [found[number] for number in range(len(modules))]
-
-
-def evaluate_heads(
-    prepared: Prepared,
-    ablate: Any,
-    target: Target,
-    *,
-    source: str = "zero",
-    keep: Any = None,
-    base: str = "clean",
-    masking: str = "remove",
-    against: int | str | None = None,
-    batch_size: int | None = None,
-) -> Evaluation:
-    """Evaluate the target, teacher-forced, with the outputs of some heads replaced.
-
-    Parameters
-    ----------
-    prepared : Prepared
-    ablate : ndarray of bool, shape (K, L, H)
-        True where a head's output is replaced; L attention layers of the language model.
-    target : Target
-    source : {"zero", "mean", "corrupt"}
-        What replaces it in a clean run. With ``base="corrupt"`` it is always the clean run's
-        output, and `source` is not looked at.
-    keep : ndarray of bool, shape (T,), optional
-        False where the corrupt run is masked; see `causal_lvlm.lvlm.evaluate`.
-    base : {"clean", "corrupt"}
-        The run in which outputs are replaced.
-    masking : str
-        How the corrupt run is masked, as in `causal_lvlm.lvlm.evaluate`.
-    against : int or str, optional
-        Another token whose log-probability is wanted at the first predicting row.
-    batch_size : int, optional
-        Most rows in one call.
-
-    Returns
-    -------
-    Evaluation
-        One row for each row of `ablate`; `masking` reads ``heads-zero``, ``heads-mean``,
-        ``heads-corrupt`` or ``heads-restored``. `runs` counts these rows, not the reference runs.
-
-    Raises
-    ------
-    ValueError
-        If `ablate` or `keep` has the wrong shape, or `keep` is missing, or an option is unknown.
-    UnsupportedModelError
-        If the corrupt run would have to hide tokens from layers without attention.
-    ModelMemoryError
-        If memory runs out with a single row.
-    """
-    if source not in SOURCES:
-        raise ValueError(f"source must be one of {', '.join(SOURCES)}, got {quoted(source)}")
-    if base not in BASES:
-        raise ValueError(f"base must be one of {', '.join(BASES)}, got {quoted(base)}")
-    needs_mask = source == "corrupt" or base == "corrupt"
-    mask = _checked_keep(prepared, keep, needs_mask)
-    lvlm = prepared.lvlm
-    other = None if against is None else lvlm.token_id(against)
-    with lvlm.session(), torch.no_grad():
-        clean = _Run(prepared, target, None, masking)
-        corrupt = _Run(prepared, target, mask, masking) if needs_mask else clean
-        run, giver = (corrupt, clean) if base == "corrupt" else (clean, corrupt)
-        given = giver.outputs()
-        chosen = _checked_heads(ablate, len(given), int(given[0].shape[2]))
-        if base == "clean" and source != "corrupt":
-            given = [
-                torch.zeros_like(o) if source == "zero" else o.mean(dim=1, keepdim=True)
-                for o in given
-            ]
-        found = Answers.empty(len(chosen), len(target.positions))
-
-        def answer(rows: IntArray) -> None:
-            recorder = Recorder()
-            for number, module in enumerate(lvlm.attention_modules):
-                which = chosen[rows, number]
-                if which.any():
-                    recorder.outputs[id(module)] = _replacing(which, given[number])
-            logits = run.logits(len(rows), recorder)
-            found.read(rows, logits, target.token_ids, other)
-
-        most = most_rows(prepared, batch_size, target.positions[-1], len(target.positions))
-        largest, halvings = in_batches(len(chosen), most, answer, prepared)
-    return Evaluation(
-        token_log_probs=found.token_log_probs,
-        argmax=found.argmax,
-        margin=found.margin,
-        runner_up=found.runner_up,
-        top_log_prob=found.top,
-        against_log_prob=None if other is None else found.against,
-        runs=len(chosen),
-        masking="heads-" + ("restored" if base == "corrupt" else source),
-        backend="block" if needs_mask else "none",
-        largest_batch=largest,
-        halvings=halvings,
-    )
 
 
 def _replacing(which: BoolArray, given: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -10,17 +10,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
 
 from causal_lvlm.errors import PromptError, UnsupportedModelError
+from causal_lvlm.lvlm.facts import Facts
 
-if TYPE_CHECKING:
-    from causal_lvlm.lvlm.model import LVLM
-
-__all__ = ["Processed", "process", "whole_inputs"]
+__all__ = ["Processed", "Processes", "whole_inputs"]
 
 
 @dataclass(frozen=True)
@@ -59,47 +57,87 @@ class _Overhearing:
         return self._tokenizer(text, *args, **options)
 
 
-def process(
-    lvlm: LVLM, images: Sequence[Image.Image], text: str, *, rendered: bool = False
-) -> Processed:
-    """Run the processor of a model; arguments and errors as in `LVLM.process`."""
-    bos = lvlm.tokenizer.bos_token
-    # A template may write the first token out; the tokenizer must then not add a second. The
-    # template of a text model writes all of them (the same rules as `apply_chat_template` has).
-    complete = bool(bos and text.startswith(bos)) or (rendered and lvlm.family.text_only)
-    options = {"add_special_tokens": False} if complete else {}
-    overhearing = _Overhearing(lvlm.tokenizer)
-    try:
-        if lvlm.family.text_only:
-            encoded = overhearing([text], return_tensors="pt", **options)
-        else:
-            # A shallow copy: the user's processor keeps its own tokenizer.
-            processor = copy.copy(lvlm.processor)
-            processor.tokenizer = overhearing
-            # Nested, one list per text, as the processor's own chat-template path passes them:
-            # LLaVA-OneVision takes a flat list for as many texts with one image each.
-            pictures = {"images": [list(images)]} if images else {}
-            encoded = processor(**pictures, text=[text], return_tensors="pt", **options)
-    except (ValueError, IndexError) as error:
-        raise PromptError(
-            f"the processor of {lvlm.model_id!r} refused the prompt {text!r}: {error}"
-        ) from error
-    inputs = {
-        name: value.to(lvlm.device, lvlm.dtype if value.is_floating_point() else value.dtype)
-        for name, value in encoded.items()
-        if isinstance(value, torch.Tensor) and name != "labels"
-    }
-    if lvlm.family.text_only:
-        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
-    known = len(lvlm.model.get_input_embeddings().weight)
-    ids = inputs["input_ids"]  # a placeholder may be outside: its embeddings come from the image
-    largest = int(ids.masked_fill(ids == lvlm.image_token_id, 0).max()) if ids.numel() else 0
-    if largest >= known:
-        raise UnsupportedModelError(
-            f"the tokenizer's token {largest} is outside the vocabulary of {lvlm.model_id!r}, "
-            f"{known} tokens; give the processor that belongs to the model"
-        )
-    return Processed(inputs, overhearing.heard[0] if overhearing.heard else text)
+class Processes(Facts):
+    """A model whose processor is asked."""
+
+    def process(
+        self, images: Sequence[Image.Image], text: str, *, rendered: bool = False
+    ) -> Processed:
+        """Send images and a prompt's text through the model's own processor.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+        text : str
+        rendered : bool
+            Whether a chat template made the text; a text model's tokenizer then adds no special
+            tokens of its own.
+
+        Raises
+        ------
+        PromptError
+            If the processor refuses them.
+        """
+        bos = self.tokenizer.bos_token
+        # A template may write the first token out; the tokenizer must then not add a second. The
+        # template of a text model writes all of them (the same rules as `apply_chat_template` has).
+        complete = bool(bos and text.startswith(bos)) or (rendered and self.family.text_only)
+        options = {"add_special_tokens": False} if complete else {}
+        overhearing = _Overhearing(self.tokenizer)
+        try:
+            if self.family.text_only:
+                encoded = overhearing([text], return_tensors="pt", **options)
+            else:
+                # A shallow copy: the user's processor keeps its own tokenizer.
+                processor = copy.copy(self.processor)
+                processor.tokenizer = overhearing
+                # Nested, one list per text, as the processor's own chat-template path passes them:
+                # LLaVA-OneVision takes a flat list for as many texts with one image each.
+                pictures = {"images": [list(images)]} if images else {}
+                encoded = processor(**pictures, text=[text], return_tensors="pt", **options)
+        except (ValueError, IndexError) as error:
+            raise PromptError(
+                f"the processor of {self.model_id!r} refused the prompt {text!r}: {error}"
+            ) from error
+        inputs = {
+            name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
+            for name, value in encoded.items()
+            if isinstance(value, torch.Tensor) and name != "labels"
+        }
+        if self.family.text_only:
+            inputs = {
+                name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs
+            }
+        known = len(self.model.get_input_embeddings().weight)
+        ids = inputs[
+            "input_ids"
+        ]  # a placeholder may be outside: its embeddings come from the image
+        largest = int(ids.masked_fill(ids == self.image_token_id, 0).max()) if ids.numel() else 0
+        if largest >= known:
+            raise UnsupportedModelError(
+                f"the tokenizer's token {largest} is outside the vocabulary of {self.model_id!r}, "
+                f"{known} tokens; give the processor that belongs to the model"
+            )
+        return Processed(inputs, overhearing.heard[0] if overhearing.heard else text)
+
+    def pixels(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
+        """Send images through the model's image processor.
+
+        Parameters
+        ----------
+        images : sequence of PIL.Image.Image
+        """
+        inputs = self.processor.image_processor(images=images, return_tensors="pt")
+        if "pixel_values" not in inputs:
+            raise UnsupportedModelError(
+                f"the image processor of {self.model_id!r} returns {', '.join(inputs)}, and no "
+                "pixel_values to look at"
+            )
+        return {
+            name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
+            for name, value in inputs.items()
+            if isinstance(value, torch.Tensor)
+        }
 
 
 def whole_inputs(

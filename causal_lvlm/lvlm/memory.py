@@ -12,14 +12,11 @@ import os
 import re
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from causal_lvlm.errors import OptionError, quoted
-
-if TYPE_CHECKING:
-    from causal_lvlm.lvlm.prepared import Prepared
 
 __all__ = [
     "PeakMemory",
@@ -28,7 +25,6 @@ __all__ = [
     "is_out_of_memory",
     "parse_memory",
     "release",
-    "row_bytes",
 ]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -175,41 +171,3 @@ def _status_bytes(name: str) -> int | None:
         return int(facts[name].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
-
-
-def row_bytes(prepared: Prepared, length: int, total: int, rows: int, *, blocked: bool) -> int:
-    """Estimate what one masked row takes while it is evaluated.
-
-    Parameters
-    ----------
-    prepared : Prepared
-    length : int
-        Positions computed.
-    total : int
-        Positions that are looked at: `length` and the prefix.
-    rows : int
-        Predicting rows that go through the head.
-    blocked : bool
-        Whether each row has a mask of its own.
-    """
-    text: Any = prepared.lvlm.text_config
-    size = prepared.embeds.element_size()
-    heads = _number(text, "num_attention_heads", 1)
-    hidden = _number(text, "hidden_size", prepared.embeds.shape[-1])
-    head_dim = _number(text, "head_dim", hidden // heads)
-    inner = _number(text, "intermediate_size", 4 * hidden)
-    cached = 2 * _number(text, "num_hidden_layers", 1) * head_dim * total
-    cached *= _number(text, "num_key_value_heads", heads) * (total > length)
-    # Residual, normed copy, queries, keys, values, output; gate, up and their product.
-    active = length * (8 * hidden + 3 * inner + 4 * heads * head_dim)
-    mask = length * total * (1 + size) if blocked else 0
-    # These compute scores explicitly: see `attention_function`.
-    if getattr(text, "attn_logit_softcapping", None) or "gpt_oss" in str(text.model_type):
-        mask += 3 * heads * length * total * size
-    head = rows * _number(text, "vocab_size", 1) * (size + 4 * 8)  # float64, four copies
-    return int(size * (cached + active) + mask + head)
-
-
-def _number(config: Any, name: str, default: int) -> int:
-    found = getattr(config, name, None)
-    return int(found) if isinstance(found, (int, float)) and found else int(default)

@@ -18,10 +18,9 @@ of it. So do tokens in another order, such as columns before rows, mirrored or w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,12 +28,11 @@ from PIL import Image
 
 from causal_lvlm.arrays import BoolArray, FloatArray, IntArray
 from causal_lvlm.errors import ImageError, UnsupportedModelError
-from causal_lvlm.lvlm.family import Family
-from causal_lvlm.lvlm.geometry import Cells, Site, Tile
-from causal_lvlm.lvlm.ramp import Sighted
+from causal_lvlm.lvlm.backbone import Backbone
+from causal_lvlm.lvlm.geometry import Cells, Placed, Site, Tile
 from causal_lvlm.lvlm.tiles import no_grid
 
-__all__ = ["Placed", "painting_error", "place"]
+__all__ = ["painting_error", "place"]
 
 _CELLS = 12  # painted in all; at least three of every tile
 _GROUNDS = 3  # of noise; the second and third where the first does not show it
@@ -44,55 +42,14 @@ _FEW = 8
 _BLOCKS = 24  # of noise along the shorter side: coarse enough to survive being made smaller
 
 
-class Paintable(Sighted, Protocol):
-    """What is asked of a model (`LVLM`) whose image tokens are placed."""
-
-    family: Family
-    model: Any
-    model_id: str
-    image_token_id: int
-    _places: dict[Any, Any]
-
-    def session(self) -> AbstractContextManager[None]:
-        """Keep what a call puts on the model inside a block."""
-
-    def embed(self, inputs: Mapping[str, torch.Tensor], token_ids: torch.Tensor) -> Any:
-        """Return embeddings (1, T, D + additions) and what else the language model is given."""
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Rectangles of a prompt's image tokens.
-
-    Attributes
-    ----------
-    cells : tuple of Cells
-        Of each image.
-    source : str
-        ``"family"`` (a tested entry of the table), ``"painted"`` (confirmed on this model by
-        painting), ``"unconfirmed"`` (a family of the user's whose rectangles painting did not
-        confirm), ``"absent"`` (image tokens without a place) or ``"none"`` (no image).
-    remark : str, optional
-        What has to be said wherever places in the image are shown.
-    error : float
-        Largest distance, in cells, between a painted cell and the token that changed most.
-    """
-
-    cells: tuple[Cells, ...]
-    source: str
-    remark: str | None = None
-    error: float = 0.0
-
-
 def place(
-    lvlm: Paintable, pictures: Sequence[Image.Image], text: str, inputs: Mapping[str, torch.Tensor]
+    lvlm: Backbone, pictures: Sequence[Image.Image], text: str, inputs: Mapping[str, torch.Tensor]
 ) -> Placed:
     """Ask the family's geometry about each image, and the model where nobody has tested that.
 
     Parameters
     ----------
-    lvlm : Paintable
-        An `LVLM`.
+    lvlm : Backbone
     pictures : sequence of Image
     text : str
         The rendered prompt.
@@ -116,14 +73,13 @@ def place(
         why = f"{lvlm.family.name} has {lvlm.family.mapping.split(';')[0]}"
         return Placed(cells, "absent", f"nothing is placed in the image: {why}")
     sizes = tuple(picture.size for picture in pictures)
-    if sizes not in lvlm._places:  # kept: it costs runs of the vision tower
-        lvlm._places[sizes] = _confirmed(lvlm, pictures, text, sites)
-    found: Placed = lvlm._places[sizes]
-    return found
+    if sizes not in lvlm.known.places:  # kept: it costs runs of the vision tower
+        lvlm.known.places[sizes] = _confirmed(lvlm, pictures, text, sites)
+    return lvlm.known.places[sizes]
 
 
 def _confirmed(
-    lvlm: Paintable, pictures: Sequence[Image.Image], text: str, sites: list[Site]
+    lvlm: Backbone, pictures: Sequence[Image.Image], text: str, sites: list[Site]
 ) -> Placed:
     """Place the tokens of a family that no test has painted."""
     family = lvlm.family
@@ -155,7 +111,7 @@ def _confirmed(
 
 
 def _sites(
-    lvlm: Paintable, pictures: Sequence[Image.Image], inputs: Mapping[str, torch.Tensor]
+    lvlm: Backbone, pictures: Sequence[Image.Image], inputs: Mapping[str, torch.Tensor]
 ) -> list[Site]:
     n_tokens = int((inputs["input_ids"] == lvlm.image_token_id).sum())
     first = Site(
@@ -172,7 +128,7 @@ def _sites(
 
 
 def _absent(
-    lvlm: Paintable, pictures: Sequence[Image.Image], text: str, sites: list[Site], why: str
+    lvlm: Backbone, pictures: Sequence[Image.Image], text: str, sites: list[Site], why: str
 ) -> Placed:
     """Say that there is no grid; of several images, each must at least reach the model."""
     noise = [_noise(picture.size, seed) for seed, picture in enumerate(pictures)]
@@ -189,7 +145,7 @@ def _absent(
     return Placed(tuple(no_grid(site) for site in sites), "absent", remark)
 
 
-def _whole(lvlm: Paintable, pictures: Sequence[Image.Image], text: str) -> list[torch.Tensor]:
+def _whole(lvlm: Backbone, pictures: Sequence[Image.Image], text: str) -> list[torch.Tensor]:
     """Return all that the language model is given."""
     inputs = lvlm.process(pictures, text).inputs
     with lvlm.session(), torch.no_grad():
@@ -198,14 +154,13 @@ def _whole(lvlm: Paintable, pictures: Sequence[Image.Image], text: str) -> list[
 
 
 def painting_error(
-    lvlm: Paintable, pictures: Sequence[Image.Image], text: str, cells: Sequence[Cells]
+    lvlm: Backbone, pictures: Sequence[Image.Image], text: str, cells: Sequence[Cells]
 ) -> tuple[int, float]:
     """Paint cells until one changes another token most.
 
     Parameters
     ----------
-    lvlm : Paintable
-        An `LVLM`.
+    lvlm : Backbone
     pictures : sequence of Image
         Only their sizes count.
     text : str
@@ -289,7 +244,7 @@ class _Ground:
     """Pictures of noise to paint on, and what the image tokens are without paint."""
 
     def __init__(
-        self, lvlm: Paintable, sizes: Sequence[tuple[int, int]], text: str, seed: int
+        self, lvlm: Backbone, sizes: Sequence[tuple[int, int]], text: str, seed: int
     ) -> None:
         self._lvlm, self._text = lvlm, text
         self.pictures = [_noise(size, seed + 10 * n) for n, size in enumerate(sizes)]
@@ -307,7 +262,7 @@ class _Ground:
         return found
 
 
-def _features(lvlm: Paintable, pictures: Sequence[Image.Image], text: str) -> FloatArray:
+def _features(lvlm: Backbone, pictures: Sequence[Image.Image], text: str) -> FloatArray:
     """Return what enters the language model at the image tokens, float64 (N, D + additions)."""
     inputs = lvlm.process(pictures, text).inputs
     with lvlm.session(), torch.no_grad():

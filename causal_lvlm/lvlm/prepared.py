@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,11 @@ from transformers import DynamicCache
 
 from causal_lvlm.arrays import BoolArray, IntArray
 from causal_lvlm.errors import UnsupportedModelError
-from causal_lvlm.lvlm.attention_function import hiding
+from causal_lvlm.lvlm.attention_function import AttentionCall, hiding
+from causal_lvlm.lvlm.backbone import Backbone
 from causal_lvlm.lvlm.context import Context
-from causal_lvlm.lvlm.model import LVLM
+from causal_lvlm.lvlm.parts import Parts
+from causal_lvlm.lvlm.spotcheck import CheckedWays
 from causal_lvlm.tokens import TokenLayout
 
 __all__ = ["Prepared"]
@@ -30,12 +32,32 @@ __all__ = ["Prepared"]
 _MAX_CACHE_BYTES = 1 << 30
 
 
+@dataclass
+class _Computed:
+    """What was computed of a sequence, for as long as the model's modules are these.
+
+    Attributes
+    ----------
+    parts : Parts
+    embedded : (Tensor, Context), optional
+    layers : list, optional
+        Of a cache, keys and values (1, H_kv, T, d); empty where they cannot be reused.
+    calls : dict of int to AttentionCall
+        By layer: what was recorded on the way.
+    """
+
+    parts: Parts
+    embedded: tuple[torch.Tensor, Context] | None = None
+    layers: list[Any] | None = None
+    calls: Mapping[int, AttentionCall] = field(default_factory=dict)
+
+
 class Prepared:
     """What a trace's verbs share.
 
     Parameters
     ----------
-    lvlm : LVLM
+    lvlm : Backbone
     images : sequence of PIL.Image.Image
         Upright originals, in the order of the prompt; empty for text alone.
     layout : TokenLayout
@@ -45,9 +67,13 @@ class Prepared:
         What the processor made of both; computed if left out.
     hidden : ndarray of bool, shape (T,), optional
         Positions that no other row may look at, in any layer of any run.
+    embedded : (Tensor, Context), optional
+        Embeddings and context of the same sequence; computed if left out.
 
     Attributes
     ----------
+    ways : CheckedWays
+        Which fast ways of masking were checked on it.
     token_ids : Tensor of int64, shape (1, T)
     positions : Tensor of int64, shape (1, T)
         0 .. T-1; position ids proper are the context's.
@@ -60,12 +86,13 @@ class Prepared:
 
     def __init__(
         self,
-        lvlm: LVLM,
+        lvlm: Backbone,
         images: Sequence[Image.Image],
         layout: TokenLayout,
         prompt: str,
         inputs: dict[str, torch.Tensor] | None = None,
         hidden: BoolArray | None = None,
+        embedded: tuple[torch.Tensor, Context] | None = None,
     ) -> None:
         self.lvlm = lvlm
         self.images = tuple(images)
@@ -77,7 +104,8 @@ class Prepared:
         self.hidden = hidden
         self._hidden = None if hidden is None else torch.tensor(hidden, device=lvlm.device)
         self._lock = threading.RLock()
-        self._parts = lvlm.parts
+        self._computed = _Computed(lvlm.parts, embedded)
+        self.ways = CheckedWays()
 
     def _process(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         for rendered in (False, True):  # the tokens recorded tell which it was
@@ -89,38 +117,46 @@ class Prepared:
             "those recorded"
         )
 
-    def _forget_others(self) -> None:
-        """Forget what was computed with other modules than the model has now (an adapter since)."""
-        if self._parts is not self.lvlm.parts:
-            self._parts = self.lvlm.parts
-            for name in ("_embedded", "_keys_and_values", "_reach"):
-                self.__dict__.pop(name, None)
+    def _current(self) -> _Computed:
+        """Return what is computed: nothing if the model got other modules since (an adapter)."""
+        if self._computed.parts is not self.lvlm.parts:
+            self._computed = _Computed(self.lvlm.parts)
+        return self._computed
 
-    @cached_property
     def _embedded(self) -> tuple[torch.Tensor, Context]:
-        with self.lvlm.session(), torch.no_grad():
-            return self.lvlm.embed(self.inputs, self.token_ids)
+        with self._lock:
+            computed = self._current()
+            if computed.embedded is None:
+                with self.lvlm.session(), torch.no_grad():
+                    computed.embedded = self.lvlm.embed(self.inputs, self.token_ids)
+            return computed.embedded
 
     def with_hidden(self, hidden: BoolArray) -> Prepared:
         """Return the same sequence with positions hidden; embeddings are shared, caches are not."""
-        other = Prepared(self.lvlm, self.images, self.layout, self.prompt, self.inputs, hidden)
-        with self._lock:
-            other.__dict__["_embedded"] = self._embedded
-        return other
+        return Prepared(
+            self.lvlm, self.images, self.layout, self.prompt, self.inputs, hidden, self._embedded()
+        )
 
     @property
     def embeds(self) -> torch.Tensor:
         """What enters the language model at each position, (1, T, D + additions)."""
-        with self._lock:
-            self._forget_others()
-            return self._embedded[0]
+        return self._embedded()[0]
 
     @property
     def context(self) -> Context:
         """What the language model is given beside embeddings."""
+        return self._embedded()[1]
+
+    def keep_calls(self, calls: Mapping[int, AttentionCall]) -> None:
+        """Keep attention calls of some layers, so that capture need not run the model again."""
         with self._lock:
-            self._forget_others()
-            return self._embedded[1]
+            self._current().calls = calls
+
+    @property
+    def kept_calls(self) -> Mapping[int, AttentionCall]:
+        """Attention calls that were kept, by layer."""
+        with self._lock:
+            return self._current().calls
 
     def embeds_of(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Return the embeddings with other images of the same sizes in place of the originals."""
@@ -148,28 +184,31 @@ class Prepared:
         with hiding(allowed[:, None], self.lvlm.cross_attention):
             return self.lvlm.logits(embeds, positions, rows, cache, context)
 
-    @cached_property
-    def _reach(self) -> IntArray | None:
-        return self.context.reach()
-
     def first_changed(self, first: IntArray) -> IntArray:
         """Return where rows really begin to differ, given their first masked positions.
 
         The same in a causal model; where image or prompt tokens look ahead, whatever can see a
         masked position changes too.
         """
-        if self._reach is None:
+        reach = self.context.reach
+        if reach is None:
             return first
-        positions = np.arange(len(self._reach))
-        furthest = np.maximum.accumulate(self._reach)
+        positions = np.arange(len(reach))
+        furthest = np.maximum.accumulate(reach)
         earliest = np.minimum(np.searchsorted(furthest, positions), positions)
         while (earliest[first] != first).any():
             first = earliest[first]
         return first
 
-    @cached_property
-    def _keys_and_values(self) -> list[Any] | None:
-        """Layers of a cache, keys and values (1, H_kv, T, d); None where it cannot be reused."""
+    def _layers(self) -> list[Any]:
+        """Return layers of a cache, keys and values (1, H_kv, T, d); none that can be reused."""
+        with self._lock:
+            computed = self._current()
+            if computed.layers is None:
+                computed.layers = self._run_plainly()
+            return computed.layers
+
+    def _run_plainly(self) -> list[Any]:
         config = self.lvlm.text_config
         cache = DynamicCache(config=config)
         heads = int(getattr(config, "num_key_value_heads", config.num_attention_heads))
@@ -177,9 +216,9 @@ class Prepared:
         head_dim = int(head_dim or config.hidden_size // config.num_attention_heads)
         n_bytes = 2 * int(config.num_hidden_layers) * heads * head_dim * self.token_ids.shape[1]
         if not self.lvlm.drop_is_exact or self.context.cross:
-            return None
+            return []
         if n_bytes * self.embeds.element_size() > _MAX_CACHE_BYTES:
-            return None
+            return []
         with self.lvlm.session(), torch.no_grad():
             self.logits(self.embeds, self.positions, 1, cache)
         return list(cache.layers)
@@ -195,16 +234,13 @@ class Prepared:
     @property
     def can_reuse_prefix(self) -> bool:
         """Whether a prefix can be taken from the unmasked run."""
-        with self._lock:
-            self._forget_others()
-            return self._keys_and_values is not None
+        return bool(self._layers())
 
     def prefix(self, length: int, batch: int) -> DynamicCache:
         """Return a cache holding the first `length` positions, for `batch` rows."""
         cache = DynamicCache()  # every layer is a plain one, or nothing is stored
-        with self._lock:
-            stored = self._keys_and_values
-        if stored is None:
+        stored = self._layers()
+        if not stored:
             raise RuntimeError("this model's prefix cannot be reused")
         for whole in stored:
             layer = copy.copy(whole)  # of views: what follows is joined to them, never written

@@ -10,91 +10,240 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import ImageFilter
 
 from causal_lvlm.arrays import Float32Array, FloatArray, IntArray, frozen
-from causal_lvlm.errors import CaptureError, ModelMemoryError, UnsupportedModelError, quoted
-from causal_lvlm.lvlm.gradients import check_score, target_score
+from causal_lvlm.errors import UnsupportedModelError, quoted
+from causal_lvlm.lvlm.batches import in_batches, most_rows
 from causal_lvlm.lvlm.interventions import mean_embeddings
-from causal_lvlm.lvlm.memory import is_out_of_memory, parse_memory, release
-from causal_lvlm.lvlm.plan import SizeRule
+from causal_lvlm.lvlm.live import Live
 from causal_lvlm.lvlm.prepared import Prepared
 from causal_lvlm.lvlm.rows import Answers
-from causal_lvlm.lvlm.verbs import Rows
+from causal_lvlm.lvlm.scores import check_finite, check_score, target_score
+from causal_lvlm.protocols import Rows
 from causal_lvlm.results import EmbeddingEvaluation
-from causal_lvlm.tokens import Target
+from causal_lvlm.tokens import TargetLike
 
-__all__ = [
-    "BASELINES",
-    "as_array",
-    "baseline_embeddings",
-    "check_finite",
-    "embedding_gradient",
-    "embeddings",
-    "evaluate_embeddings",
-    "in_batches",
-    "most_rows",
-    "token_embeddings",
-]
+__all__ = ["BASELINES", "GRADIENT_ROWS", "Embeds", "as_array"]
 
 BASELINES = ("zero", "mean", "pad", "blur")
 GRADIENT_ROWS = 8  # of one backward pass: activations of all of them are kept
 
 
-def embeddings(prepared: Prepared) -> Float32Array:
-    """Return merged embeddings, float32 (T, D); see `Trace.embeddings`."""
-    return as_array(prepared.embeds[0])
+class Embeds(Live):
+    """The target again, given other embeddings; gradients there."""
 
+    def embeddings(self) -> Float32Array:
+        """Return what enters the language model, float32 (T, D): image features are in place.
 
-def token_embeddings(prepared: Prepared, ids: Sequence[int]) -> Float32Array:
-    """Return the embeddings of tokens, float32 (n, D); see `Trace.token_embeddings`."""
-    lvlm = prepared.lvlm
-    chosen = [lvlm.token_id(int(i)) for i in np.asarray(ids, dtype=np.int64).reshape(-1)]
-    with lvlm.session(), torch.no_grad():
-        table = lvlm.model.get_input_embeddings()
-        found = table(torch.tensor(chosen, dtype=torch.int64, device=lvlm.device))
-    additions = prepared.embeds.shape[-1] - found.shape[-1]
-    return as_array(torch.nn.functional.pad(found, (0, additions)))
+        D includes what some families add in deeper layers, behind the embedding proper.
+        """
+        return as_array(self.prepared.embeds[0])
 
+    def token_embeddings(self, ids: Sequence[int]) -> Float32Array:
+        """Return the embeddings the model would give these tokens here, float32 (n, D).
 
-def baseline_embeddings(
-    prepared: Prepared, kind: str = "zero", *, frame: bool = False
-) -> Float32Array:
-    """Return what stands for "nothing" at each position; see `Trace.baseline_embeddings`."""
-    if kind not in BASELINES:
-        raise ValueError(f"kind must be one of {', '.join(BASELINES)}, got {quoted(kind)}")
-    lvlm, layout = prepared.lvlm, prepared.layout
-    is_image = layout.modality == "image"
-    if kind == "blur" and prepared.context.cross:
-        raise UnsupportedModelError(
-            f"{lvlm.family.name} looks at its image through cross-attention, not through "
-            "embeddings; use another baseline"
-        )
-    found = np.zeros(prepared.embeds.shape[1:], dtype=np.float32)
-    if kind != "zero":
-        text, image = mean_embeddings(prepared, is_image)
-        found[:], found[is_image] = as_array(text), as_array(image)
-    if kind == "pad":
-        pad = lvlm.tokenizer.pad_token_id
-        pad = lvlm.tokenizer.eos_token_id if pad is None else pad
-        if pad is None:
+        What a family adds in deeper layers is zero.
+
+        Raises
+        ------
+        ValueError
+            If an id is outside the vocabulary.
+        """
+        prepared = self.prepared
+        lvlm = prepared.lvlm
+        chosen = [lvlm.token_id(int(i)) for i in np.asarray(ids, dtype=np.int64).reshape(-1)]
+        with lvlm.session(), torch.no_grad():
+            table = lvlm.model.get_input_embeddings()
+            found = table(torch.tensor(chosen, dtype=torch.int64, device=lvlm.device))
+        additions = prepared.embeds.shape[-1] - found.shape[-1]
+        return as_array(torch.nn.functional.pad(found, (0, additions)))
+
+    def baseline_embeddings(self, kind: str = "zero", *, frame: bool = False) -> Float32Array:
+        """Return embeddings that stand for "nothing", float32 (T, D).
+
+        Parameters
+        ----------
+        kind : {"zero", "mean", "pad", "blur"}
+            ``zero``: all zeros. ``mean``: the mean image feature of this sequence for image tokens,
+            the mean embedding of the vocabulary for text. ``pad``: text is the padding token (the
+            end token where there is none), image tokens as in ``mean``. ``blur``: image tokens
+            are those of the blurred image, as ``pixels-blur`` blurs it; text as in ``mean``.
+        frame : bool
+            Whether special and template tokens are replaced too; they keep their own otherwise.
+
+        Raises
+        ------
+        ValueError
+            If `kind` is unknown.
+        UnsupportedModelError
+            If there is no padding or end token; for ``blur``, if the image does not enter through
+            embeddings.
+        """
+        prepared = self.prepared
+        if kind not in BASELINES:
+            raise ValueError(f"kind must be one of {', '.join(BASELINES)}, got {quoted(kind)}")
+        lvlm, layout = prepared.lvlm, prepared.layout
+        is_image = layout.modality == "image"
+        if kind == "blur" and prepared.context.cross:
             raise UnsupportedModelError(
-                f"the tokenizer of {lvlm.model_id!r} has neither a padding nor an end token; "
-                f"use another baseline: {', '.join(k for k in BASELINES if k != 'pad')}"
+                f"{lvlm.family.name} looks at its image through cross-attention, not through "
+                "embeddings; use another baseline"
             )
-        found[~is_image] = token_embeddings(prepared, [pad])[0]
-    if kind == "blur" and is_image.any():
-        found[is_image] = _blurred(prepared)[is_image]
-    if not frame:
-        special = layout.modality == "special"
-        found[special] = embeddings(prepared)[special]
-    found.setflags(write=False)
-    return found
+        found = np.zeros(prepared.embeds.shape[1:], dtype=np.float32)
+        if kind != "zero":
+            text, image = mean_embeddings(prepared, is_image)
+            found[:], found[is_image] = as_array(text), as_array(image)
+        if kind == "pad":
+            pad = lvlm.tokenizer.pad_token_id
+            pad = lvlm.tokenizer.eos_token_id if pad is None else pad
+            if pad is None:
+                raise UnsupportedModelError(
+                    f"the tokenizer of {lvlm.model_id!r} has neither a padding nor an end token; "
+                    f"use another baseline: {', '.join(k for k in BASELINES if k != 'pad')}"
+                )
+            found[~is_image] = self.token_embeddings([pad])[0]
+        if kind == "blur" and is_image.any():
+            found[is_image] = _blurred(prepared)[is_image]
+        if not frame:
+            special = layout.modality == "special"
+            found[special] = self.embeddings()[special]
+        found.setflags(write=False)
+        return found
+
+    def evaluate_embeddings(
+        self,
+        rows: Rows,
+        target: TargetLike,
+        *,
+        n_rows: int | None = None,
+        against: int | str | None = None,
+        distribution: bool = False,
+        batch_size: int | None = None,
+    ) -> EmbeddingEvaluation:
+        """Ask the model for the target again, given other embeddings.
+
+        Parameters
+        ----------
+        rows : ndarray (K, T, D), or callable
+            As `embeddings` returns them. A function of the row's index returns one (T, D), so that
+            not all need to exist at once; it may be asked for a row again.
+        target : TargetLike
+        n_rows : int, optional
+            K, needed with a function.
+        against : int or str, optional
+            Another token whose log-probability is wanted at the first predicting row.
+        distribution : bool
+            Whether to return probabilities of the whole vocabulary.
+        batch_size : int, optional
+            Most rows in one call.
+
+        Raises
+        ------
+        ValueError
+            If a row has another shape.
+        AttentionError
+            If the model's logits are not a number.
+        ModelMemoryError
+            If memory runs out with a single row.
+        """
+        prepared, meant = self.prepared, self.target(target)
+        lvlm = prepared.lvlm
+        count = _n_rows(rows, n_rows)
+        stop, n_target = meant.positions[-1], len(meant.positions)
+        other = None if against is None else lvlm.token_id(against)
+        found = Answers.empty(count, n_target)
+        distributions: list[Float32Array | None] = [None] * count
+
+        def answer(chosen: IntArray) -> None:
+            embeds = _batch(prepared, rows, chosen, stop)
+            logits = prepared.logits(embeds, prepared.positions[:, :stop], n_target)
+            log_probs = found.read(chosen, logits, meant.token_ids, other)
+            if distribution:
+                probabilities = log_probs.exp().float().cpu().numpy()
+                for number, row in zip(chosen, probabilities, strict=True):
+                    distributions[int(number)] = row
+
+        most = most_rows(prepared, batch_size, stop, n_target)
+        with lvlm.session(), torch.no_grad():
+            largest, halvings = in_batches(count, most, answer, prepared)
+        whole = None
+        if distribution:
+            whole = np.zeros((0, n_target, int(lvlm.text_config.vocab_size)), dtype=np.float32)
+            whole = np.stack([d for d in distributions if d is not None]) if count else whole
+        return EmbeddingEvaluation(
+            token_log_probs=found.token_log_probs,
+            argmax=found.argmax,
+            margin=found.margin,
+            runner_up=found.runner_up,
+            top_log_prob=found.top,
+            against_log_prob=None if other is None else found.against,
+            distributions=whole,
+            runs=count,
+            largest_batch=largest,
+            halvings=halvings,
+        )
+
+    def embedding_gradient(
+        self,
+        rows: Rows,
+        target: TargetLike,
+        *,
+        score: str = "logit",
+        against: int | str | None = None,
+        n_rows: int | None = None,
+        batch_size: int | None = None,
+    ) -> tuple[FloatArray, Float32Array]:
+        """Differentiate the target's score with respect to embeddings, row by row.
+
+        Parameters
+        ----------
+        rows, n_rows, batch_size
+            As in `evaluate_embeddings`.
+        target : TargetLike
+        score : {"logit", "log_prob", "prob"}
+            Sum over the target's tokens; ``prob`` is the probability of the whole target.
+        against : int or str, optional
+            Another token, whose score at the first predicting row is subtracted.
+
+        Returns
+        -------
+        (ndarray of float64, shape (K,); ndarray of float32, shape (K, T, D))
+            Scores and gradients; the latter are zero after the last predicting row.
+
+        Raises
+        ------
+        CaptureError
+            If a gradient is not finite.
+        """
+        prepared, meant = self.prepared, self.target(target)
+        check_score(score)
+        lvlm = prepared.lvlm
+        count = _n_rows(rows, n_rows)
+        stop, n_target = meant.positions[-1], len(meant.positions)
+        other = None if against is None else lvlm.token_id(against)
+        values = np.zeros(count)
+        gradients = np.zeros((count, *prepared.embeds.shape[1:]), dtype=np.float32)
+
+        def differentiate(chosen: IntArray) -> None:
+            embeds = _batch(prepared, rows, chosen, stop).requires_grad_(True)
+            logits = prepared.logits(embeds, prepared.positions[:, :stop], n_target)
+            scores = target_score(logits.float(), meant.token_ids, score, other)
+            (gradient,) = torch.autograd.grad(scores.sum(), [embeds])
+            check_finite(gradient, "embeddings")
+            values[chosen] = scores.detach().double().cpu().numpy()
+            gradients[chosen, :stop] = gradient.float().cpu().numpy()
+
+        most = min(most_rows(prepared, batch_size, stop, n_target), GRADIENT_ROWS)
+        with lvlm.session(), torch.enable_grad():
+            in_batches(count, most, differentiate, prepared)
+        values.setflags(write=False)
+        gradients.setflags(write=False)
+        return values, gradients
 
 
 def _blurred(prepared: Prepared) -> Float32Array:
@@ -109,90 +258,6 @@ def _blurred(prepared: Prepared) -> Float32Array:
         pictures.append(image.filter(ImageFilter.GaussianBlur(radius)))
     with prepared.lvlm.session(), torch.no_grad():
         return as_array(prepared.embeds_of(pictures)[0])
-
-
-def evaluate_embeddings(
-    prepared: Prepared,
-    rows: Rows,
-    target: Target,
-    *,
-    n_rows: int | None = None,
-    against: int | str | None = None,
-    distribution: bool = False,
-    batch_size: int | None = None,
-) -> EmbeddingEvaluation:
-    """Evaluate the target on other embeddings; see `Trace.evaluate_embeddings`."""
-    lvlm = prepared.lvlm
-    count = _n_rows(rows, n_rows)
-    stop, n_target = target.positions[-1], len(target.positions)
-    other = None if against is None else lvlm.token_id(against)
-    found = Answers.empty(count, n_target)
-    distributions: list[Float32Array | None] = [None] * count
-
-    def answer(chosen: IntArray) -> None:
-        embeds = _batch(prepared, rows, chosen, stop)
-        logits = prepared.logits(embeds, prepared.positions[:, :stop], n_target)
-        log_probs = found.read(chosen, logits, target.token_ids, other)
-        if distribution:
-            probabilities = log_probs.exp().float().cpu().numpy()
-            for number, row in zip(chosen, probabilities, strict=True):
-                distributions[int(number)] = row
-
-    most = most_rows(prepared, batch_size, stop, n_target)
-    with lvlm.session(), torch.no_grad():
-        largest, halvings = in_batches(count, most, answer, prepared)
-    whole = None
-    if distribution:
-        whole = np.zeros((0, n_target, int(lvlm.text_config.vocab_size)), dtype=np.float32)
-        whole = np.stack([d for d in distributions if d is not None]) if count else whole
-    return EmbeddingEvaluation(
-        token_log_probs=found.token_log_probs,
-        argmax=found.argmax,
-        margin=found.margin,
-        runner_up=found.runner_up,
-        top_log_prob=found.top,
-        against_log_prob=None if other is None else found.against,
-        distributions=whole,
-        runs=count,
-        largest_batch=largest,
-        halvings=halvings,
-    )
-
-
-def embedding_gradient(
-    prepared: Prepared,
-    rows: Rows,
-    target: Target,
-    *,
-    score: str = "logit",
-    against: int | str | None = None,
-    n_rows: int | None = None,
-    batch_size: int | None = None,
-) -> tuple[FloatArray, Float32Array]:
-    """Return scores (K,) and their gradients (K, T, D); see `Trace.embedding_gradient`."""
-    check_score(score)
-    lvlm = prepared.lvlm
-    count = _n_rows(rows, n_rows)
-    stop, n_target = target.positions[-1], len(target.positions)
-    other = None if against is None else lvlm.token_id(against)
-    values = np.zeros(count)
-    gradients = np.zeros((count, *prepared.embeds.shape[1:]), dtype=np.float32)
-
-    def differentiate(chosen: IntArray) -> None:
-        embeds = _batch(prepared, rows, chosen, stop).requires_grad_(True)
-        logits = prepared.logits(embeds, prepared.positions[:, :stop], n_target)
-        scores = target_score(logits.float(), target.token_ids, score, other)
-        (gradient,) = torch.autograd.grad(scores.sum(), [embeds])
-        check_finite(gradient, "embeddings")
-        values[chosen] = scores.detach().double().cpu().numpy()
-        gradients[chosen, :stop] = gradient.float().cpu().numpy()
-
-    most = min(most_rows(prepared, batch_size, stop, n_target), GRADIENT_ROWS)
-    with lvlm.session(), torch.enable_grad():
-        in_batches(count, most, differentiate, prepared)
-    values.setflags(write=False)
-    gradients.setflags(write=False)
-    return values, gradients
 
 
 def _n_rows(rows: Rows, n_rows: int | None) -> int:
@@ -224,70 +289,7 @@ def _batch(prepared: Prepared, rows: Rows, chosen: IntArray, stop: int) -> torch
     return torch.tensor(np.stack(found), device=device).to(dtype)
 
 
-def most_rows(prepared: Prepared, batch_size: int | None, stop: int, n_target: int) -> int:
-    """Return how many rows of the whole sequence go into one call."""
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    budget = parse_memory(prepared.lvlm.max_memory)
-    size = SizeRule(prepared, batch_size, budget, total=stop, rows=n_target)
-    return size(stop)
-
-
-def in_batches(
-    n_rows: int, most: int, compute: Callable[[IntArray], None], prepared: Prepared
-) -> tuple[int, int]:
-    """Compute rows in batches, in smaller ones where memory runs out.
-
-    Returns
-    -------
-    (int, int)
-        Largest batch, and how often a batch was halved.
-
-    Raises
-    ------
-    ModelMemoryError
-        If memory runs out with a single row.
-    """
-    queue = deque(np.array_split(np.arange(n_rows), max(1, -(-n_rows // most))))
-    largest = halvings = 0
-    while queue:
-        chosen = queue.popleft()
-        if not len(chosen):
-            continue
-        if len(chosen) > most:
-            queue.extendleft(reversed(np.array_split(chosen, -(-len(chosen) // most))))
-            continue
-        try:
-            compute(chosen)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(chosen) == 1:
-                raise ModelMemoryError(
-                    f"memory ran out on {prepared.lvlm.device} with a single row of "
-                    f"{len(prepared.layout)} tokens; free memory there, load the model in a "
-                    "smaller number format or on another device, or use a smaller image"
-                ) from error
-        else:
-            largest = max(largest, len(chosen))
-            continue
-        # Only here is everything free that the exception's traceback held on to.
-        release(prepared.lvlm.device)
-        most = len(chosen) // 2
-        halvings += 1
-        queue.appendleft(chosen)
-    return largest, halvings
-
-
 def as_array(tensor: torch.Tensor) -> Float32Array:
     """Return a tensor as a read-only array of float32."""
     array: Float32Array = frozen(tensor.detach().float().cpu().numpy(), np.float32)
     return array
-
-
-def check_finite(gradient: torch.Tensor, what: str) -> None:
-    """Raise `CaptureError` unless a gradient is finite."""
-    if not torch.isfinite(gradient).all():
-        raise CaptureError(
-            f"the gradient with respect to {what} is not finite; use a model in float32"
-        )

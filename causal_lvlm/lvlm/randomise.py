@@ -17,26 +17,23 @@ A head that shares its matrix with the input embeddings gets one of its own; the
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from causal_lvlm.errors import UnsupportedModelError, quoted
+from causal_lvlm.lvlm.facts import Facts
 from causal_lvlm.lvlm.layers import decoder_layers
 
-if TYPE_CHECKING:
-    from causal_lvlm.lvlm.model import LVLM
-
-__all__ = ["randomised"]
+__all__ = ["check_redraw", "redraw"]
 
 _HEAD = 0  # place of the head among the generators; the last layer's is 1
 
 
-def randomised(lvlm: LVLM, n_layers: int, *, seed: int, head: bool = True) -> LVLM:
-    """Return a copy with random upper layers; see `LVLM.randomised`."""
+def check_redraw(lvlm: Facts, n_layers: int, seed: int) -> None:
+    """Refuse what cannot be drawn anew; arguments and errors as in `LVLM.randomised`."""
     most = len(decoder_layers(lvlm))
     if isinstance(n_layers, bool) or not 0 <= n_layers <= most:
         raise ValueError(f"n_layers must be within 0..{most}, got {quoted(n_layers)}")
@@ -49,26 +46,19 @@ def randomised(lvlm: LVLM, n_layers: int, *, seed: int, head: bool = True) -> LV
                 f"{parameter.device}, so it cannot be drawn anew; load the model unquantised and "
                 "without offloading"
             )
-    # Made by its class: an import of it here would go round in a circle.
-    other: LVLM = type(lvlm)(
-        copy.deepcopy(lvlm.model),
-        lvlm.processor,
-        f"{lvlm.model_id} (top {n_layers} layers{' and head' if head else ''} random, seed {seed})",
-        lvlm.revision,
-        family=lvlm.family,
-    )
-    other.max_memory = lvlm.max_memory
-    other._geometry_errors = dict(lvlm._geometry_errors)
-    other._places = dict(lvlm._places)
+
+
+def redraw(lvlm: Facts, n_layers: int, *, seed: int, head: bool) -> None:
+    """Give a copy's upper layers other parameters; arguments as in `LVLM.randomised`."""
+    layers = decoder_layers(lvlm)
     with torch.no_grad():
         if head:
-            _redraw(_head_parameters(other), _generator(seed, _HEAD))
-        for place, layer in enumerate(reversed(decoder_layers(other)[most - n_layers :])):
+            _redraw(_head_parameters(lvlm), _generator(seed, _HEAD))
+        for place, layer in enumerate(reversed(layers[len(layers) - n_layers :])):
             _redraw(layer.parameters(), _generator(seed, 1 + place))
-    return other
 
 
-def _head_parameters(lvlm: LVLM) -> list[torch.nn.Parameter]:
+def _head_parameters(lvlm: Facts) -> list[torch.nn.Parameter]:
     """Return the parameters of the head and of the norm before it; a shared head gets its own."""
     head: Any = lvlm.head.get_output_embeddings()
     if head is None:

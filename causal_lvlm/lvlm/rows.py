@@ -18,9 +18,10 @@ import torch
 from causal_lvlm.arrays import BoolArray, FloatArray, IntArray
 from causal_lvlm.errors import AttentionError, ModelMemoryError
 from causal_lvlm.lvlm.attention_function import Recorder, recording
-from causal_lvlm.lvlm.memory import gigabytes, is_out_of_memory, release, row_bytes
+from causal_lvlm.lvlm.batches import Batch, SizeRule, row_bytes
+from causal_lvlm.lvlm.memory import gigabytes, is_out_of_memory, release
 from causal_lvlm.lvlm.pace import clock_of
-from causal_lvlm.lvlm.plan import Batch, Plan, SizeRule, make_plan
+from causal_lvlm.lvlm.plan import Plan, make_plan
 from causal_lvlm.lvlm.prepared import Prepared
 from causal_lvlm.tokens import Target
 

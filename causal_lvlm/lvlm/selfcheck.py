@@ -8,19 +8,14 @@ must agree with the rectangle in the layout.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
+from causal_lvlm.arrays import FloatArray
 from causal_lvlm.lvlm.attention_function import Recorder, recording
-from causal_lvlm.lvlm.capture import keep_calls
+from causal_lvlm.lvlm.prepared import Prepared
 from causal_lvlm.lvlm.spotcheck import tolerance_for
 from causal_lvlm.results import SelfCheck
-
-if TYPE_CHECKING:
-    from causal_lvlm.arrays import FloatArray
-    from causal_lvlm.lvlm.prepared import Prepared
 
 __all__ = ["check_run"]
 
@@ -46,7 +41,7 @@ def check_run(prepared: Prepared, recorded: FloatArray, geometry: float = 0.0) -
     recorder = Recorder(record=True, modules=frozenset(wanted))
     with lvlm.session(), recording(recorder), torch.no_grad():
         logits = prepared.logits(prepared.embeds, prepared.positions, length - n_prompt + 1)
-    keep_calls(prepared, {wanted[id(call.module)]: call for call in recorder.calls})
+    prepared.keep_calls({wanted[id(call.module)]: call for call in recorder.calls})
     logits = logits[0, :-1].double()  # the last token predicts nothing that was recorded
     targets = prepared.token_ids[0, n_prompt:].to(logits.device)
     log_probs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0].cpu().numpy()

@@ -18,20 +18,15 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 from causal_lvlm.arrays import BoolArray, IntArray
+from causal_lvlm.lvlm.facts import Facts
 from causal_lvlm.results import BackendCheck
 
-if TYPE_CHECKING:
-    from causal_lvlm.lvlm.model import LVLM
-    from causal_lvlm.lvlm.prepared import Prepared
-
-__all__ = ["CheckedWays", "chosen_rows", "tolerance_for", "tolerance_of", "ways_of"]
+__all__ = ["CheckedWays", "chosen_rows", "tolerance_for", "tolerance_of"]
 
 # Half formats differ between kernels by about their own step times the size of the logits.
 _TOLERANCES = {torch.float32: 2e-3, torch.float64: 1e-6, torch.float16: 0.05, torch.bfloat16: 0.3}
@@ -42,7 +37,7 @@ def tolerance_of(dtype: torch.dtype) -> float:
     return _TOLERANCES.get(dtype, 0.3)
 
 
-def tolerance_for(lvlm: LVLM) -> float:
+def tolerance_for(lvlm: Facts) -> float:
     """Return the tolerance of a model: quantised weights are multiplied in a half format."""
     formats = [lvlm.dtype]
     quantised = getattr(lvlm.model.config, "quantization_config", None)
@@ -71,16 +66,6 @@ class CheckedWays:
     def get(self, masking: str, way: str) -> BackendCheck | None:
         """Return the result for a way; one that starts from a prefix covers the same without."""
         return self.checks.get((masking, way)) or self.checks.get((masking, way + "+prefix"))
-
-
-_ways: WeakKeyDictionary[Prepared, CheckedWays] = WeakKeyDictionary()
-_lock = threading.Lock()
-
-
-def ways_of(prepared: Prepared) -> CheckedWays:
-    """Return what is known for a trace; the same object every time."""
-    with _lock:
-        return _ways.setdefault(prepared, CheckedWays())
 
 
 def chosen_rows(changed: BoolArray, prefixed: BoolArray | None = None) -> IntArray:

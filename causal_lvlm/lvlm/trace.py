@@ -1,85 +1,73 @@
 """`Trace`: one question, one answer, and the verbs that ask the model about it again.
 
-A trace is a record (prompt, answer, layout, log-probabilities) that can be saved, opened anywhere
-and reported on. Its verbs need the model: a trace from disk raises `DetachedTraceError` until
-`Trace.attach` is called. All they return is numpy.
+A trace holds a record (prompt, answer, layout, log-probabilities), which can be saved, opened
+anywhere and reported on. Its verbs need the model: a trace from disk raises `DetachedTraceError`
+until `Trace.attach` is called. All they return is numpy.
+
+Positions may be blocked, so that no other row can see them, in any layer and any verb. What a
+method says about a blocked position is known to be wrong: nothing that is computed after it depends
+on it. This is the disconnection of DiFull (Rao, Böhle and Schiele, CVPR 2022, arXiv:2205.10435; its
+abstract and appendix were checked), carried over to the tokens of a language model:
+
+1. the blocked trace shares record and embeddings with the original, but not its stored keys and
+   values: its prefix is computed under the mask;
+2. every run of the language model lays the mask over its own (see `Prepared.logits`), so that
+   attention weights, gradients, masked rows and probes all see it; dropping tokens cannot bring a
+   blocked one back, since whatever stays is masked by its position;
+3. a blocked position still sees itself, and what stands before it, so that no row of attention is
+   empty.
+
+The vision tower mixes patches before the language model sees them: a blocked image token's pixels
+still reach other image tokens, and maps that end in pixels may truly give them weight.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
-from causal_lvlm.arrays import BoolArray, Float32Array, IntArray
-from causal_lvlm.errors import (
-    CausalLVLMError,
-    DetachedTraceError,
-    SelfCheckError,
-    UnsupportedModelError,
-)
-from causal_lvlm.lvlm.verbs import ProbeVerbs
+import numpy as np
+import torch
+
+from causal_lvlm.arrays import BoolArray
+from causal_lvlm.cards import trace_card
+from causal_lvlm.errors import CausalLVLMError, SelfCheckError, UnsupportedModelError
+from causal_lvlm.lvlm.backbone import Backbone
+from causal_lvlm.lvlm.capture import Attends
+from causal_lvlm.lvlm.cross import Looks
+from causal_lvlm.lvlm.evaluate import Masks
+from causal_lvlm.lvlm.features import Featured
+from causal_lvlm.lvlm.gradients import Differentiates
+from causal_lvlm.lvlm.heads import Headed
+from causal_lvlm.lvlm.length import check_length
+from causal_lvlm.lvlm.memory import is_out_of_memory
+from causal_lvlm.lvlm.prepared import Prepared
+from causal_lvlm.lvlm.probes import Embeds
+from causal_lvlm.lvlm.selfcheck import check_run
 from causal_lvlm.record import TraceRecord
-from causal_lvlm.results import BackendCheck, Evaluation
-from causal_lvlm.tokens import Target, TargetLike, resolve_target
 
-if TYPE_CHECKING:
-    from causal_lvlm.lvlm.cross import ImageAttention
-    from causal_lvlm.lvlm.gradients import BackwardPass
-    from causal_lvlm.lvlm.model import LVLM
-    from causal_lvlm.lvlm.prepared import Prepared
+__all__ = ["Trace"]
 
-__all__ = ["Link", "Trace"]
+_BLOCKED = "blocked"  # name of the parameter in which a trace records its blocked positions
 
 
-@dataclass
-class Link:
-    """The changeable part of a trace: its model, and what was computed once for it."""
-
-    prepared: Prepared | None = None
-
-
-class Trace(ProbeVerbs):
-    """What was asked, what was answered, and how to ask again.
-
-    Parameters
-    ----------
-    record : TraceRecord
-    link : Link, optional
-
-    Attributes
-    ----------
-    record : TraceRecord
-    prompt, answer, image, images, layout, log_probs, self_check, model_id, revision, versions, \
-parameters, remarks
-        The record's.
-    """
-
-    def __init__(self, record: TraceRecord, link: Link | None = None) -> None:
-        self.record: Final = record
-        self.prompt: Final = record.prompt
-        self.answer: Final = record.answer
-        self.image: Final = record.image
-        self.images: Final = record.images
-        self.layout: Final = record.layout
-        self.log_probs: Final = record.log_probs
-        self.self_check: Final = record.self_check
-        self.model_id: Final = record.model_id
-        self.revision: Final = record.revision
-        self.versions: Final = record.versions
-        self.parameters: Final = record.parameters
-        self.remarks: Final = record.remarks
-        self._link = link or Link()
+class Trace(Attends, Masks, Differentiates, Embeds, Featured, Headed, Looks):
+    """What was asked, what was answered, and how to ask again; see `Live` for its attributes."""
 
     def __repr__(self) -> str:
         """Return what is recorded."""
         return f"Trace({self.record!r})"
 
+    def _repr_html_(self) -> str:
+        """Show the trace in a notebook."""
+        return trace_card(self)
+
     # -- the model ----------------------------------------------------------------------------
 
-    def attach(self, model: LVLM) -> Trace:
+    def attach(self, model: Backbone) -> Trace:
         """Give the trace a model to ask; returns the trace itself.
 
         Parameters
@@ -92,9 +80,6 @@ parameters, remarks
         SelfCheckError
             If the model is another one: it does not reproduce the recorded answer.
         """
-        from causal_lvlm.lvlm.prepared import Prepared
-        from causal_lvlm.lvlm.selfcheck import check_run
-
         ids = self.layout.token_ids
         is_image = self.layout.modality == "image"
         known = int(model.text_config.vocab_size)
@@ -107,22 +92,15 @@ parameters, remarks
                 found = error
             else:
                 if found.passed:
-                    self._link.prepared = self._with_blocked(prepared)
+                    hidden = self._recorded_hidden()
+                    self._prepared = prepared if hidden is None else prepared.with_hidden(hidden)
                     return self
         raise SelfCheckError(
             f"{model.model_id!r} does not reproduce the answer {self.answer!r} recorded with "
             f"{self.model_id!r} ({found}); attach the model it was made with"
         )
 
-    def _with_blocked(self, prepared: Prepared) -> Prepared:
-        """Block again what was blocked when this trace was recorded."""
-        from causal_lvlm.lvlm.blocking import BLOCKED, hidden_positions
-
-        if not self.parameters.get(BLOCKED):
-            return prepared
-        return prepared.with_hidden(hidden_positions(len(self.layout), self.parameters[BLOCKED]))
-
-    def on(self, model: LVLM, check: bool = False) -> Trace:
+    def on(self, model: Backbone, check: bool = False) -> Trace:
         """Return a trace of the same sequence, asked of another model.
 
         The other model must have the same vocabulary and make as many tokens of the image. The
@@ -140,15 +118,53 @@ parameters, remarks
         UnsupportedModelError
             If the sequence cannot be put to the model.
         """
-        from causal_lvlm.lvlm.blocking import on_model
+        layout = self.layout
+        ids, is_image = layout.token_ids, layout.modality == "image"
+        if (
+            ids.max() >= int(model.text_config.vocab_size)
+            or (ids[is_image] != model.image_token_id).any()
+        ):
+            raise UnsupportedModelError(
+                f"{model.model_id!r} has another vocabulary or image token than {self.model_id!r}, "
+                "so this sequence cannot be put to it; run it on the image and the prompt"
+            )
+        try:
+            n_new = len(ids) - layout.n_prompt
+            check_length(model.text_config, model.model_id, layout.n_prompt, n_new)
+            inputs, hidden = self._shared_inputs(model), self._recorded_hidden()
+            prepared = Prepared(model, self.images, layout, self.prompt, inputs, hidden)
+            found = check_run(prepared, self.log_probs, self.self_check.geometry_error)
+        except (CausalLVLMError, RuntimeError, ValueError, IndexError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise UnsupportedModelError(
+                f"the sequence of {self.model_id!r} cannot be put to {model.model_id!r} ({error}); "
+                "it takes the same vocabulary, processor and number of image tokens"
+            ) from error
+        if check and not found.passed:
+            raise SelfCheckError(
+                f"{model.model_id!r} does not reproduce the answer {self.answer!r} recorded with "
+                f"{self.model_id!r} ({found}); pass check=False to ask it all the same"
+            )
+        record = replace(
+            self.record, self_check=found, model_id=model.model_id, revision=model.revision
+        )
+        return Trace(record, prepared)
 
-        return on_model(self, model, check=check)
+    def _shared_inputs(self, model: Backbone) -> dict[str, torch.Tensor] | None:
+        """Return the processed inputs where the other model would make the same of them."""
+        if self._prepared is None:
+            return None
+        mine = self._prepared.lvlm
+        same = mine.processor is model.processor and mine.device == model.device
+        return self._prepared.inputs if same and mine.dtype == model.dtype else None
+
+    # -- blocked positions --------------------------------------------------------------------
 
     def blocked(self, positions: Iterable[int]) -> Trace:
         """Return a trace in which no other row sees these positions, in any layer and any verb.
 
-        See `causal_lvlm.lvlm.blocking`. Blocking a blocked trace blocks both; the positions stand
-        in ``parameters["blocked"]``.
+        Blocking a blocked trace blocks both; the positions stand in ``parameters["blocked"]``.
 
         Parameters
         ----------
@@ -162,193 +178,22 @@ parameters, remarks
         UnsupportedModelError
             If some layers mix tokens without attention.
         """
-        from causal_lvlm.lvlm.blocking import blocked
-
-        return blocked(self, positions)
-
-    @property
-    def model(self) -> LVLM:
-        """The attached model; raises `DetachedTraceError` if there is none."""
-        return self.prepared.lvlm
-
-    @property
-    def prepared(self) -> Prepared:
-        """The sequence ready to run again (for the model boundary itself)."""
-        if self._link.prepared is None:
-            raise DetachedTraceError(
-                f"this trace was loaded from disk and has no model; call "
-                f"trace.attach(causal_lvlm.load_model({self.model_id!r})) first"
-            )
-        return self._link.prepared
-
-    # -- verbs --------------------------------------------------------------------------------
-
-    def target(self, target: TargetLike) -> Target:
-        """Find the generated tokens meant by a word, index, slice or function.
-
-        Parameters
-        ----------
-        target : str, int, slice, callable or Target
-            A word of the answer, the number of a generated token from 0, several of them, or
-            what picks them.
-        """
-        return resolve_target(self.layout, target)
-
-    def attention(self, layers: int | str | Sequence[int | str] = (-1,)) -> Float32Array:
-        """Return attention weights of the teacher-forced pass.
-
-        Parameters
-        ----------
-        layers : int, "global", or sequence of them
-            Negative numbers count from the last attention layer; ``"global"`` is the last one that
-            looks at the whole sequence (see `attention_kinds`).
-
-        Returns
-        -------
-        ndarray of float32, shape (L, H, T, T)
-            Rows are queries and sum to 1 (to less where the model has learned sinks, which take
-            the rest); read-only.
-        """
-        from causal_lvlm.lvlm.capture import capture_attention
-
-        return capture_attention(self.prepared, layers)
-
-    def iter_attention(self) -> Iterator[tuple[int, Float32Array]]:
-        """Yield (layer, weights (H, T, T)) of all layers, ascending; one in memory at a time."""
-        from causal_lvlm.lvlm.capture import iter_attention
-
-        return iter_attention(self.prepared)
-
-    def image_attention(self) -> ImageAttention:
-        """Return a soft map for models without a token for each patch (BLIP-2, Mllama).
-
-        See `causal_lvlm.lvlm.cross.ImageAttention`.
-        """
-        from causal_lvlm.lvlm.cross import image_attention
-
-        return image_attention(self.prepared)
-
-    def backward(
-        self,
-        target: TargetLike,
-        *,
-        score: str = "logit",
-        vision: bool = False,
-        against: int | str | None = None,
-    ) -> BackwardPass:
-        """Differentiate the target's score with respect to every attention weight.
-
-        See `causal_lvlm.lvlm.gradients.BackwardPass`.
-        """
-        from causal_lvlm.lvlm.gradients import BackwardPass
-
-        return BackwardPass(
-            self.prepared, self.target(target), score=score, vision=vision, against=against
-        )
-
-    def evaluate(
-        self,
-        keep: BoolArray,
-        target: TargetLike,
-        *,
-        masking: str = "remove",
-        backend: str = "auto",
-        against: int | str | None = None,
-        batch_size: int | None = None,
-        max_memory: int | str | None = None,
-    ) -> Evaluation:
-        """Ask for the target again under masks; see `causal_lvlm.lvlm.evaluate.evaluate`."""
-        from causal_lvlm.lvlm.evaluate import evaluate
-
-        return evaluate(
-            self.prepared,
-            keep,
-            self.target(target),
-            masking=masking,
-            backend=backend,
-            against=against,
-            batch_size=batch_size,
-            max_memory=max_memory,
-        )
-
-    @property
-    def backend_checks(self) -> tuple[BackendCheck, ...]:
-        """Run-time spot checks made so far: did fast ways of masking agree with the plain one?"""
-        from causal_lvlm.lvlm.spotcheck import ways_of
-
-        return tuple(ways_of(self.prepared).checks.values())
-
-    @property
-    def vision_positions(self) -> IntArray:
-        """Sequence position of each vision-tower token's feature, int64 (Tv,); -1 for none.
-
-        Raises
-        ------
-        UnsupportedModelError
-            If the family's tower tokens are not mapped one by one.
-        """
-        lvlm = self.model
-        if lvlm.family.tower_positions is None:
+        prepared = self.prepared
+        if prepared.lvlm.only_drop:
             raise UnsupportedModelError(
-                f"tokens of the vision tower of {lvlm.family.name} are not mapped to image "
-                "tokens; use a method that stays in the language model"
+                f"some layers of {prepared.lvlm.model_id!r} mix tokens without attention, so "
+                "positions cannot be blocked; leave the tokens out with trace.evaluate instead"
             )
-        return lvlm.family.tower_positions(lvlm.model, self.layout.positions("image"))
+        hidden = _hidden(len(self.layout), positions)
+        if prepared.hidden is not None:
+            hidden |= prepared.hidden
+        parameters = {**self.parameters, _BLOCKED: np.flatnonzero(hidden).tolist()}
+        return Trace(replace(self.record, parameters=parameters), prepared.with_hidden(hidden))
 
-    @property
-    def n_layers(self) -> int:
-        """Number of self-attention layers of the language model."""
-        return len(self.model.attention_modules)
-
-    @property
-    def attention_kinds(self) -> tuple[str, ...]:
-        """What each attention layer looks at: ``full``, or ``window`` (sliding or in chunks)."""
-        return self.model.attention_kinds
-
-    @property
-    def global_layer(self) -> int:
-        """The last attention layer that looks at the whole sequence.
-
-        Raises
-        ------
-        IndexError
-            If there is none.
-        """
-        return self.model.layer_indices("global")[0]
-
-    def layer_remark(self, layer: int) -> str | None:
-        """Say so if a layer looks at a window of the sequence only; None if it sees all of it.
-
-        Parameters
-        ----------
-        layer : int or str
-            As in `attention`.
-        """
-        return self.model.layer_remark(layer)
-
-    def token_id(self, text: str) -> int:
-        """Return the id of the first token of a word, as the model would generate it.
-
-        Parameters
-        ----------
-        text : str
-        """
-        return self.model.token_id(text)
-
-    def token_text(self, token_id: int) -> str:
-        """Return the text of any token of the vocabulary.
-
-        Parameters
-        ----------
-        token_id : int
-        """
-        return self.model.token_text(token_id)
-
-    def _repr_html_(self) -> str:
-        """Show the trace in a notebook."""
-        from causal_lvlm.cards import trace_card
-
-        return trace_card(self)
+    def _recorded_hidden(self) -> BoolArray | None:
+        """Return what was blocked when this trace was recorded, bool (T,); None without any."""
+        positions = self.parameters.get(_BLOCKED)
+        return _hidden(len(self.layout), positions) if positions else None
 
     # -- on disk ------------------------------------------------------------------------------
 
@@ -367,8 +212,24 @@ parameters, remarks
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
-        """Read a saved trace; it renders and reports, and can be attached to its model.
-
-        See `TraceRecord.load`.
-        """
+        """Read a saved trace, without a model; see `TraceRecord.load`."""
         return cls(TraceRecord.load(path))
+
+
+def _hidden(length: int, positions: Iterable[int]) -> BoolArray:
+    """Return positions as a mask, bool (T,).
+
+    Raises
+    ------
+    ValueError
+        If one is no position of the sequence.
+    """
+    found = [int(p) for p in positions]
+    wrong = [p for p in found if not 0 <= p < length]
+    if wrong:
+        raise ValueError(
+            f"positions {wrong} cannot be blocked: the sequence has positions 0..{length - 1}"
+        )
+    hidden = np.zeros(length, dtype=bool)
+    hidden[found] = True
+    return hidden

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from causal_lvlm.attribution.embeddings import contrastive_integrated_gradients
-from causal_lvlm.lvlm.probes import embedding_gradient
+from causal_lvlm.lvlm import Trace
 from causal_lvlm.methods import attribute
 from causal_lvlm.tokens import Target, TokenLayout
 from tests.attribution.conftest import make_layout
@@ -64,17 +64,11 @@ class Bilinear:
         return np.array([self.score(e) for e in each]), np.stack([self.gradient(e) for e in each])
 
 
-class Unchecked:
+class Unchecked(Trace):
     """A trace that differentiates tokens which the answer did not say, too."""
 
-    def __init__(self, trace: Any) -> None:
-        self._trace = trace
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._trace, name)
-
-    def embedding_gradient(self, rows, target, **options):
-        return embedding_gradient(self._trace.prepared, rows, target, **options)
+    def target(self, target):
+        return target
 
 
 @pytest.fixture
@@ -161,7 +155,7 @@ def test_contrast_is_the_integral_of_a_difference_of_logits_and_antisymmetric():
     assert result.parameters["against"] == rival
     swapped = Target(target.positions, (rival,), "red")  # which the answer did not say
     other = contrastive_integrated_gradients(
-        Unchecked(trace), swapped, against=target.token_ids[0], n_steps=8
+        Unchecked(trace.record, trace.prepared), swapped, against=target.token_ids[0], n_steps=8
     )
     scale = np.abs(result.scores).max()
     np.testing.assert_allclose(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pytest
 import torch
 
 from causal_lvlm.errors import DetachedTraceError, SelfCheckError, UnsupportedModelError
 from causal_lvlm.lvlm import LVLM, Trace, load_model
-from causal_lvlm.lvlm.trace import Link
 from causal_lvlm.tiny import sample_inputs, weights_path
 from tests.lvlm.families.tiny import BUILDERS
 from tests.lvlm.helpers import candidate_positions, noise_image, random_masks
@@ -44,17 +41,15 @@ def some_positions(trace, target):
 
 def other_contents(trace, positions):
     """Return the same blocked trace with wild embeddings at some positions."""
-    prepared = copy.copy(trace.prepared)
-    embeds, context = prepared._embedded
-    changed = embeds.clone()
+    prepared = trace.prepared
+    changed = prepared.embeds.clone()
     noise = torch.randn(changed.shape, generator=torch.Generator().manual_seed(0))
     changed[:, positions] += 3 * changed.std() * noise[:, positions]
     fresh = type(prepared)(
         prepared.lvlm, prepared.images, prepared.layout, prepared.prompt, prepared.inputs,
-        prepared.hidden,
+        prepared.hidden, (changed, prepared.context),
     )  # fmt: skip
-    fresh.__dict__["_embedded"] = changed, context
-    return Trace(trace.record, Link(fresh))
+    return Trace(trace.record, fresh)
 
 
 def verbs(trace, target, free, keep):

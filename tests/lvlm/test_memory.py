@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from causal_lvlm.errors import CausalLVLMError, ModelMemoryError
-from causal_lvlm.lvlm import LVLM, capture
-from causal_lvlm.lvlm.memory import gigabytes, is_out_of_memory, parse_memory, row_bytes
+from causal_lvlm.lvlm import LVLM
+from causal_lvlm.lvlm.batches import row_bytes
+from causal_lvlm.lvlm.memory import gigabytes, is_out_of_memory, parse_memory
 from tests.lvlm.helpers import PROMPT, noise_image, random_masks
 from tests.models import tiny_llava
 
@@ -139,7 +140,7 @@ def test_what_is_kept_for_a_trace_goes_with_it():
     trace.attention()
     trace.evaluate(random_masks(trace, trace.target(1), 4), 1)
     prepared = weakref.ref(trace.prepared)
-    query = weakref.ref(next(iter(capture._kept[trace.prepared][1].values())).query)
+    query = weakref.ref(next(iter(trace.prepared.kept_calls.values())).query)
     del trace
     gc.collect()
     assert prepared() is None and query() is None

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from causal_lvlm.lvlm import LVLM
+from causal_lvlm.lvlm.batches import SizeRule
 from causal_lvlm.lvlm.pace import Pace
-from causal_lvlm.lvlm.plan import SizeRule
 from tests.lvlm.helpers import PROMPT, noise_image, random_masks
 from tests.models import tiny_llava
 

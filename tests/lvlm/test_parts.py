@@ -82,8 +82,8 @@ def test_a_module_that_is_another_one_is_noticed(change):
     model, processor = tiny_llava(seed=8)
     lvlm = LVLM(model, processor)
     before = answers(lvlm)
-    known = lvlm._current_parts()
-    assert lvlm._current_parts() is known  # nothing changed, nothing was walked
+    known = lvlm.current_parts()
+    assert lvlm.current_parts() is known  # nothing changed, nothing was walked
     change(model)
     assert not known.current
     found, expected = answers(lvlm), answers(LVLM(model, processor))
@@ -91,7 +91,7 @@ def test_a_module_that_is_another_one_is_noticed(change):
         np.testing.assert_allclose(one, other, atol=1e-6)
     assert np.abs(found[-1] - before[-1]).max() > 1e-4
     assert lvlm.attention_modules == LVLM(model, processor).attention_modules
-    assert lvlm._current_parts().modules == tuple(model.modules())
+    assert lvlm.current_parts().modules == tuple(model.modules())
     assert lvlm.decoder is model.get_decoder()
     assert lvlm.text_config is model.get_decoder().config
 

@@ -52,7 +52,7 @@ def walked(lvlm: LVLM) -> set[int]:
 def test_nothing_stays_on_the_model(name):
     lvlm = LVLM(*BUILDERS[name]())
     before = state(lvlm)
-    configs = lvlm._current_parts().configs(tower=True)
+    configs = lvlm.current_parts().configs(tower=True)
     assert {id(config) for config in configs} == walked(lvlm)
     image = None if name.startswith("text_") else noise_image((100, 60))
     trace = lvlm.run(image, PROMPT, max_new_tokens=3)
