@@ -202,17 +202,34 @@ class Trace(Attends, Masks, Differentiates, Embeds, Featured, Headed, Looks):
         return self.record.to_dict()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the record as JSON; see `TraceRecord.save`."""
+        """Write the record as JSON; see `TraceRecord.save`.
+
+        Parameters
+        ----------
+        path : str or path-like
+        """
         return self.record.save(path)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Trace:
-        """Return a trace without a model; see `TraceRecord.from_dict`."""
+        """Return a trace without a model; see `TraceRecord.from_dict`.
+
+        Parameters
+        ----------
+        value : dict
+            What `to_dict` returned.
+        """
         return cls(TraceRecord.from_dict(value))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:
-        """Read a saved trace, without a model; see `TraceRecord.load`."""
+        """Read a saved trace, without a model; see `TraceRecord.load`.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A file that `save` wrote.
+        """
         return cls(TraceRecord.load(path))
 
 
