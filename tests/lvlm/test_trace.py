@@ -16,6 +16,7 @@ from causal_lvlm.errors import (
     TargetError,
 )
 from causal_lvlm.lvlm import LVLM, Trace
+from causal_lvlm.protocols import ModelLike, TraceLike
 from tests.lvlm.helpers import PROMPT, noise_image, random_masks
 from tests.models import tiny_llava
 
@@ -206,3 +207,8 @@ def test_a_model_that_says_the_image_token_is_still_explained():
             break
     assert processor.image_token_id in trace.layout.token_ids[trace.layout.n_prompt :]
     assert len(trace.layout.positions("image")) == 16 and trace.self_check.passed
+
+
+def _as_asked(trace: Trace, lvlm: LVLM) -> tuple[TraceLike, ModelLike]:
+    """Let mypy prove that a trace and its model are what the other rooms ask for."""
+    return trace, lvlm
