@@ -125,8 +125,8 @@ class Recorded(HasLayout, Protocol):
         """Log-probability of each generated token when it was generated, float64 (G,)."""
 
     @property
-    def self_check(self) -> SelfCheck:
-        """Whether a teacher-forced pass says the same as the generation did."""
+    def self_check(self) -> SelfCheck | None:
+        """Whether a teacher-forced pass says the same as the generation did; None: not known."""
 
     @property
     def model_id(self) -> str:
@@ -139,6 +139,10 @@ class Recorded(HasLayout, Protocol):
     @property
     def parameters(self) -> Mapping[str, Any]:
         """Arguments of the run."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader should know about how it was asked, one sentence each."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all that is recorded as plain values."""

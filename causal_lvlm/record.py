@@ -8,7 +8,8 @@ writes a saved run and makes objects of it again; what its values must be stands
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,11 @@ import numpy as np
 from PIL import Image
 
 from causal_lvlm.arrays import FloatArray, frozen
-from causal_lvlm.fields import (
-    array,
-    instance,
-    many,
-    maybe,
-    reading,
-    record,
-    settings,
-    table,
-    text,
-    whole,
-)
+from causal_lvlm.fields import reading
 from causal_lvlm.rasters import decode_images, encode_image
 from causal_lvlm.results import SelfCheck
 from causal_lvlm.storage import read_json, write_json
-from causal_lvlm.summary import check_summary, pictures_of
+from causal_lvlm.summary import check_run, pictures_of
 from causal_lvlm.tokens import TokenLayout
 
 __all__ = ["TraceRecord"]
@@ -54,7 +44,8 @@ class TraceRecord:
     layout : TokenLayout
     log_probs : ndarray of float64, shape (G,)
         Log-probability of each generated token when it was generated.
-    self_check : SelfCheck
+    self_check : SelfCheck or None
+        None in files that do not know it.
     model_id : str
     revision : str or None
     versions : dict
@@ -74,7 +65,7 @@ class TraceRecord:
     image: Image.Image | None
     layout: TokenLayout
     log_probs: FloatArray
-    self_check: SelfCheck
+    self_check: SelfCheck | None
     model_id: str
     revision: str | None
     versions: dict[str, str]
@@ -130,7 +121,7 @@ class TraceRecord:
                 for grid in layout.grids
             ],
             "log_probs": self.log_probs.tolist(),
-            "self_check": vars(self.self_check).copy(),
+            "self_check": None if self.self_check is None else asdict(self.self_check),
             "model_id": self.model_id,
             "revision": self.revision,
             "versions": dict(self.versions),
@@ -148,30 +139,24 @@ class TraceRecord:
         return write_json(path, self.to_dict())
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> TraceRecord:
+    def from_dict(cls, value: Mapping[str, Any], where: str = "") -> TraceRecord:
         """Invert `to_dict`.
 
         Parameters
         ----------
-        value : dict
+        value : mapping
             What `to_dict` returned.
+        where : str
+            What errors call it.
 
         Raises
         ------
         OutputError
             If a field is missing, or is not what it must be.
         """
-        layout = check_summary(value)
-        fields = record(
-            {
-                "prompt": text, "answer": text, "model_id": text, "revision": maybe(text),
-                "log_probs": array(np.float64, len(layout) - layout.n_prompt, nan=True),
-                "self_check": instance(SelfCheck), "versions": table(text),
-                "parameters": settings(blocked=many(whole(0, len(layout) - 1))),
-            }
-        )(value, "")  # fmt: skip
-        images = decode_images(pictures_of(value), "image")
-        return cls(layout=layout, image=images[0] if images else None, images=images, **fields)
+        fields = check_run(value, where)
+        images = decode_images(pictures_of(value), f"{where}.image" if where else "image")
+        return cls(image=images[0] if images else None, images=images, **fields)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TraceRecord:

@@ -1,6 +1,6 @@
-"""What a saved run of a model holds: `Trace.to_dict` as checked data, without a model and torch.
+"""What the values of a saved run must be; `causal_lvlm.record` makes one object of them.
 
-Explanations carry it (``explanation.summary``), and traces are saved as it. Files of other kinds
+Explanations carry a run (``explanation.summary``), and traces are saved as it. Files of other kinds
 refer to its positions.
 """
 
@@ -29,9 +29,10 @@ from causal_lvlm.fields import (
     whole,
 )
 from causal_lvlm.rasters import MAX_PICTURES, check_pictures
+from causal_lvlm.results import SelfCheck
 from causal_lvlm.tokens import MODALITIES, ImageGrid, Target, TokenLayout
 
-__all__ = ["check_summary", "layout_of", "pictures_of", "target_check"]
+__all__ = ["check_run", "check_summary", "layout_of", "pictures_of", "target_check"]
 
 MAX_POSITIONS = 10_000_000
 # Cells of padded images and tiles reach beyond the picture, but not by many times its size.
@@ -98,7 +99,7 @@ _RUN = record(
         "model_id": maybe(text),
         "revision": maybe(text),
         "versions": table(text),
-        "parameters": settings(),
+        "parameters": settings(remarks=many(text), geometry_remark=maybe(text)),
     },
     {"more_images", "log_probs", "self_check", "model_id", "revision", "versions", "parameters",
      *_ASKED},
@@ -150,8 +151,40 @@ def pictures_of(summary: Mapping[str, Any]) -> list[str]:
     return [item for item in encoded if item is not None]
 
 
+def check_run(value: Any, where: str = "") -> dict[str, Any]:
+    """Check all of a saved run; return what `causal_lvlm.record.TraceRecord` is made of.
+
+    Parameters
+    ----------
+    value : mapping
+        As `TraceRecord.to_dict` writes it.
+    where : str
+        What errors call it.
+
+    Returns
+    -------
+    dict
+        Its fields but the pictures, which are checked and not decoded.
+
+    Raises
+    ------
+    OutputError
+        As `check_summary`; if anything is missing but the self-check, which may be null.
+    """
+    layout = check_summary(value, where)
+    read = record(
+        {
+            "prompt": text, "answer": text, "model_id": text, "revision": maybe(text),
+            "log_probs": array(np.float64, len(layout) - layout.n_prompt, nan=True),
+            "self_check": maybe(instance(SelfCheck)), "versions": table(text),
+            "parameters": settings(blocked=many(whole(0, len(layout) - 1))),
+        }
+    )  # fmt: skip
+    return {"layout": layout, **read(value, where)}
+
+
 def check_summary(value: Any, where: str = "", *, whole_run: bool = True) -> TokenLayout:
-    """Check all of a saved run; return its layout.
+    """Check all that is there of a saved run; return its layout.
 
     Parameters
     ----------

@@ -168,7 +168,7 @@ def test_patches_of_the_set_are_framed_at_their_places(browser, address, explana
         assert cells.count() == 1  # position 13; the other member is a word
         found = cells.first.bounding_box()
         left, top, right, _ = VIEW.layout.patch_box(13)  # type: ignore[misc]
-        scale = image["width"] / VIEW.image.width
+        scale = image["width"] / VIEW.images[0].width
         assert found["x"] + 1.5 == pytest.approx(image["x"] + left * scale, abs=2.5)
         assert found["y"] + 1.5 == pytest.approx(image["y"] + top * scale, abs=2.5)
         assert found["width"] - 3 == pytest.approx((right - left) * scale, abs=3)

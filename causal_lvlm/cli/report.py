@@ -14,7 +14,7 @@ from causal_lvlm.errors import OutputError
 from causal_lvlm.fields import many, reading, record, text
 from causal_lvlm.rasters import check_pictures, picture_size
 from causal_lvlm.storage import output_folder, read_object
-from causal_lvlm.summary import check_summary, pictures_of
+from causal_lvlm.summary import check_run, pictures_of
 
 if TYPE_CHECKING:
     from causal_lvlm.viz.case import Case
@@ -116,7 +116,7 @@ def read_results(files: Sequence[Path]) -> tuple[list[Case], list[str]]:
             result = readers[kind](path)
             if kind == "explanation":
                 with reading(path, "explanation"):
-                    check_summary(result.summary, "trace")
+                    check_run(result.summary, "trace")
             found[kind].append((result, group))
         elif named:
             raise OutputError(

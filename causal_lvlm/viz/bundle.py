@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,6 +25,7 @@ from causal_lvlm.explanation.head_graphs import HeadGraphs
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.explanation.trust import TargetStability
 from causal_lvlm.metrics.result import MetricTable
+from causal_lvlm.protocols import Recorded
 from causal_lvlm.storage import output_folder, to_utf8, write_bytes, write_json
 from causal_lvlm.viz.case import Case
 from causal_lvlm.viz.report import report_cases
@@ -43,7 +44,7 @@ def file_stem(text: str) -> str:
 
 
 def write_bundle(
-    trace: Any,
+    trace: Recorded | Mapping[str, Any],
     explanations: Iterable[Explanation],
     attributions: Iterable[Attribution],
     folder: str | os.PathLike[str],
@@ -217,14 +218,14 @@ def _index(cases: Sequence[Case], names: _Names, interrupted: bool) -> dict[str,
     for case, stems, heats, others in zip(
         cases, names.explanations, names.attributions, names.others, strict=True
     ):
-        view = case.view()
+        run = case.view().run
         runs.append(
             {
                 "name": case.name,
                 "note": case.note,
-                "model_id": view.model_id,
-                "prompt": view.prompt,
-                "answer": view.answer,
+                "model_id": run.model_id,
+                "prompt": run.prompt,
+                "answer": run.answer,
                 "explanations": [
                     _summary(e, f"{stem}.json")
                     for e, stem in zip(case.explanations, stems, strict=True)

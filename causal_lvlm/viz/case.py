@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from causal_lvlm.explanation.head_graphs import HeadGraphs
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.explanation.trust import TargetStability
 from causal_lvlm.metrics.result import MetricTable
+from causal_lvlm.protocols import Recorded
 from causal_lvlm.viz.pictures import Picture, attribution_picture, pictures_of
 from causal_lvlm.viz.view import TraceView, view_of
 
@@ -34,7 +35,7 @@ class Case:
         Graphs of single heads, to be looked at beside those that were searched.
     """
 
-    trace: Any
+    trace: Recorded | Mapping[str, Any]
     explanations: Sequence[Explanation]
     attributions: Sequence[Attribution] = ()
     name: str = ""

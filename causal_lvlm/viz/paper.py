@@ -29,6 +29,7 @@ from matplotlib.patheffects import withStroke
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.explanation.graphs import HeadGraph
 from causal_lvlm.explanation.result import Explanation
+from causal_lvlm.protocols import Recorded
 from causal_lvlm.tokens import Target
 from causal_lvlm.viz.fallback import mark_glyph
 from causal_lvlm.viz.graph_figure import save_figure
@@ -60,7 +61,7 @@ def draw_explanation_figure(
     explanation: Explanation,
     path: str | os.PathLike[str],
     *,
-    trace: Any = None,
+    trace: Recorded | Mapping[str, Any] | None = None,
     max_nodes: int = 24,
 ) -> Path:
     """Write the main set and the graph of an explanation as one figure.

@@ -98,7 +98,6 @@ def case_payload(
         for grid in view.layout.grids
         for p, box in zip(grid.positions, grid.boxes, strict=True)
     ]
-    log_probs = view.details.get("log_probs")
     return {
         "key": key,
         "name": name,
@@ -113,9 +112,7 @@ def case_payload(
         "labels": [view.label((p,)) for p in range(len(layout))],
         "words": layout.words.tolist(),
         "nPrompt": layout.n_prompt,
-        "probs": None
-        if log_probs is None
-        else [short(float(np.exp(v)), 3) for v in np.asarray(log_probs, dtype=float)],
+        "probs": [short(p, 3) for p in np.exp(view.run.log_probs).tolist()],
         "cells": cells,
         "explanations": [_explanation(view, e, metrics, stability, heads) for e in explanations],
         "attributions": [_attribution(view, a, metrics) for a in attributions],

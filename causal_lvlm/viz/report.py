@@ -147,8 +147,8 @@ def _case_html(case: Case, key: str, count: int, scale: float) -> str:
     if case.note:
         head += f"<p>{escape(case.note)}</p>"
     about = [
-        f'<p><span class="who">Model</span> {escape(view.model_id or "unknown")} '
-        f'<span class="muted">{escape(view.revision)}</span></p>',
+        f'<p><span class="who">Model</span> {escape(view.run.model_id or "unknown")} '
+        f'<span class="muted">{escape(view.run.revision or "")}</span></p>',
         prompt_html(view, None, {}),
         self_check_html(view),
         remarks_html(view),

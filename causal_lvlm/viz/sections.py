@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -39,21 +39,20 @@ __all__ = [
 
 def self_check_html(view: TraceView) -> str:
     """Return whether the analysed pass repeats the generation, as HTML; empty if not known."""
-    check = view.details.get("self_check")
-    if not isinstance(check, Mapping) or "passed" not in check:
+    check = view.run.self_check
+    if check is None:
         return ""
-    words = "reproduces" if check["passed"] else "does NOT reproduce"
-    extra = check.get("max_log_prob_difference")
+    words = "reproduces" if check.passed else "does NOT reproduce"
+    extra = check.max_log_prob_difference
     size = f" (log-probabilities differ by at most {wording.number(extra)})" if extra else ""
     return f'<p class="small muted">The pass that was analysed {words} the generation{size}.</p>'
 
 
 def remarks_html(view: TraceView) -> str:
     """Return what a reader should know about how it was asked, as HTML; empty without remarks."""
-    about = view.details.get("parameters")
-    found = about.get("remarks") if isinstance(about, Mapping) else None
-    remarks = found if isinstance(found, (list, tuple)) else ()
-    return "".join(f'<p class="small muted">Note: {escape(str(r))}.</p>' for r in remarks)
+    return "".join(
+        f'<p class="small muted">Note: {escape(remark)}.</p>' for remark in view.run.remarks
+    )
 
 
 def explanation_html(

@@ -1,18 +1,17 @@
-"""What the pictures need to know of a trace, whether it is alive or was loaded from a file."""
+"""What pictures say of a run and its positions, whether it is alive or was loaded from a file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from causal_lvlm.explanation.names import TokenNames, visible
-from causal_lvlm.rasters import decode_images
-from causal_lvlm.summary import check_summary, pictures_of
+from causal_lvlm.protocols import Recorded
+from causal_lvlm.record import TraceRecord
 from causal_lvlm.tokens import TokenLayout
 
 __all__ = ["TraceView", "member_numbers", "view_of"]
@@ -20,34 +19,24 @@ __all__ = ["TraceView", "member_numbers", "view_of"]
 
 @dataclass(frozen=True)
 class TraceView:
-    """Images, tokens and answer of one run.
+    """One run, as pictures speak of it.
 
     Attributes
     ----------
-    image : PIL.Image.Image or None
-        The upright original, RGB; the first of several, None of a run without one.
-    layout : TokenLayout
-    prompt, answer : str
-    model_id, revision : str
-    details : dict
-        Everything else worth printing: versions, parameters, self-check.
-    images : tuple of PIL.Image.Image
-        All originals, in the order of the prompt.
+    run : Trace or TraceRecord
     """
 
-    image: Image.Image | None
-    layout: TokenLayout
-    prompt: str
-    answer: str
-    model_id: str = ""
-    revision: str = ""
-    details: dict[str, Any] = field(default_factory=dict)
-    images: tuple[Image.Image, ...] = ()
+    run: Recorded
 
-    def __post_init__(self) -> None:
-        """Let one image be all there are."""
-        if self.image is not None and not self.images:
-            object.__setattr__(self, "images", (self.image,))
+    @property
+    def images(self) -> tuple[Image.Image, ...]:
+        """The upright originals, RGB, in the order of the prompt."""
+        return self.run.images
+
+    @property
+    def layout(self) -> TokenLayout:
+        """What stands at each position."""
+        return self.run.layout
 
     @cached_property
     def names(self) -> TokenNames:
@@ -179,12 +168,12 @@ def member_numbers(units: Iterable[Sequence[int]]) -> dict[int, int]:
     return {p: number for number, members in enumerate(units, start=1) for p in members}
 
 
-def view_of(trace: Any) -> TraceView:
+def view_of(trace: Recorded | TraceView | Mapping[str, Any]) -> TraceView:
     """Return a view of a trace, or of the summary that a saved explanation carries.
 
     Parameters
     ----------
-    trace : Trace, TraceView or mapping
+    trace : Trace, TraceRecord, TraceView or mapping
         A mapping is what ``Trace.to_dict()`` gave.
 
     Raises
@@ -195,42 +184,5 @@ def view_of(trace: Any) -> TraceView:
     if isinstance(trace, TraceView):
         return trace
     if isinstance(trace, Mapping):
-        return _from_mapping(trace)
-    details = {
-        name: _plain(getattr(trace, name, None))
-        for name in ("self_check", "parameters", "versions", "log_probs")
-    }
-    return TraceView(
-        image=trace.image,
-        images=tuple(getattr(trace, "images", ())),
-        layout=trace.layout,
-        prompt=trace.prompt,
-        answer=trace.answer,
-        model_id=str(getattr(trace, "model_id", "") or ""),
-        revision=str(getattr(trace, "revision", "") or ""),
-        details={name: value for name, value in details.items() if value is not None},
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Turn a small record into a dict of its public fields."""
-    if value is None or isinstance(value, (Mapping, list, tuple, np.ndarray, str, int, float)):
-        return value
-    fields = getattr(value, "__dataclass_fields__", None)
-    return {name: getattr(value, name) for name in fields} if fields else str(value)
-
-
-def _from_mapping(summary: Mapping[str, Any]) -> TraceView:
-    layout = check_summary(summary, "trace")
-    images = decode_images(pictures_of(summary), "trace.image")
-    kept = ("self_check", "parameters", "versions", "log_probs")
-    return TraceView(
-        image=images[0] if images else None,
-        images=images,
-        layout=layout,
-        prompt=summary["prompt"],
-        answer=summary["answer"],
-        model_id=str(summary.get("model_id") or ""),
-        revision=str(summary.get("revision") or ""),
-        details={name: summary[name] for name in kept if summary.get(name) is not None},
-    )
+        trace = TraceRecord.from_dict(trace, "trace")
+    return TraceView(trace)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 from causal_lvlm.attribution import Attribution
 from causal_lvlm.explanation.graphs import HeadGraph
 from causal_lvlm.explanation.result import ExplainingSet, Explanation
-from causal_lvlm.storage import encode_image
+from causal_lvlm.record import TraceRecord
+from causal_lvlm.results import SelfCheck
 from causal_lvlm.structure import (
     PAG,
     LearnedStructure,
@@ -56,16 +57,32 @@ def fake_layout(words: tuple[str, ...] = ("red", "circle")) -> TokenLayout:
     )
 
 
+CHECK = SelfCheck(True, 1.0, 1e-6, 1e-3)
+
+
+def record_of(images: Sequence[Image.Image], layout: TokenLayout, **options: Any) -> TraceRecord:
+    """A run of which tokens and pictures are what matters."""
+    values: dict[str, Any] = {
+        "prompt": "",
+        "answer": "",
+        "log_probs": np.full(len(layout) - layout.n_prompt, -0.1),
+        "self_check": CHECK,
+        "model_id": "",
+        "revision": None,
+        "versions": {},
+        "parameters": {},
+        **options,
+    }
+    image = images[0] if images else None
+    return TraceRecord(image=image, images=tuple(images), layout=layout, **values)
+
+
+def view_like(images: Sequence[Image.Image], layout: TokenLayout, **options: Any) -> TraceView:
+    return TraceView(record_of(images, layout, **options))
+
+
 def fake_view(words: tuple[str, ...] = ("red", "circle")) -> TraceView:
-    return TraceView(
-        image=fake_image(),
-        layout=fake_layout(words),
-        prompt="USER: <image>\nwhat color is the circle ? ASSISTANT:",
-        answer=" ".join(words),
-        model_id="fake <model>",
-        revision="0",
-        details={"versions": {"numpy": np.__version__}, "self_check": {"passed": True}},
-    )
+    return TraceView(fake_trace(words))
 
 
 def text_view() -> TraceView:
@@ -80,7 +97,8 @@ def text_view() -> TraceView:
         words=np.arange(len(tokens)),
         n_prompt=4,
     )
-    return TraceView(None, layout, "the sky is", "blue today", model_id="text model")
+    said = {"prompt": "the sky is", "answer": "blue today", "model_id": "text model"}
+    return view_like((), layout, **said)
 
 
 def large_view(side: int = 24, pixels: int = 28) -> TraceView:
@@ -111,7 +129,8 @@ def large_view(side: int = 24, pixels: int = 28) -> TraceView:
         words=np.where(np.array(kinds) == "image", -1, text),
         n_prompt=len(tokens) - len(words),
     )
-    return TraceView(image, layout, " ".join(prompt), " ".join(words), model_id="large model")
+    said = {"prompt": " ".join(prompt), "answer": " ".join(words), "model_id": "large model"}
+    return view_like((image,), layout, **said)
 
 
 COLOURS = ("#204060", "#206040", "#604020")
@@ -138,22 +157,19 @@ def several_view() -> TraceView:
         n_prompt=22,
     )
     images = tuple(Image.new("RGB", s, c) for s, c in zip(sizes, COLOURS, strict=True))
-    return TraceView(images[0], layout, "which one ?", "red circle", images=images)
+    return view_like(images, layout, prompt="which one ?", answer="red circle")
 
 
-def fake_trace(words: tuple[str, ...] = ("red", "circle")) -> Any:
-    view = fake_view(words)
-    return SimpleNamespace(
-        image=view.image,
-        layout=view.layout,
-        prompt=view.prompt,
-        answer=view.answer,
-        model_id=view.model_id,
-        revision=view.revision,
-        versions=view.details["versions"],
+def fake_trace(words: tuple[str, ...] = ("red", "circle")) -> TraceRecord:
+    return record_of(
+        (fake_image(),),
+        fake_layout(words),
+        prompt="USER: <image>\nwhat color is the circle ? ASSISTANT:",
+        answer=" ".join(words),
+        model_id="fake <model>",
+        revision="0",
+        versions={"numpy": np.__version__},
         parameters={"max_new_tokens": 8},
-        self_check=None,
-        log_probs=np.log(np.full(len(words), 0.9)),
     )
 
 
@@ -310,8 +326,8 @@ def fake_explanation(view: TraceView, target: str | int = "red", **options: Any)
         "parameters": {"source": "attention", "layer": -1, "row": "predictor"},
         "summary": summary_of(view),
         "versions": {"numpy": np.__version__},
-        "model_id": view.model_id,
-        "revision": view.revision,
+        "model_id": view.run.model_id,
+        "revision": view.run.revision,
         "seed": 0,
         "seconds": 0.5,
         **options,
@@ -320,38 +336,7 @@ def fake_explanation(view: TraceView, target: str | int = "red", **options: Any)
 
 
 def summary_of(view: TraceView) -> dict[str, Any]:
-    """The same keys as ``Trace.to_dict``."""
-    layout = view.layout
-    return {
-        "kind": "trace",
-        "prompt": view.prompt,
-        "answer": view.answer,
-        "image": None if view.image is None else encode_image(view.image),
-        "more_images": [encode_image(image) for image in view.images[1:]],
-        "tokens": list(layout.tokens),
-        "token_ids": layout.token_ids.tolist(),
-        "modality": layout.modality.tolist(),
-        "words": layout.words.tolist(),
-        "n_prompt": layout.n_prompt,
-        "grids": [
-            {
-                "image": grid.image,
-                "tile": grid.tile,
-                "rows": grid.rows,
-                "cols": grid.cols,
-                "positions": grid.positions.tolist(),
-                "boxes": grid.boxes.tolist(),
-                "image_size": list(grid.image_size),
-            }
-            for grid in layout.grids
-        ],
-        "log_probs": [-0.1] * len(layout.generated),
-        "self_check": {"passed": True},
-        "model_id": view.model_id,
-        "revision": view.revision,
-        "versions": {},
-        "parameters": {},
-    }
+    return view.run.to_dict()
 
 
 def fake_attribution(
@@ -371,5 +356,5 @@ def fake_attribution(
         model_runs=1,
         backward_passes=1,
         seconds=0.02,
-        model_id=view.model_id,
+        model_id=view.run.model_id,
     )

@@ -23,18 +23,19 @@ from tests.viz.fakes import (
     random_graph,
     several_view,
     text_view,
+    view_like,
 )
 
 
 def wide_view():
     """An image ten times as wide as high, and a word that is wider than a column."""
     view = fake_view()
-    image, grid = view.image.resize((960, 96)), view.layout.grids[0]
+    image, grid = view.images[0].resize((960, 96)), view.layout.grids[0]
     tokens = list(view.layout.tokens)
     tokens[68] = "incomprehensibilities-of-an-uncommon-length"
     grid = replace(grid, boxes=grid.boxes * [10, 1, 10, 1], image_size=(960, 96))
     layout = replace(view.layout, tokens=tuple(tokens), grids=(grid,))
-    return replace(view, image=image, images=(image,), layout=layout)
+    return view_like((image,), layout)
 
 
 VIEWS = {

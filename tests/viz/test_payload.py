@@ -165,7 +165,7 @@ def test_numbers_of_a_table_stand_with_their_method():
     assert data["attributions"][0]["metrics"] == [["deletion[remove]", "0.250", "↓"]]
     assert data["attributions"][1]["metrics"] == [["size", "–", "↓"]]
     assert data["explanations"][0]["metrics"] == [["insertion[remove]", "0.750", "↑"]]
-    picture = Picture("heat", VIEW.image, "", "relevancy", "third")
+    picture = Picture("heat", VIEW.images[0], "", "relevancy", "third")
     static = heat_html(VIEW, [(fake_attribution(VIEW), picture)], [table])
     assert "deletion[remove] ↓ 0.250" in static
 

@@ -21,6 +21,7 @@ from tests.viz.fakes import (
     fake_view,
     head_graph,
     summary_of,
+    view_like,
 )
 
 VIEW = fake_view()
@@ -34,7 +35,7 @@ def count_colour(image: Image.Image, colour: str) -> int:
 
 def test_small_images_are_enlarged_and_large_ones_reduced():
     assert max(scaled_image(VIEW)[0].size) == 480
-    large = TraceView(Image.new("RGB", (3000, 1500)), VIEW.layout, "", "")
+    large = view_like([Image.new("RGB", (3000, 1500))], VIEW.layout)
     assert scaled_image(large)[0].size == (1200, 600)
 
 
@@ -62,7 +63,7 @@ def fine_view() -> TraceView:
         words=np.array([-1] * count + [0]),
         n_prompt=count,
     )
-    return TraceView(Image.new("RGB", (640, 640), "#405060").resize((336, 336)), layout, "", "")
+    return view_like([Image.new("RGB", (640, 640), "#405060").resize((336, 336))], layout)
 
 
 def test_small_cells_are_enlarged_until_numbers_fit():
@@ -112,7 +113,7 @@ def test_heat_leaves_what_the_model_did_not_see_blank():
         words=np.array([-1, -1, -1, -1, 0]),
         n_prompt=4,
     )
-    view = TraceView(VIEW.image, layout, "", "yes")
+    view = view_like(VIEW.images, layout, answer="yes")
     canvas = heat_canvas(view, np.array([1.0, 2, 3, 4, 0]), (96, 96), 1.0)
     assert np.isnan(canvas[:24]).all() and np.isnan(canvas[:, 72:]).all()
     assert canvas[30, 30] == 1 and canvas[60, 60] == 4
@@ -162,7 +163,7 @@ def test_subword_tokens_are_joined_without_spaces():
 
 def test_html_escapes_tokens():
     layout = fake_layout(("<script>alert(1)</script>",))
-    view = TraceView(VIEW.image, layout, "", "")
+    view = view_like(VIEW.images, layout)
     html = prompt_html(view, None, {})
     assert "<script>" not in html and "&lt;script&gt;" in html
 
@@ -186,7 +187,7 @@ def test_wrapped_text_fits():
 
 
 def test_crop_shows_the_patch_in_its_colours():
-    view = TraceView(Image.new("RGB", (96, 96), "#2040d0"), VIEW.layout, "", "")
+    view = view_like([Image.new("RGB", (96, 96), "#2040d0")], VIEW.layout)
     crop = view.crop((13,), 100)
     assert crop is not None
     assert crop.getpixel((50, 50)) == (0x20, 0x40, 0xD0)  # the patch as it is
@@ -212,12 +213,9 @@ def test_view_of_a_trace_equals_view_of_its_summary():
     alive, saved = view_of(fake_trace()), view_of(summary_of(VIEW))
     assert alive.layout.tokens == saved.layout.tokens
     assert np.array_equal(alive.layout.modality, saved.layout.modality)
-    assert np.array_equal(np.asarray(alive.image), np.asarray(saved.image))
-    assert (alive.prompt, alive.answer, alive.model_id) == (
-        saved.prompt,
-        saved.answer,
-        saved.model_id,
-    )
+    assert np.array_equal(np.asarray(alive.images[0]), np.asarray(saved.images[0]))
+    for name in ("prompt", "answer", "model_id", "revision", "parameters", "self_check"):
+        assert getattr(alive.run, name) == getattr(saved.run, name)
 
 
 def test_an_incomplete_summary_is_named():

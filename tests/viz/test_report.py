@@ -247,7 +247,7 @@ def test_bundle_of_several_words_is_an_index_and_a_file_each(tmp_path):
     content = json.loads(index.read_text(encoding="utf-8"))
     assert content["kind"] == "explanations" and content["interrupted"] is False
     run = content["runs"][0]
-    assert run["answer"] == "red circle" and run["prompt"] == VIEW.prompt
+    assert run["answer"] == "red circle" and run["prompt"] == VIEW.run.prompt
     for word, explanation, entry, heat in zip(
         words, explanations, run["explanations"], run["attributions"], strict=True
     ):
