@@ -224,7 +224,7 @@ class Target:
         return self.positions[0] - 1
 
 
-def check_trace(trace: Any) -> None:
+def check_trace(trace: object) -> None:
     """Raise OptionTypeError unless this is what `LVLM.run` returns, or has a layout like it."""
     if not isinstance(getattr(trace, "layout", None), TokenLayout):
         raise OptionTypeError(

@@ -41,7 +41,7 @@ P. C. Bogdan et al., "Thought Anchors: Which LLM Reasoning Steps Matter?", 2025,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -54,6 +54,7 @@ from causal_lvlm.errors import (
     TargetError,
     UnsupportedModelError,
 )
+from causal_lvlm.protocols import HasLayout
 from causal_lvlm.tokens import Target, TokenLayout, Units, candidate_units
 
 if TYPE_CHECKING:
@@ -68,11 +69,6 @@ _ENDS = (".", "!", "?", "…", "。", "！", "？")
 _CLOSING = "\"'”’»)]}"
 
 UnitsLike: TypeAlias = "str | Units"
-
-
-class _HasLayout(Protocol):
-    @property
-    def layout(self) -> TokenLayout: ...
 
 
 def units_name(units: UnitsLike) -> str:
@@ -90,7 +86,7 @@ def units_name(units: UnitsLike) -> str:
 
 
 def make_units(
-    layout_or_trace: TokenLayout | _HasLayout,
+    layout_or_trace: TokenLayout | HasLayout,
     target: Target,
     units: UnitsLike = "patch+token",
     *,
@@ -236,7 +232,7 @@ def _by_sentence(layout: TokenLayout, positions: Iterable[int]) -> list[tuple[in
 
 
 def _pictures(
-    source: Any, image: Image.Image | Sequence[Image.Image] | None
+    source: TokenLayout | HasLayout, image: Image.Image | Sequence[Image.Image] | None
 ) -> tuple[Image.Image, ...]:
     if image is not None:
         return tuple(image) if isinstance(image, Sequence) else (image,)
