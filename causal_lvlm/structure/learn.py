@@ -33,49 +33,23 @@ Colombo, Maathuis, JMLR 15 (2014); Meek, UAI 1995.
 
 from __future__ import annotations
 
-import math
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from causal_lvlm.errors import BudgetError, KnowledgeError, SampleSizeError, StructureError
-from causal_lvlm.structure.algorithms import ALGORITHMS, despite_ctrl_c, run
-from causal_lvlm.structure.checks import (
-    check_correlation,
-    check_order,
-    checked_integer,
-    critical_values,
-    largest_testable_size,
-)
-from causal_lvlm.structure.chunks import Limits
-from causal_lvlm.structure.collect import collect
-from causal_lvlm.structure.compiling import compile_kernels
-from causal_lvlm.structure.inputs import as_source
-from causal_lvlm.structure.knowledge import BackgroundKnowledge, Masks
-from causal_lvlm.structure.learner import Learner
+from causal_lvlm.errors import StructureError
+from causal_lvlm.structure.algorithms import despite_ctrl_c, run
+from causal_lvlm.structure.knowledge import BackgroundKnowledge
+from causal_lvlm.structure.options import CorrelationLike, LearnOptions, positive
 from causal_lvlm.structure.result import LearnedStructure
-from causal_lvlm.structure.tables import is_table
+from causal_lvlm.structure.task import prepare
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from causal_lvlm.arrays import IntArray
-
 __all__ = ["learn_structure", "learn_structures"]
-
-DEFAULT_ALPHA = 1e-5
-
-
-class CorrelationLike(Protocol):
-    """What `learn_structure` reads from an object such as `TokenCorrelation`."""
-
-    @property
-    def correlation(self) -> npt.ArrayLike: ...
 
 
 def learn_structure(
@@ -190,13 +164,13 @@ def learn_structure(
     ...  for name in ("icd", "fci", "pc")]
     ['pag', 'pag', 'cpdag']
     """
-    return _learn(
-        source, threading.Event(), input=input, n_samples=n_samples, alpha=alpha,
-        threshold=threshold, algorithm=algorithm, order=order, tiers=tiers, variant=variant,
-        max_conditioning_size=max_conditioning_size, selection_bias=selection_bias,
-        knowledge=knowledge, evidence=evidence, time_limit=time_limit, max_tests=max_tests,
-        progress=progress, n_jobs=n_jobs,
+    options = LearnOptions(
+        input=input, n_samples=n_samples, alpha=alpha, threshold=threshold, algorithm=algorithm,
+        order=order, tiers=tiers, variant=variant, max_conditioning_size=max_conditioning_size,
+        selection_bias=selection_bias, knowledge=knowledge, evidence=evidence,
+        time_limit=time_limit, max_tests=max_tests, progress=progress, n_jobs=n_jobs,
     )  # fmt: skip
+    return _learn(source, options, threading.Event())
 
 
 def learn_structures(
@@ -224,7 +198,7 @@ def learn_structures(
         See `learn_structure`; the error of the first source that has one. StructureError if
         `sources` is a single one.
     """
-    n_jobs = _positive("n_jobs", os.cpu_count() or 1 if n_jobs is None else n_jobs)
+    n_jobs = positive("n_jobs", os.cpu_count() or 1 if n_jobs is None else n_jobs)
     if hasattr(sources, "correlation"):
         raise StructureError("learn_structures takes several sources; for one: learn_structure")
     shape = getattr(sources, "shape", None)
@@ -241,11 +215,11 @@ def learn_structures(
 
     def learn(item: Any) -> LearnedStructure:
         try:
-            return _learn(item, cancel, **options)
+            return _learn(item, LearnOptions(**options), cancel)
         except KeyboardInterrupt:
             # before it had learned anything; the results of the others are not lost
             cancel.set()
-            return _learn(item, cancel, **options)
+            return _learn(item, LearnOptions(**options), cancel)
 
     if min(n_jobs, len(items)) <= 1:
         return tuple(learn(item) for item in items)
@@ -266,230 +240,9 @@ def learn_structures(
 
 
 def _learn(
-    source: Any,
-    cancel: threading.Event,
-    *,
-    input: str = "auto",
-    n_samples: int | None = None,
-    alpha: float | None = None,
-    threshold: float | None = None,
-    algorithm: str | None = None,
-    order: npt.ArrayLike | None = None,
-    tiers: npt.ArrayLike | None = None,
-    variant: str = "stable",
-    max_conditioning_size: int | None = None,
-    selection_bias: bool = False,
-    knowledge: BackgroundKnowledge | None = None,
-    evidence: bool = True,
-    time_limit: float | None = None,
-    max_tests: int | None = None,
-    progress: Callable[[int, int, int], None] | None = None,
-    n_jobs: int | None = 1,
+    source: npt.ArrayLike | CorrelationLike, options: LearnOptions, cancel: threading.Event
 ) -> LearnedStructure:
-    time_limit = _positive_seconds(time_limit)
-    n_jobs = os.cpu_count() or 1 if n_jobs is None else n_jobs
-    max_tests, n_jobs = _positive("max_tests", max_tests), _positive("n_jobs", n_jobs)
-    if threshold is not None and alpha is not None:
-        raise StructureError("give either threshold or alpha (with n_samples), not both")
-    given = source
-    if is_table(source) or not hasattr(source, "correlation"):
-        source = as_source(source, input=input, n_samples=n_samples)
-    elif input != "auto":
-        raise StructureError(f"input={input!r} describes a plain array, not a {type(source)!r}")
-    if algorithm is None:
-        kind = getattr(source, "kind", "correlation")
-        named = kind == "correlation" and getattr(source, "names", None) is not None
-        tiered = tiers is not None or getattr(source, "tiers", None) is not None
-        unordered = (kind in ("data", "covariance") or named) and order is None and not tiered
-        algorithm = "icd" if unordered else "ordered_icd"
-    _check_choices(algorithm, variant, selection_bias, knowledge, progress)
-    if threshold is None and alpha is None and n_samples is None:
-        threshold = getattr(source, "threshold", None)
-    if n_samples is None:
-        n_samples = getattr(source, "n_samples", None)
-    if n_samples is not None:
-        n_samples = checked_integer("n_samples", n_samples, SampleSizeError)
-    origin = "as given" if order is not None or tiers is not None else "as the rows stand"
-    if tiers is None and order is None and algorithm == "ordered_icd":
-        tiers = getattr(source, "tiers", None)
-        origin = origin if tiers is None else "by the tiers of the source"
-    _check_order_allowed(algorithm, order, tiers, selection_bias)
-    if threshold is None and n_samples is None:
-        raise StructureError("give n_samples (with alpha), or threshold")
-    if threshold is None and alpha is None:
-        alpha = DEFAULT_ALPHA
-    if time_limit is not None:
-        compile_kernels(algorithm, variant, bool(selection_bias))
-    values, tolerance = check_correlation(source.correlation)
-    n = len(values)
-    if algorithm != "ordered_icd" and order is None and tiers is None:
-        permutation, ranks = np.arange(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
-    else:
-        permutation, ranks = check_order(n, order, tiers)
-    names, kind = _names(source, n), str(getattr(source, "kind", "correlation"))
-    notes = (*getattr(source, "notes", ()), *_order_note(permutation, ranks, names, origin))
-    # what the caller holds anyway is kept by reference, and no copy of it longer than needed
-    plain = isinstance(given, np.ndarray) and kind == "correlation"
-    kept = given if plain else source.correlation
-    del source
-    masks = _masks(knowledge, n, names, permutation, ranks, algorithm, selection_bias)
-    tested_samples = None if threshold is not None else n_samples
-    limit_size = largest_testable_size(n, tested_samples, max_conditioning_size)
-    # a copy that is ours; the kernels are compiled for arrays that can be written to
-    values.setflags(write=True)
-    if not np.array_equal(permutation, np.arange(n)):
-        values = np.ascontiguousarray(values[np.ix_(permutation, permutation)])
-    learner = Learner(
-        correlation=values,
-        tiers=ranks,
-        critical=critical_values(limit_size, tested_samples, alpha, threshold),
-        tolerance=tolerance,
-        stable=variant == "stable",
-        selection_bias=selection_bias,
-        n_samples=tested_samples,
-        knowledge=masks,
-        limits=Limits(
-            deadline=None if time_limit is None else time.monotonic() + time_limit,
-            max_tests=max_tests,
-            cancel=cancel,
-        ),
-        keep_evidence=evidence,
-        n_jobs=n_jobs,
-        progress=progress,
-    )
-    del values
-    stopped = run(learner, algorithm)
-    if stopped == "size_limit":
-        asked = max_conditioning_size is not None and max_conditioning_size <= limit_size
-        stopped = "max_conditioning_size" if asked else "n_samples"
-    parameters = {
-        "algorithm": algorithm,
-        "variant": variant,
-        "alpha": alpha,
-        "n_samples": n_samples,
-        "threshold": threshold,
-        "max_conditioning_size": max_conditioning_size,
-        "selection_bias": selection_bias,
-        "knowledge": None if knowledge is None else knowledge.to_dict(),
-        "time_limit": time_limit,
-        "max_tests": max_tests,
-        "tolerance": tolerance,
-        "input": kind,
-        "order": None if order is None else permutation.tolist(),
-        "tiers": None if tiers is None else np.asarray(tiers).tolist(),
-    }
-    return despite_ctrl_c(
-        lambda: collect(
-            learner, permutation, stopped, parameters, correlation=kept, names=names,
-            notes=(*notes, *learner.notes),
-        )
-    )  # fmt: skip
-
-
-def _check_choices(
-    algorithm: Any, variant: Any, selection_bias: Any, knowledge: Any, progress: Any
-) -> None:
-    if algorithm not in ALGORITHMS:
-        known = ", ".join(repr(name) for name in ALGORITHMS)
-        raise StructureError(f"algorithm {algorithm!r} is unknown; there are {known}")
-    if variant not in ("stable", "sequential"):
-        raise StructureError(f"variant {variant!r} is unknown; there are 'stable', 'sequential'")
-    if not isinstance(selection_bias, (bool, np.bool_)):
-        raise StructureError(f"selection_bias must be True or False, not {selection_bias!r}")
-    if knowledge is not None and not isinstance(knowledge, BackgroundKnowledge):
-        raise KnowledgeError(
-            f"knowledge must be a BackgroundKnowledge(required=..., forbidden=..., "
-            f"forbidden_orientations=...), not {knowledge!r}"
-        )
-    if progress is not None and not callable(progress):
-        raise StructureError(
-            f"progress must be callable as progress(size, done, edges), not {progress!r}"
-        )
-
-
-@overload
-def _positive(name: str, limit: int) -> int: ...
-@overload
-def _positive(name: str, limit: None) -> None: ...
-def _positive(name: str, limit: int | None) -> int | None:
-    if limit is None:
-        return None
-    number = checked_integer(name, limit, BudgetError)
-    if number < 1:
-        raise BudgetError(f"{name} must be positive, not {limit}")
-    return number
-
-
-def _positive_seconds(limit: float | None) -> float | None:
-    """Return a limit of time; infinity is none."""
-    if limit is None:
-        return None
-    if not isinstance(limit, (int, float, np.integer, np.floating)) or isinstance(limit, bool):
-        raise BudgetError(f"time_limit must be a number of seconds, not {limit!r}")
-    if not limit > 0:
-        raise BudgetError(f"time_limit must be positive, not {limit}")
-    return None if math.isinf(limit) else float(limit)
-
-
-def _check_order_allowed(algorithm: str, order: Any, tiers: Any, selection_bias: bool) -> None:
-    if algorithm == "icd" and (order is not None or tiers is not None):
-        raise StructureError("'icd' takes no order and no tiers; use algorithm='ordered_icd'")
-    if not selection_bias:
-        return
-    if algorithm == "pc":
-        raise StructureError("'pc' assumes no selection bias; use 'fci' or 'icd'")
-    if algorithm == "ordered_icd" or order is not None or tiers is not None:
-        raise StructureError(
-            "selection_bias=True does not go with an order: with selection variables an order no "
-            "longer forbids tails, and separating sets may need later nodes; use 'icd' or 'fci' "
-            "without an order"
-        )
-
-
-def _names(source: Any, n: int) -> tuple[str, ...] | None:
-    names = getattr(source, "names", None)
-    if names is None:
-        return None
-    if len(names) != n:
-        raise StructureError(f"{len(names)} names were given for {n} nodes")
-    return tuple(str(name) for name in names)
-
-
-def _order_note(
-    permutation: IntArray, ranks: IntArray, names: tuple[str, ...] | None, origin: str
-) -> tuple[str, ...]:
-    """Say that an order was used, since arrowheads follow from it alone."""
-    if not len(ranks) or ranks[-1] == 0:
-        return ()
-    first = min(5, len(ranks))
-    texts = [str(k) if names is None else names[k] for k in permutation[:first].tolist()]
-    signs = [" < " if up else ", " for up in np.diff(ranks[: first + 1])]
-    shown = "".join(part for pair in zip(texts, [*signs, ""], strict=False) for part in pair)
-    return (
-        f"causal order used, {origin}: {shown}{'...' if len(ranks) > first else ''} (a later node "
-        "is no cause of an earlier one, so arrowheads follow from the order alone; without one: "
-        "algorithm='icd')",
-    )
-
-
-def _masks(
-    knowledge: BackgroundKnowledge | None,
-    n: int,
-    names: tuple[str, ...] | None,
-    permutation: IntArray,
-    ranks: IntArray,
-    algorithm: str,
-    selection_bias: bool,
-) -> Masks | None:
-    """Return background knowledge for nodes numbered along the order."""
-    if not knowledge:
-        return None
-    if selection_bias and knowledge.forbidden_orientations:
-        raise StructureError(
-            "forbidden_orientations do not go with selection_bias=True: a node that is no cause of "
-            "another may still be a cause of the selection, so an arrowhead does not follow"
-        )
-    tiers = np.empty(n, dtype=np.int64)
-    tiers[permutation] = ranks
-    masks = knowledge.masks(n, names, tiers=tiers, acyclic=algorithm == "pc")
-    return masks.permuted(permutation)
+    """Learn one graph; `cancel` ends it early with what was learned so far."""
+    task = prepare(source, options, cancel)
+    stopped = run(task.learner, str(task.options.algorithm))
+    return despite_ctrl_c(lambda: task.result(stopped))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from causal_lvlm import structure
-from causal_lvlm.structure import BackgroundKnowledge, checks, learn
+from causal_lvlm.structure import BackgroundKnowledge, checks, task
 from tests import naive
 from tests.processes import started
 
@@ -247,7 +247,7 @@ def test_ctrl_c_before_one_of_many(monkeypatch):
             raise KeyboardInterrupt
         return original(values)
 
-    monkeypatch.setattr(learn, "check_correlation", stop)
+    monkeypatch.setattr(task, "check_correlation", stop)
     stack = np.stack([example(seed) for seed in range(3)])
     cut = learn_structures(stack, threshold=THRESHOLD)
     assert [one.complete for one in cut] == [True, False, False]
