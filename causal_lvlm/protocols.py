@@ -20,7 +20,7 @@ more than it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from PIL import Image
@@ -313,11 +313,18 @@ class TraceLike(
     """All that may be asked; `causal_lvlm.lvlm.Trace` offers it."""
 
     @property
+    def attention_kinds(self) -> tuple[str, ...]:
+        """What each layer looks at: ``full`` for the whole sequence, ``window`` for a part."""
+
+    @property
     def model(self) -> ModelLike:
         """The model that is asked."""
 
     def on(self, model: Any, check: bool = False) -> TraceLike:
         """Return a trace of the same sequence, asked of another model."""
+
+    def blocked(self, positions: Iterable[int]) -> TraceLike:
+        """Return a trace in which no other row sees these positions, in any layer."""
 
 
 class ModelLike(Protocol):
@@ -327,7 +334,14 @@ class ModelLike(Protocol):
     def model_id(self) -> str:
         """Name or path of the model."""
 
-    def run(self, image: Any, prompt: Any, *, max_new_tokens: int = 64) -> TraceLike:
+    def run(
+        self,
+        image: Any,
+        prompt: Any,
+        *,
+        max_new_tokens: int = 64,
+        chat_template: bool | None = None,
+    ) -> TraceLike:
         """Ask about images, or about text alone."""
 
     def randomised(self, n_layers: int, *, seed: int, head: bool = True) -> ModelLike:

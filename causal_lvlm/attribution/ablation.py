@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from causal_lvlm.asker import Asker
 from causal_lvlm.attribution.info import MethodInfo, Progress, Table
 from causal_lvlm.attribution.objective import VisibleSets
-from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Scores, spread
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target, Units
 
 __all__ = ["TABLE", "leave_one_out"]
@@ -68,7 +69,11 @@ def leave_one_out(
     ValueError
         If an option is unknown, or `relative` is asked for and the full score is 0.
     """
-    sets = VisibleSets(trace, target, units, score, against, masking, backend, batch_size)
+    asker = Asker(
+        trace, target, units, masking=masking, backend=backend, against=against,
+        batch_size=batch_size,
+    )  # fmt: skip
+    sets = VisibleSets(asker, score)
     n_units = len(units)
     if progress is not None:
         progress("leave_one_out", 0, n_units)
@@ -92,7 +97,7 @@ def leave_one_out(
         "masking": masking,
         "full": float(found[-1]),
     }
-    return Scores(spread(drops, units, len(trace.layout)), parameters, model_runs=sets.runs)
+    return Scores(spread(drops, units, len(trace.layout)), parameters, model_runs=asker.runs)
 
 
 TABLE: Table = (

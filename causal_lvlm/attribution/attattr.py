@@ -35,10 +35,10 @@ import numpy as np
 
 from causal_lvlm.attribution.gradcam import layer_number
 from causal_lvlm.attribution.info import MethodInfo, Progress, Table
-from causal_lvlm.attribution.protocols import ScaledTraceLike
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.attribution.weights import check_finite, target_rows
 from causal_lvlm.checks import check_choice, whole_number
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target
 
 __all__ = ["TABLE", "attattr"]
@@ -48,7 +48,7 @@ _SCORES = ("prob", "log_prob", "logit")
 
 
 def attattr(
-    trace: ScaledTraceLike,
+    trace: TraceLike,
     target: Target,
     *,
     layer: int | str = -1,
@@ -98,7 +98,7 @@ def attattr(
     check_choice("rows", rows, ("predictor", "all"))
     check_choice("score", score, _SCORES)
     everything = isinstance(layer, str) and layer == "all"
-    kinds = getattr(trace, "attention_kinds", ())
+    kinds = trace.attention_kinds
     one = 0 if everything else layer_number(layer, trace.n_layers, kinds)
     chosen = range(trace.n_layers) if everything else [one]
     alphas = [(step + _RULES[rule]) / steps for step in range(steps)]
@@ -142,7 +142,7 @@ def attattr(
     )
 
 
-def _effect(trace: ScaledTraceLike, target: Target, layer: int, n_heads: int, score: str) -> float:
+def _effect(trace: TraceLike, target: Target, layer: int, n_heads: int, score: str) -> float:
     """Return what the score loses when the layer's heads say nothing."""
     silenced = np.zeros((2, trace.n_layers, n_heads), dtype=np.bool_)
     silenced[1, layer] = True

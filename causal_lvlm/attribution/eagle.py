@@ -34,6 +34,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from causal_lvlm.asker import Asker
 from causal_lvlm.attribution.info import MethodInfo, Progress, Table
 from causal_lvlm.attribution.objective import SetObjective, VisibleSets
 from causal_lvlm.attribution.orders import (
@@ -43,9 +44,9 @@ from causal_lvlm.attribution.orders import (
     greedy_order,
     placing,
 )
-from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.checks import whole_number
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target, Units
 
 __all__ = ["TABLE", "eagle", "eagle_fast", "scoped_order"]
@@ -121,7 +122,11 @@ def eagle(
     ValueError
         If an option is unknown or out of range.
     """
-    sets = VisibleSets(trace, target, units, "mean_prob", against, masking, backend, batch_size)
+    asker = Asker(
+        trace, target, units, masking=masking, backend=backend, against=against,
+        batch_size=batch_size,
+    )  # fmt: skip
+    sets = VisibleSets(asker, "mean_prob")
     objective = _two_terms(sets, weights)
     order = greedy_order(objective, len(units), placing(progress, "eagle", units))
     return finished(objective, order, {"weights": list(weights)})
@@ -169,7 +174,11 @@ def eagle_fast(
     whole_number("search_scope", search_scope, 1)
     whole_number("pending", pending, 1)
     whole_number("update_step", update_step, 1)
-    sets = VisibleSets(trace, target, units, "mean_prob", against, masking, backend, batch_size)
+    asker = Asker(
+        trace, target, units, masking=masking, backend=backend, against=against,
+        batch_size=batch_size,
+    )  # fmt: skip
+    sets = VisibleSets(asker, "mean_prob")
     objective = _two_terms(sets, weights)
     placed = placing(progress, "eagle_fast", units)
     order = scoped_order(objective, len(units), search_scope, pending, update_step, placed)

@@ -47,9 +47,9 @@ import numpy as np
 
 from causal_lvlm.arrays import Float32Array, FloatArray
 from causal_lvlm.attribution.info import ONE_BACKWARD, MethodInfo, Progress, Table
-from causal_lvlm.attribution.protocols import EmbeddingTraceLike, TraceLike
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.checks import check_choice, whole_number
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target
 
 __all__ = [
@@ -67,7 +67,7 @@ _CHUNK = 8  # rows of gradients (T, D) held at a time
 
 
 def input_x_gradient(
-    trace: TraceLike, target: Target, *, score: str = "logit", against: Any = None
+    trace: TraceLike, target: Target, *, score: str = "logit", against: int | str | None = None
 ) -> Scores:
     """Score positions by the inner product of their embedding with its gradient.
 
@@ -91,7 +91,7 @@ def input_x_gradient(
 
 
 def integrated_gradients(
-    trace: EmbeddingTraceLike,
+    trace: TraceLike,
     target: Target,
     *,
     n_steps: int = 50,
@@ -149,7 +149,7 @@ def integrated_gradients(
 
 
 def contrastive_integrated_gradients(
-    trace: EmbeddingTraceLike,
+    trace: TraceLike,
     target: Target,
     *,
     against: int | str | None = None,
@@ -210,7 +210,7 @@ def contrastive_integrated_gradients(
 
 
 def _integrated(
-    trace: EmbeddingTraceLike,
+    trace: TraceLike,
     target: Target,
     *,
     name: str,

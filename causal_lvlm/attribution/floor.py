@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from causal_lvlm.attribution.info import MethodInfo, Table
-from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Scores, spread
 from causal_lvlm.checks import whole_number
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target, Units
 
 __all__ = ["TABLE", "random"]

@@ -43,11 +43,11 @@ import numpy as np
 
 from causal_lvlm.arrays import Float32Array, FloatArray
 from causal_lvlm.attribution.info import ONE_BACKWARD, MethodInfo, Progress, Table
-from causal_lvlm.attribution.protocols import FeatureTraceLike, TraceLike
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.attribution.weights import check_finite, target_rows
 from causal_lvlm.checks import whole_number
 from causal_lvlm.errors import UnsupportedModelError, quoted
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target, TokenLayout
 
 __all__ = ["TABLE", "feature_grad_cam", "grad_cam", "llava_cam", "layer_number"]
@@ -120,7 +120,7 @@ def grad_cam(
     """
     rows = target_rows(target, "predictor")
     layers = list(trace.backward(target, score=score, against=against).language())
-    kinds = getattr(trace, "attention_kinds", ())
+    kinds = trace.attention_kinds
     chosen = layers[-1 - layer_number(layer, len(layers), kinds)]  # the last layer came first
     weights = np.empty(len(chosen.attention))
     cam = np.zeros((len(rows), len(trace.layout)))
@@ -137,7 +137,7 @@ def grad_cam(
 
 
 def feature_grad_cam(
-    trace: FeatureTraceLike,
+    trace: TraceLike,
     target: Target,
     *,
     layer: int = -2,
@@ -180,7 +180,7 @@ def feature_grad_cam(
 
 
 def llava_cam(
-    trace: FeatureTraceLike,
+    trace: TraceLike,
     target: Target,
     *,
     layer: int = -2,
@@ -268,7 +268,7 @@ def llava_cam(
     )
 
 
-def _feature_layer(trace: FeatureTraceLike, layer: int) -> int:
+def _feature_layer(trace: TraceLike, layer: int) -> int:
     n_layers = trace.n_layers
     if n_layers < 2:
         raise UnsupportedModelError(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from causal_lvlm.attribution.info import ONE_BACKWARD, MethodInfo, Table
-from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.attribution.weights import check_finite, target_rows
 from causal_lvlm.errors import quoted
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target
 
 __all__ = ["TABLE", "grad_attention"]
@@ -23,7 +21,7 @@ def grad_attention(
     layers: str = "last",
     signed: bool = False,
     score: str = "logit",
-    against: Any = None,
+    against: int | str | None = None,
 ) -> Scores:
     """Score positions by mean over heads of (gradient * attention)⁺ in the predicting row.
 

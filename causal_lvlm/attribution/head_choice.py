@@ -53,6 +53,7 @@ from causal_lvlm.fields import (
     text,
     whole,
 )
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.storage import read_json, versions, write_json
 from causal_lvlm.tokens import Target, TargetLike, candidate_units, resolve_target
 
@@ -103,7 +104,7 @@ class HeadChoice:
         object.__setattr__(self, "effects", frozen(self.effects, np.float64))
         object.__setattr__(self, "masses", frozen(self.masses, np.float64))
 
-    def check(self, trace: Any) -> None:
+    def check(self, trace: TraceLike) -> None:
         """Raise `OutputError` unless the choice was made for the trace's model.
 
         Raises
@@ -177,7 +178,7 @@ _SAVED = record(
 )
 
 
-def fingerprint(trace: Any) -> str | None:
+def fingerprint(trace: TraceLike) -> str | None:
     """Return a hash of the model's weights: names, shapes, and numbers from either end of each.
 
     Sampled, so that it takes no time with a large model; None if the trace has no model.
@@ -195,7 +196,7 @@ def fingerprint(trace: Any) -> str | None:
 
 
 def select_heads(
-    traces: Sequence[Any],
+    traces: Sequence[TraceLike],
     targets: Sequence[TargetLike],
     *,
     n_heads: int = N_HEADS,
@@ -297,7 +298,7 @@ def select_heads(
     )
 
 
-def _evidence(trace: Any, target: Target, evidence: str) -> list[int]:
+def _evidence(trace: TraceLike, target: Target, evidence: str) -> list[int]:
     """Return the positions that the corrupt run masks."""
     units = candidate_units(trace.layout, target)
     image = [m == "image" for m in units.modality]
@@ -310,7 +311,7 @@ def _evidence(trace: Any, target: Target, evidence: str) -> list[int]:
     return wanted or [p for members in units.members for p in members]
 
 
-def _masses(trace: Any, target: Target, members: list[int]) -> FloatArray:
+def _masses(trace: TraceLike, target: Target, members: list[int]) -> FloatArray:
     """Return the attention of the predicting rows on the evidence, (L, H)."""
     rows = target_rows(target, "predictor")
     found = [
@@ -323,7 +324,7 @@ def _masses(trace: Any, target: Target, members: list[int]) -> FloatArray:
 
 
 def _effects(
-    trace: Any,
+    trace: TraceLike,
     target: Target,
     members: list[int],
     shape: tuple[int, ...],

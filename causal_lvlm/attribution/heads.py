@@ -24,6 +24,7 @@ from causal_lvlm.attribution.info import MethodInfo, Progress, Table
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.attribution.weights import check_finite, target_rows
 from causal_lvlm.checks import check_annotated, check_names
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target, TargetLike
 
 __all__ = ["TABLE", "HeadChoice", "attn_attrib", "select_heads"]
@@ -37,14 +38,14 @@ def check_passed_on(options: Mapping[str, Any]) -> None:
 
 
 def attn_attrib(
-    trace: Any,
+    trace: TraceLike,
     target: Target,
     *,
     seed: int = 0,
     progress: Progress | None = None,
     heads: HeadChoice | Sequence[tuple[int, int]] | None = None,
     heads_file: str | os.PathLike[str] | None = None,
-    probes: Sequence[tuple[Any, TargetLike]] | None = None,
+    probes: Sequence[tuple[TraceLike, TargetLike]] | None = None,
     n_heads: int = N_HEADS,
     row: str = "predictor",
     **options: Any,
@@ -117,11 +118,11 @@ def attn_attrib(
 
 
 def _choice(
-    trace: Any,
+    trace: TraceLike,
     target: Target,
     heads: HeadChoice | Sequence[tuple[int, int]] | None,
     heads_file: str | os.PathLike[str] | None,
-    probes: Sequence[tuple[Any, TargetLike]] | None,
+    probes: Sequence[tuple[TraceLike, TargetLike]] | None,
     options: dict[str, Any],
 ) -> tuple[HeadChoice | tuple[tuple[int, int], ...], bool]:
     """Return the choice of heads, and whether it was made here."""

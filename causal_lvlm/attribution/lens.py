@@ -32,7 +32,7 @@ Visually Explain Multimodal LLMs", ICCV 2025, arXiv:2506.23270.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -41,31 +41,16 @@ from causal_lvlm.arrays import FloatArray
 from causal_lvlm.attribution.info import ONE_FORWARD, MethodInfo, Table
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.attribution.weights import check_finite
-from causal_lvlm.tokens import ImageGrid, Target, TokenLayout
+from causal_lvlm.protocols import TraceLike
+from causal_lvlm.tokens import ImageGrid, Target
 
 __all__ = ["TABLE", "logit_lens", "rank_gaussian", "tam"]
 
 _WINDOW = 3
 
 
-class LensTrace(Protocol):
-    """The part of a trace that these methods use."""
-
-    @property
-    def layout(self) -> TokenLayout:
-        """What stands at each of the T positions."""
-
-    def token_id(self, text: Any) -> int:
-        """Return the id of a token given by text or id."""
-
-    def lens(
-        self, positions: Sequence[int], token_ids: Sequence[int], layer: int = -1
-    ) -> FloatArray:
-        """Return logits (n_pos, n_ids) that the head reads after a layer."""
-
-
 def logit_lens(
-    trace: LensTrace, target: Target, *, layer: int = -1, against: int | str | None = None
+    trace: TraceLike, target: Target, *, layer: int = -1, against: int | str | None = None
 ) -> Scores:
     """Score each position by the target's logit there.
 
@@ -104,7 +89,7 @@ def logit_lens(
 
 
 def tam(
-    trace: LensTrace,
+    trace: TraceLike,
     target: Target,
     *,
     layer: int = -1,
@@ -216,7 +201,7 @@ def rank_gaussian(values: FloatArray) -> FloatArray:
 
 
 def _read(
-    trace: LensTrace, positions: Sequence[int] | Any, ids: Sequence[int], layer: int
+    trace: TraceLike, positions: Sequence[int] | Any, ids: Sequence[int], layer: int
 ) -> FloatArray:
     chosen = [int(p) for p in positions]
     if not chosen:

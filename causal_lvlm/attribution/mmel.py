@@ -39,10 +39,11 @@ import numpy as np
 
 from causal_lvlm.arrays import BoolArray, Float32Array, FloatArray
 from causal_lvlm.attribution.info import ONE_BACKWARD, MethodInfo, Table
-from causal_lvlm.attribution.protocols import LayerGradientLike, LayerTensorsLike, TraceLike
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.attribution.weights import check_finite, target_rows
 from causal_lvlm.checks import check_choice
+from causal_lvlm.protocols import LayerGradientLike, TraceLike
+from causal_lvlm.results import LayerTensors
 from causal_lvlm.tokens import Target
 
 __all__ = ["TABLE", "mmel"]
@@ -119,7 +120,7 @@ def mmel(
 
 def _row_map(
     layer: LayerGradientLike,
-    tensors: LayerTensorsLike,
+    tensors: LayerTensors,
     row: int,
     candidate: BoolArray,
     loosened: bool,

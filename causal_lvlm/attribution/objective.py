@@ -1,10 +1,7 @@
 """What perturbation methods share: sets of visible units in, the target's score out.
 
-`VisibleSets` asks the model about sets of units. It is the only place where these methods run it:
-
-1. a set is a row of booleans over the units, True where the unit stays visible;
-2. sets asked for before come from a memory and cost nothing (`runs` against `asked`);
-3. the rest goes to ``trace.evaluate`` in one batch, from which the score wanted is read.
+`VisibleSets` reads one score from what an `Asker` says about sets of units, rows of booleans that
+are True where the unit stays visible.
 
 `SetObjective` puts the four terms of submodular region search together, for the candidates of one
 step at once, and `path_saliency` turns an order of units into scores.
@@ -19,14 +16,14 @@ released programs, the numbers of the equations were not looked up.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from causal_lvlm.arrays import BoolArray, FloatArray
+from causal_lvlm.asker import Asker
 from causal_lvlm.checks import check_choice
-from causal_lvlm.tokens import Target, Units
 
 __all__ = ["SCORES", "SetObjective", "Terms", "VisibleSets", "path_saliency", "strict"]
 
@@ -37,96 +34,37 @@ _TIE_SHARE = 1e-3
 
 @dataclass
 class VisibleSets:
-    """The target's score while only some units are visible; every set is evaluated once.
+    """The target's score while only some units are visible.
 
     Attributes
     ----------
-    trace : Trace
-        Asked for one thing only: ``evaluate(keep, target, ...)``.
-    target : Target
-    units : Units
+    asker : Asker
+        Every set is evaluated once; its `runs` and `asked` count.
     score : {"prob", "log_prob", "margin", "mean_prob"}
         Probability or log-probability of the whole target; its smallest margin over the best other
-        token (in logits); or the mean of its tokens' probabilities. With `against` the first
-        token is compared with that one instead: the share p / (p + p') for both probabilities,
-        ln p - ln p' otherwise.
-    against : int or str, optional
-    masking, backend, batch_size
-        As in `Trace.evaluate`.
-    runs, asked : int
-        Sets that the model evaluated, and sets asked for.
+        token (in logits); or the mean of its tokens' probabilities. Where the asker compares with
+        another token, the first token is read against that one instead: the share p / (p + p') for
+        both probabilities, ln p - ln p' otherwise.
     """
 
-    trace: Any
-    target: Target
-    units: Units
+    asker: Asker
     score: str = "prob"
-    against: int | str | None = None
-    masking: str = "remove"
-    backend: str = "auto"
-    batch_size: int | None = None
-    runs: int = 0
-    asked: int = 0
-    _known: dict[bytes, float] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        """Check the score's name and note which unit covers which position."""
+        """Check the score's name."""
         check_choice("score", self.score, SCORES)
-        self._member = np.zeros((len(self.units), len(self.trace.layout)), dtype=np.float32)
-        for unit, members in enumerate(self.units.members):
-            self._member[unit, list(members)] = 1.0
 
     def values(self, visible: BoolArray) -> FloatArray:
-        """Return the score of each set.
-
-        Parameters
-        ----------
-        visible : ndarray of bool, shape (K, U)
-
-        Returns
-        -------
-        ndarray of float64, shape (K,)
-        """
-        packed = np.packbits(visible, axis=1)
-        keys = [row.tobytes() for row in packed]
-        self.asked += len(keys)
-        new = [i for key, i in {k: i for i, k in enumerate(keys)}.items() if key not in self._known]
-        if new:
-            found = self._evaluate(visible[new])
-            self._known.update((keys[i], float(value)) for i, value in zip(new, found, strict=True))
-        return np.array([self._known[key] for key in keys], dtype=np.float64)
-
-    def keep(self, visible: BoolArray) -> BoolArray:
-        """Return masks (K, T): False at the members of units that are not visible."""
-        hidden = (~visible).astype(np.float32) @ self._member
-        return np.asarray(hidden == 0)
-
-    def _evaluate(self, visible: BoolArray) -> FloatArray:
-        result = self.trace.evaluate(
-            self.keep(visible),
-            self.target,
-            masking=self.masking,
-            backend=self.backend,
-            against=self.against,
-            batch_size=self.batch_size,
-        )
-        self.runs += len(visible)
-        return self.read(result)
-
-    def read(self, result: Any) -> FloatArray:
-        """Return the score of each row of an `Evaluation`; float64 (K,)."""
-        log_probs = np.asarray(result.token_log_probs, dtype=np.float64)
-        if self.against is not None:
-            gap = log_probs[:, 0] - np.asarray(result.against_log_prob, dtype=np.float64)
+        """Return the score of each set, (K,), of rows over units (K, U)."""
+        found = self.asker.rows(visible)
+        if self.asker.against is not None:
+            gap = found.token_log_probs[:, 0] - found.against_log_prob
             if self.score in ("prob", "mean_prob"):
                 return np.asarray(np.exp(-np.logaddexp(0.0, -gap)))
             return gap
-        if self.score == "margin":
-            return np.asarray(np.asarray(result.margin, dtype=np.float64).min(axis=1))
         if self.score == "mean_prob":
-            return np.asarray(np.exp(log_probs).mean(axis=1))
-        total = log_probs.sum(axis=1)
-        return np.asarray(total if self.score == "log_prob" else np.exp(total))
+            return np.asarray(np.exp(found.token_log_probs).mean(axis=1))
+        return found.read(self.score)
 
 
 class Terms(NamedTuple):
@@ -188,7 +126,7 @@ class SetObjective:
         return self._model(~self._added(base, candidates))
 
     def _added(self, base: Sequence[int], candidates: Sequence[int]) -> BoolArray:
-        sets = np.zeros((len(candidates), len(self.sets.units)), dtype=np.bool_)
+        sets = np.zeros((len(candidates), len(self.sets.asker.units)), dtype=np.bool_)
         sets[:, list(base)] = True
         sets[np.arange(len(candidates)), list(candidates)] = True
         return sets

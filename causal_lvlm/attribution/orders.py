@@ -75,23 +75,23 @@ def finished(
     -------
     Scores
     """
-    sets = objective.sets
-    asked, runs = sets.asked, sets.runs
+    sets, asker = objective.sets, objective.sets.asker
+    asked, runs = asker.asked, asker.runs
     path = objective.path(order)  # of sets that the search has mostly seen
     saliency = path_saliency(order, path)
     parameters = {
         **options,
         "score": sets.score,
-        "against": sets.against,
-        "masking": sets.masking,
+        "against": asker.against,
+        "masking": asker.masking,
         "order": order,
         "path": path.tolist(),
         "published_saliency": saliency.tolist(),
     }
     hidden = int(features == "hidden" and objective.distance is not None)
     return Scores(
-        spread(strict(order, saliency), sets.units, len(sets.trace.layout)),
+        spread(strict(order, saliency), asker.units, len(asker.trace.layout)),
         parameters,
-        model_runs=sets.runs + hidden,
+        model_runs=asker.runs + hidden,
         notes=(f"the search asked about {asked} sets, {runs} of them different",),
     )

@@ -39,9 +39,9 @@ import numpy as np
 
 from causal_lvlm.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from causal_lvlm.attribution.info import MethodInfo, Progress, Table
-from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Scores, spread
 from causal_lvlm.checks import whole_number
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target, TokenLayout, Units
 
 __all__ = ["TABLE", "reagent"]

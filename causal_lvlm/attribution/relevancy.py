@@ -37,17 +37,15 @@ G. Ben Melech Stan et al., "LVLM-Interpret", 2024, arXiv:2404.03118.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.attribution.info import ONE_BACKWARD, MethodInfo, Table
-from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.attribution.tower import TowerMap
 from causal_lvlm.attribution.weights import target_rows
 from causal_lvlm.composition import compose, relevancy_matrix
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target
 
 __all__ = [
@@ -63,7 +61,7 @@ __all__ = [
 
 
 def relevancy(
-    trace: TraceLike, target: Target, *, score: str = "logit", against: Any = None
+    trace: TraceLike, target: Target, *, score: str = "logit", against: int | str | None = None
 ) -> Scores:
     """Score positions by the target's row of the language model's relevancy matrix.
 
@@ -93,7 +91,7 @@ def relevancy(
 
 
 def relevancy_llama(
-    trace: TraceLike, target: Target, *, score: str = "logit", against: Any = None
+    trace: TraceLike, target: Target, *, score: str = "logit", against: int | str | None = None
 ) -> Scores:
     """Score positions as `relevancy` does, each row divided by its sum (equations 8 and 9).
 
@@ -107,7 +105,7 @@ def relevancy_llama(
 
 
 def relevancy_vit(
-    trace: TraceLike, target: Target, *, score: str = "logit", against: Any = None
+    trace: TraceLike, target: Target, *, score: str = "logit", against: int | str | None = None
 ) -> Scores:
     """Score image positions by the class token's row of the vision tower's relevancy matrix.
 
@@ -128,7 +126,7 @@ def relevancy_vit(
 
 
 def relevancy_all(
-    trace: TraceLike, target: Target, *, score: str = "logit", against: Any = None
+    trace: TraceLike, target: Target, *, score: str = "logit", against: int | str | None = None
 ) -> Scores:
     """Score image positions by the class token's row, the image block of R composed below R_vit.
 
@@ -147,7 +145,7 @@ def relevancy_all(
 
 
 def relevancy_all_v2(
-    trace: TraceLike, target: Target, *, score: str = "logit", against: Any = None
+    trace: TraceLike, target: Target, *, score: str = "logit", against: int | str | None = None
 ) -> Scores:
     """Score image positions by the class token's row, r put between class token and patches.
 
@@ -169,7 +167,7 @@ def relevancy_all_v2(
 
 
 def relevancy_chain(
-    trace: TraceLike, target: Target, *, score: str = "logit", against: Any = None
+    trace: TraceLike, target: Target, *, score: str = "logit", against: int | str | None = None
 ) -> Scores:
     """Score image positions by Σ_p r_p R_vit[p, q] and text by r: relevancy down to the pixels.
 
@@ -202,7 +200,7 @@ def _normalised(rows: FloatArray, identity: FloatArray) -> FloatArray:
     return np.asarray(rest / np.where(sums == 0, 1.0, sums))
 
 
-def _scores(rows: FloatArray, score: str, against: Any) -> Scores:
+def _scores(rows: FloatArray, score: str, against: int | str | None) -> Scores:
     """Sum the rows of the target's tokens."""
     parameters = {"score": score, "against": against}
     return Scores(rows.sum(axis=0), parameters, model_runs=1, backward_passes=1)

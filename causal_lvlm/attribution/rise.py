@@ -26,11 +26,12 @@ from __future__ import annotations
 import numpy as np
 
 from causal_lvlm.arrays import BoolArray, FloatArray
+from causal_lvlm.asker import Asker
 from causal_lvlm.attribution.info import MethodInfo, Progress, Table
 from causal_lvlm.attribution.objective import VisibleSets
-from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Scores, spread
 from causal_lvlm.checks import check_choice, whole_number
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target, TokenLayout, Units
 
 __all__ = ["TABLE", "draw_masks", "rise"]
@@ -102,7 +103,11 @@ def rise(
         whole_number("grid", grid, 1)
     rng = np.random.default_rng(seed)
     masks = draw_masks(trace.layout, units, n_masks, rng, keep_share, grid, binarise)
-    sets = VisibleSets(trace, target, units, score, against, masking, backend, batch_size)
+    asker = Asker(
+        trace, target, units, masking=masking, backend=backend, against=against,
+        batch_size=batch_size,
+    )  # fmt: skip
+    sets = VisibleSets(asker, score)
     found = np.empty(n_masks)
     for start in range(0, n_masks, _CHUNK):
         if progress is not None:
@@ -129,7 +134,7 @@ def rise(
     return Scores(
         spread(values, units, n_positions),
         parameters,
-        model_runs=sets.runs,
+        model_runs=asker.runs,
         standard_error=spread(errors, units, n_positions),
         notes=(f"mean standard error of a unit {errors.mean():.3g}",) if len(errors) else (),
     )

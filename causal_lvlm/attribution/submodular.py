@@ -29,11 +29,11 @@ for all candidates of a step), and their confidence is the entropy itself (weigh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from causal_lvlm.arrays import BoolArray, FloatArray
+from causal_lvlm.asker import Asker
 from causal_lvlm.attribution.info import MethodInfo, Progress, Table
 from causal_lvlm.attribution.objective import SetObjective, VisibleSets
 from causal_lvlm.attribution.orders import (
@@ -43,9 +43,9 @@ from causal_lvlm.attribution.orders import (
     greedy_order,
     placing,
 )
-from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.checks import check_choice, whole_number
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target, Units
 
 __all__ = ["TABLE", "bidirectional_order", "lima", "smdl"]
@@ -125,7 +125,11 @@ def smdl(
     ValueError
         If an option is unknown or out of range.
     """
-    sets = VisibleSets(trace, target, units, "prob", against, masking, backend, batch_size)
+    asker = Asker(
+        trace, target, units, masking=masking, backend=backend, against=against,
+        batch_size=batch_size,
+    )  # fmt: skip
+    sets = VisibleSets(asker, "prob")
     objective = _four_scores(sets, weights, features)
     order = greedy_order(objective, len(units), placing(progress, "smdl", units))
     options = {"weights": list(weights), "features": features}
@@ -170,7 +174,11 @@ def lima(
         If an option is unknown or out of range.
     """
     whole_number("pending", pending, 1)
-    sets = VisibleSets(trace, target, units, "prob", against, masking, backend, batch_size)
+    asker = Asker(
+        trace, target, units, masking=masking, backend=backend, against=against,
+        batch_size=batch_size,
+    )  # fmt: skip
+    sets = VisibleSets(asker, "prob")
     objective = _four_scores(sets, weights, features)
     placed = placing(progress, "lima", units)
     order = bidirectional_order(objective, len(units), pending, placed)
@@ -181,20 +189,21 @@ def lima(
 def _four_scores(sets: VisibleSets, weights: Sequence[float], features: str) -> SetObjective:
     conf, eff, cons, colla = checked_weights(weights, 4)
     check_choice("features", features, FEATURES)
-    if conf and sets.masking != "neutral":
+    asker = sets.asker
+    if conf and asker.masking != "neutral":
         raise ValueError(
             f"the confidence term (weight {conf}) needs the whole prediction, which is only "
-            f"available with masking='neutral', not {sets.masking!r}; set its weight to 0"
+            f"available with masking='neutral', not {asker.masking!r}; set its weight to 0"
         )
     return SetObjective(
         sets,
         (conf, eff, cons, colla),
-        distance=_distances(sets.trace, sets.units, features) if eff else None,
-        confidence=_confidence(sets) if conf else None,
+        distance=_distances(asker.trace, asker.units, features) if eff else None,
+        confidence=_confidence(asker) if conf else None,
     )
 
 
-def _distances(trace: Any, units: Units, features: str) -> FloatArray:
+def _distances(trace: TraceLike, units: Units, features: str) -> FloatArray:
     """Return arccos of the cosine of two units' mean features, divided by pi; float64 (U, U)."""
     states = trace.embeddings() if features == "embedding" else trace.hidden_states(-1)
     states = np.asarray(states, dtype=np.float64)
@@ -205,22 +214,21 @@ def _distances(trace: Any, units: Units, features: str) -> FloatArray:
     return np.asarray(np.arccos(np.clip(means @ means.T, -1.0, 1.0)) / np.pi)
 
 
-def _confidence(sets: VisibleSets) -> Callable[[BoolArray], FloatArray]:
+def _confidence(asker: Asker) -> Callable[[BoolArray], FloatArray]:
     """Return s_conf of sets: 1 - H(prediction) / ln V, mean over the target's tokens."""
-    own = np.asarray(sets.trace.embeddings())
-    neutral = np.asarray(sets.trace.baseline_embeddings("mean"))
+    own = np.asarray(asker.trace.embeddings())
+    neutral = np.asarray(asker.trace.baseline_embeddings("mean"))
 
     def confidence(visible: BoolArray) -> FloatArray:
-        keep = sets.keep(visible)
-        found = sets.trace.evaluate_embeddings(
+        keep = asker.keep(visible)
+        found = asker.trace.evaluate_embeddings(
             lambda row: np.where(keep[row][:, None], own, neutral),
-            sets.target,
+            asker.target,
             n_rows=len(keep),
             distribution=True,
-            batch_size=sets.batch_size,
+            batch_size=asker.batch_size,
         )
-        sets.runs += len(keep)
-        sets.asked += len(keep)
+        asker.count(len(keep))
         chances = np.asarray(found.distributions, dtype=np.float64)
         logs = np.log(np.where(chances > 0, chances, 1.0))
         entropy = -(chances * logs).sum(axis=2)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray
-from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.errors import UnsupportedModelError
+from causal_lvlm.protocols import TraceLike
 
 __all__ = ["TowerMap"]
 

@@ -20,10 +20,10 @@ import numpy as np
 
 from causal_lvlm.arrays import Float32Array, FloatArray
 from causal_lvlm.attribution.info import ONE_FORWARD, MethodInfo, Table
-from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.composition import check_finite
 from causal_lvlm.errors import quoted
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target
 
 __all__ = ["TABLE", "check_finite", "raw_attention", "rollout", "target_rows"]

@@ -17,11 +17,12 @@ from causal_lvlm.attribution.result import Attribution
 from causal_lvlm.checks import whole_number
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.methods.evaluate import evaluate
-from causal_lvlm.metrics.masked_top import candidates, masked_top
+from causal_lvlm.metrics.masked_top import masked_top
 from causal_lvlm.metrics.measure import DEFAULT_METRICS, Progress
 from causal_lvlm.metrics.registry import metric_function, option_names
 from causal_lvlm.metrics.result import MetricTable
 from causal_lvlm.protocols import TraceLike
+from causal_lvlm.tokens import candidate_units
 
 __all__ = ["measure_faithfulness"]
 
@@ -83,7 +84,7 @@ def measure_faithfulness(
     named = [metrics] if isinstance(metrics, str) else list(metrics)
     if any("steps" in option_names(metric_function(name)) for name in named):
         # What is masked: words may have several tokens, so this is the most units there can be.
-        size = len(candidates(trace.layout, target))
+        size = len(candidate_units(trace.layout, target))
         if steps is None and size > EXACT:
             steps = STEPS
         if steps is not None:

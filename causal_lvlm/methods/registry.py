@@ -227,9 +227,8 @@ def attribute(
         has.add("against")
     if "methods" in has:  # a method of methods is handed them, ready to be asked
         named = options.get("methods", signature["methods"].default)
-        options["methods"] = [
-            rerun(*((m,) if isinstance(m, str | Attribution) else m), seed=seed) for m in named
-        ]
+        pairs = [(m, {}) if isinstance(m, str | Attribution) else m for m in named]
+        options["methods"] = [rerun(method, own, seed) for method, own in pairs]
     options.update((key, value) for key, value in given.items() if key in has)
     with _peak_memory(trace) as memory:
         started = time.perf_counter()

@@ -6,12 +6,12 @@ target.
 
 from __future__ import annotations
 
-from causal_lvlm.metrics.case import Answers, Case
+from causal_lvlm.metrics.case import Case
 from causal_lvlm.metrics.info import Measured, MetricInfo
 from causal_lvlm.metrics.registry import list_metrics, metric_function, metric_info
 from causal_lvlm.metrics.result import MetricTable, MetricValue
 
 __all__ = [
-    "Answers", "Case", "Measured", "MetricInfo", "MetricTable", "MetricValue", "list_metrics",
+    "Case", "Measured", "MetricInfo", "MetricTable", "MetricValue", "list_metrics",
     "metric_function", "metric_info",
 ]  # fmt: skip

@@ -1,14 +1,11 @@
-"""One target under test: its units, the way they are masked, and a memory of what was asked.
+"""One target under test: its units, the way they are masked, and what the model said so far.
 
 Every metric asks the same kind of question: how likely is the target when only these units, or all
 but these, are visible? Curves of different methods share many of them (the empty and the full one
-at least), so a `Case` remembers each answer: a question that was asked before costs no model run.
+at least), so a `Case` asks through an `Asker`: a question that was asked before costs no model run.
+`runs` counts rows that the model computed, `asked` rows that a metric wanted.
 
-1. A subset of units becomes a mask over positions; positions that belong to no unit (the frame, the
-   predicting row) always stay.
-2. Masks that are not in memory are evaluated in one call: `Trace.evaluate` for the interventions it
-   knows, `Trace.evaluate_embeddings` where masked embeddings are replaced by a baseline.
-3. `runs` counts rows that the model computed, `asked` rows that a metric wanted.
+Positions that belong to no unit (the frame, the predicting row) always stay.
 
 Equal scores have no order of their own. Breaking ties by position would give every flat map the
 same, arbitrary order (the image row by row, then the text), and a sparse map a tail that is no
@@ -19,62 +16,33 @@ is the same for all methods of a case. ``ties="index"`` is the order of `Attribu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from copy import copy
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from causal_lvlm.arrays import BoolArray, Float32Array, FloatArray
+from causal_lvlm.arrays import BoolArray, FloatArray
+from causal_lvlm.asker import EMBEDDING_MASKINGS, Asker
+from causal_lvlm.asker import MASKINGS as INTERVENTIONS
 from causal_lvlm.checks import check_choice, whole_number
 from causal_lvlm.errors import TargetError
-from causal_lvlm.tokens import Target, TargetLike, Units, resolve_target
+from causal_lvlm.protocols import TraceLike
+from causal_lvlm.results import Answers
+from causal_lvlm.tokens import TargetLike, Units, resolve_target
 from causal_lvlm.units import make_units, units_name
 
-__all__ = ["EMBEDDING_MASKINGS", "MASKINGS", "Answers", "Case"]
+__all__ = ["MASKINGS", "Case"]
 
-EMBEDDING_MASKINGS = ("zero", "pad", "blur")
-"""Masked embeddings are replaced: by zeros, by padding, or by features of the blurred image."""
-
-MASKINGS = ("remove", "edges", "neutral", "pixels-blur", "pixels-mean", *EMBEDDING_MASKINGS)
+MASKINGS = (*INTERVENTIONS, *EMBEDDING_MASKINGS)
 
 TIES = ("random", "index")
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What the model says about the target under K masks.
-
-    Attributes
-    ----------
-    log_prob : ndarray of float64, shape (K,)
-        Of the whole target: the sum over its tokens.
-    margin : ndarray of float64, shape (K,)
-        Logit of a target token minus its strongest rival's; the smallest over the tokens.
-    changed : ndarray of bool, shape (K,)
-        Whether the first choice differs from the target at one of its tokens.
-    """
-
-    log_prob: FloatArray
-    margin: FloatArray
-    changed: BoolArray
-
-    @property
-    def prob(self) -> FloatArray:
-        """Probability of the whole target, float64 (K,)."""
-        return np.asarray(np.exp(self.log_prob), dtype=np.float64)
-
-    def read(self, score: str) -> FloatArray:
-        """Return ``prob``, ``log_prob`` or ``margin``."""
-        check_choice("score", score, ("prob", "log_prob", "margin"))
-        value: FloatArray = getattr(self, score)
-        return value
-
-
 class Case:
-    """One target with its units and a memory of masked rows.
+    """One target with its units, and the questions that metrics ask about it.
 
     Parameters
     ----------
@@ -96,6 +64,8 @@ class Case:
     ----------
     trace, target, units, masking, seed
         The target and the units are resolved.
+    asker : Asker
+        Asks the model about them, and remembers.
 
     Raises
     ------
@@ -107,7 +77,7 @@ class Case:
 
     def __init__(
         self,
-        trace: Any,
+        trace: TraceLike,
         target: TargetLike,
         *,
         units: str | Units = "patch+word",
@@ -122,8 +92,8 @@ class Case:
         check_choice("ties", ties, TIES)
         whole_number("seed", seed, 0)
         self.trace = trace
-        self.target: Target = resolve_target(trace.layout, target)
-        self.units: Units = make_units(trace, self.target, units)
+        self.target = resolve_target(trace.layout, target)
+        self.units = make_units(trace, self.target, units)
         if not len(self.units):
             raise TargetError(
                 f"nothing before the target {self.target.text!r} can be masked with units="
@@ -133,18 +103,11 @@ class Case:
         self.masking = masking
         self.seed = seed
         self.ties = ties
-        self._unit_at = np.full(len(trace.layout), -1, dtype=np.int64)
-        for position, unit in self.units.unit_of().items():
-            self._unit_at[position] = unit
-        self._options: dict[str, Any] = {
-            "backend": backend, "batch_size": batch_size, "max_memory": max_memory,
-        }  # fmt: skip
-        self._memory: dict[bytes, tuple[float, float, bool]] = {}
-        self._siblings: dict[str, Case] = {masking: self}
-        self._baseline: tuple[Float32Array, Float32Array] | None = None
-        self._remembered: dict[str, Any] = {}
-        self._runs = 0
-        self._asked = 0
+        self.asker = Asker(
+            trace, self.target, self.units, masking=masking, backend=backend,
+            batch_size=batch_size, max_memory=max_memory,
+        )  # fmt: skip
+        self._remembered: dict[tuple[str, str], Any] = {}
 
     def __repr__(self) -> str:
         """Say what is tested."""
@@ -154,12 +117,6 @@ class Case:
         )
 
     # -- questions ----------------------------------------------------------------------------
-
-    @property
-    def batch_size(self) -> int | None:
-        """Most rows in one call of the model; None leaves it to the trace."""
-        size: int | None = self._options["batch_size"]
-        return size
 
     @property
     def n_units(self) -> int:
@@ -179,12 +136,12 @@ class Case:
     @property
     def runs(self) -> int:
         """Rows that the model computed, with every masking (`under`) of this case."""
-        return sum(case._runs for case in self._siblings.values())
+        return self.asker.runs
 
     @property
     def asked(self) -> int:
         """Rows that were asked for, those in memory included."""
-        return sum(case._asked for case in self._siblings.values())
+        return self.asker.asked
 
     def keep(self, subsets: Sequence[Iterable[int]] | BoolArray) -> Answers:
         """Ask with only these units visible.
@@ -199,37 +156,28 @@ class Case:
         Answers
             One row per subset.
         """
-        return self._ask(self._visible(subsets))
+        return self.asker.rows(self._visible(subsets))
 
     def without(self, subsets: Sequence[Iterable[int]] | BoolArray) -> Answers:
         """Ask with these units masked and all others visible; see `keep`."""
-        return self._ask(~self._visible(subsets))
+        return self.asker.rows(~self._visible(subsets))
 
     def under(self, masking: str) -> Case:
         """Return the case of the same target and units with another masking.
 
         Its runs count here too, and its memory is kept.
         """
-        if masking not in self._siblings:
-            other = Case(
-                self.trace, self.target, units=self.units, masking=masking, seed=self.seed,
-                ties=self.ties, **self._options,
-            )  # fmt: skip
-            other.units_name = self.units_name
-            other._siblings = self._siblings
-            self._siblings[masking] = other
-        return self._siblings[masking]
-
-    def count(self, rows: int) -> None:
-        """Count rows that a metric evaluated by itself."""
-        self._runs += rows
-        self._asked += rows
+        check_choice("masking", masking, MASKINGS)
+        other = copy(self)
+        other.masking, other.asker = masking, self.asker.under(masking)
+        return other
 
     def remember(self, key: str, make: Callable[[], T]) -> T:
-        """Return what `make` returned the first time it was asked for under this key."""
-        if key not in self._remembered:
-            self._remembered[key] = make()
-        found: T = self._remembered[key]
+        """Return what `make` returned when this masking's case was first asked for this key."""
+        place = (self.masking, key)
+        if place not in self._remembered:
+            self._remembered[place] = make()
+        found: T = self._remembered[place]
         return found
 
     # -- scores -------------------------------------------------------------------------------
@@ -261,8 +209,6 @@ class Case:
             second = np.random.default_rng([self.seed, self.n_units]).permutation(self.n_units)
         return tuple(int(u) for u in np.lexsort((second, -found)))
 
-    # -- the model ----------------------------------------------------------------------------
-
     def _visible(self, subsets: Sequence[Iterable[int]] | BoolArray) -> BoolArray:
         """Return subsets as a mask (K, U)."""
         if isinstance(subsets, np.ndarray) and subsets.dtype == np.bool_:
@@ -270,7 +216,7 @@ class Case:
                 raise ValueError(
                     f"subsets must have shape (K, {self.n_units}), got {subsets.shape}"
                 )
-            return subsets.copy()
+            return subsets
         chosen = np.zeros((len(subsets), self.n_units), dtype=np.bool_)
         for row, subset in enumerate(subsets):
             members = [int(u) for u in subset]
@@ -279,56 +225,3 @@ class Case:
                 raise ValueError(f"units {wrong} do not exist, allowed: 0..{self.n_units - 1}")
             chosen[row, members] = True
         return chosen
-
-    def _ask(self, visible: BoolArray) -> Answers:
-        self._asked += len(visible)
-        keys = [row.tobytes() for row in np.packbits(visible, axis=1)]
-        new = {key: row for row, key in enumerate(keys) if key not in self._memory}
-        if new:
-            rows = visible[list(new.values())]
-            found = self._evaluate(rows)
-            self._runs += len(rows)
-            changed = (np.asarray(found.argmax) != np.array(self.target.token_ids)).any(axis=1)
-            log_prob = np.asarray(found.token_log_probs, dtype=np.float64).sum(axis=1)
-            margin = np.asarray(found.margin, dtype=np.float64).min(axis=1)
-            for i, key in enumerate(new):
-                self._memory[key] = (float(log_prob[i]), float(margin[i]), bool(changed[i]))
-        answers = [self._memory[key] for key in keys]
-        return Answers(
-            log_prob=np.array([a[0] for a in answers], dtype=np.float64),
-            margin=np.array([a[1] for a in answers], dtype=np.float64),
-            changed=np.array([a[2] for a in answers], dtype=np.bool_),
-        )
-
-    def _evaluate(self, visible: BoolArray) -> Any:
-        """Run the model; `visible` has shape (K, U)."""
-        # Curves over thousands of units have thousands of rows: no loop over them here.
-        keep = np.ones((len(visible), len(self.trace.layout)), dtype=np.bool_)
-        covered = np.flatnonzero(self._unit_at >= 0)
-        keep[:, covered] = visible[:, self._unit_at[covered]]
-        if self.masking not in EMBEDDING_MASKINGS:
-            return self.trace.evaluate(keep, self.target, masking=self.masking, **self._options)
-        plain, baseline = self.embeddings()
-
-        def row(index: int) -> Float32Array:
-            return np.where(keep[index][:, None], plain, baseline)
-
-        return self.trace.evaluate_embeddings(
-            row, self.target, n_rows=len(keep), batch_size=self.batch_size
-        )
-
-    def embeddings(self) -> tuple[Float32Array, Float32Array]:
-        """Return the sequence's embeddings and what masked ones become, float32 (T, D) each.
-
-        Raises
-        ------
-        ValueError
-            If the case's masking replaces no embeddings.
-        """
-        check_choice("masking (to replace embeddings)", self.masking, EMBEDDING_MASKINGS)
-        if self._baseline is None:
-            self._baseline = (
-                np.asarray(self.trace.embeddings(), dtype=np.float32),
-                np.asarray(self.trace.baseline_embeddings(self.masking), dtype=np.float32),
-            )
-        return self._baseline

@@ -116,7 +116,7 @@ def impossible_attribution(
         share = (mass[chosen] / largest).sum() / (mass / largest).sum() if largest else math.nan
         each.append(float(1.0 - share))
         subsets.append(chosen)
-    case.count(run.model_runs)
+    case.asker.count(run.model_runs)
     detail: dict[str, Any] = {
         "each": each,
         "chance": 1.0 - size / case.n_units,

@@ -16,22 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from causal_lvlm.arrays import BoolArray
+from causal_lvlm.asker import Asker
 from causal_lvlm.attribution.result import Attribution
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.metrics.measure import DEFAULT_METRICS
 from causal_lvlm.metrics.registry import metric_info
 from causal_lvlm.metrics.result import MASKED_TOP, MetricValue
 from causal_lvlm.protocols import TraceLike
-from causal_lvlm.tokens import Target, TokenLayout
+from causal_lvlm.tokens import TokenLayout, candidate_units
 
-__all__ = ["KINDS", "candidates", "masked_top", "measurable", "ranked"]
+__all__ = ["SCOPES", "masked_top", "measurable", "ranked"]
 
-KINDS = {
-    "all": ("image", "prompt", "generated"),
-    "image": ("image",),
-    "text": ("prompt", "generated"),
-}
+SCOPES = ("all", "image", "text")
 SCOPE_OF_SET = {"joint": "all", "custom": "all", "image": "image", "text": "text"}
 _BUDGET = 5  # where no set gives a size
 
@@ -50,16 +46,9 @@ def ranked(layout: TokenLayout, attribution: Attribution, scope: str = "all") ->
     list of int
         Without the frame, and without the position whose row predicts the target.
     """
-    start = attribution.target.start
-    found = candidates(layout, attribution.target, scope)
-    scores = np.asarray(attribution.scores, dtype=np.float64)[:start]
-    return sorted(found, key=lambda p: (-scores[p], p))
-
-
-def candidates(layout: TokenLayout, target: Target, scope: str = "all") -> list[int]:
-    """Return the positions before the target that can be masked."""
-    kinds = KINDS[scope]
-    return [p for p in range(target.start) if layout.modality[p] in kinds and p != target.predictor]
+    found = candidate_units(layout, attribution.target, candidates=scope)
+    scores = np.asarray(attribution.scores, dtype=np.float64)
+    return sorted((p for (p,) in found.members), key=lambda p: (-scores[p], p))
 
 
 def measurable(names: Iterable[str]) -> None:
@@ -81,7 +70,7 @@ def measurable(names: Iterable[str]) -> None:
 
 def _wanted(explanation: Explanation, most: int) -> dict[str, list[int]]:
     """Return the budgets in tokens for every scope that the masking can mask."""
-    sizes: dict[str, set[int]] = {scope: set() for scope in KINDS}
+    sizes: dict[str, set[int]] = {scope: set() for scope in SCOPES}
     main = len(explanation.main.positions)
     for name, item in explanation.sets.items():
         if item is not None and item.positions and name in SCOPE_OF_SET:
@@ -118,45 +107,42 @@ def masked_top(
     DetachedTraceError
         If the trace has no model.
     """
-    layout, target = trace.layout, explanation.target
+    units = candidate_units(trace.layout, explanation.target)
+    unit_of, everything = units.unit_of(), frozenset(range(len(units)))
     wanted = _wanted(explanation, most)
-    masks: dict[frozenset[int], int] = {}
-    asked: list[list[tuple[str, int, tuple[int, ...]]]] = []
+    tops: list[list[tuple[str, list[int]]]] = []  # of each method, scope and positions
+    masks: list[frozenset[int]] = []  # of all methods, one after the other
     for attribution in attributions:
         mine = []
         for scope, sizes in wanted.items():
-            order = ranked(layout, attribution, scope)
-            for k in sizes:
-                if k <= len(order):
-                    mine.append((scope, k, tuple(order[:k])))
-                    masks.setdefault(frozenset(order[:k]), len(masks))
-        asked.append(mine)
+            order = ranked(trace.layout, attribution, scope)
+            mine += [(scope, order[:k]) for k in sizes if k <= len(order)]
+        tops.append(mine)
+        for _, positions in mine:
+            top = frozenset(unit_of[p] for p in positions)
+            masks.append(top if explanation.mode == "necessary" else everything - top)
     own = _own(explanation)
     if not masks:
         return own, 0
-    keep = _keep(layout, target, list(masks), explanation.mode)
+    asker = Asker(trace, explanation.target, units, masking=explanation.masking)
     before = time.perf_counter()
-    found = trace.evaluate(keep, target, masking=explanation.masking)
+    answers = asker.sets(masks)
     seconds = time.perf_counter() - before
-    chance = np.exp(np.asarray(found.token_log_probs, dtype=np.float64).sum(axis=1))
-    first = np.asarray(found.argmax)
-    changed = (first != np.array(target.token_ids)).any(axis=1)
+    chance, changed, at = answers.prob, answers.changed, iter(range(len(masks)))
     size = len(explanation.main.positions) or _BUDGET
     values: list[MetricValue] = []
-    for attribution, mine in zip(attributions, asked, strict=True):
-        rows: list[dict[str, Any]] = []
-        for scope, k, positions in mine:
-            at = masks[frozenset(positions)]
-            rows.append(
-                {
-                    "scope": scope,
-                    "k": k,
-                    "positions": list(positions),
-                    "probability": float(chance[at]),
-                    "first_choice": [trace.token_text(int(t)) for t in first[at]],
-                    "changed": bool(changed[at]),
-                }
-            )
+    for attribution, mine in zip(attributions, tops, strict=True):
+        rows: list[dict[str, Any]] = [
+            {
+                "scope": scope,
+                "k": len(positions),
+                "positions": positions,
+                "probability": float(chance[row]),
+                "first_choice": [trace.token_text(int(t)) for t in answers.argmax[row]],
+                "changed": bool(changed[row]),
+            }
+            for (scope, positions), row in zip(mine, at, strict=False)
+        ]
         same = [r["probability"] for r in rows if r["k"] == size]
         values.append(
             MetricValue(
@@ -164,12 +150,12 @@ def masked_top(
                 method=attribution.method,
                 value=same[0] if same else None,
                 detail={"mode": explanation.mode, "budget": size, "rows": rows},
-                model_runs=len(masks) if not values else 0,  # shared: counted once
+                model_runs=asker.runs if not values else 0,  # shared: counted once
                 asked=len(rows),
                 seconds=seconds if not values else 0.0,
             )
         )
-    return own + values, len(masks)
+    return own + values, asker.runs
 
 
 def _own(explanation: Explanation) -> list[MetricValue]:
@@ -188,15 +174,3 @@ def _own(explanation: Explanation) -> list[MetricValue]:
             seconds=0.0,
         )
     ]
-
-
-def _keep(
-    layout: TokenLayout, target: Target, masks: Sequence[frozenset[int]], mode: str
-) -> BoolArray:
-    """Return what stays visible: all but the mask, or of what can be masked nothing but it."""
-    keep = np.ones((len(masks), len(layout)), dtype=np.bool_)
-    everything = candidates(layout, target)
-    for row, mask in enumerate(masks):
-        hidden = mask if mode == "necessary" else set(everything) - mask
-        keep[row, sorted(hidden)] = False
-    return keep

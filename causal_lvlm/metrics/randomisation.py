@@ -57,6 +57,7 @@ from causal_lvlm.metrics.case import Case
 from causal_lvlm.metrics.info import Measured, MetricInfo
 from causal_lvlm.metrics.ranks import spearman_rho
 from causal_lvlm.metrics.rerun import ANY_MODEL, REFUSALS, Recipe, Rerun
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.structure import PAG, compare_graphs
 
 __all__ = ["METRICS", "edge_jaccard", "graph_mprt", "mprt"]
@@ -121,7 +122,7 @@ def mprt(
             rho.append(math.nan)
             continue
         rho.append(spearman_rho(trained, there))
-    case.count(run.model_runs)
+    case.asker.count(run.model_runs)
     curve = [1.0 - abs(r) for r in rho]
     detail: dict[str, Any] = {
         "depths": chosen,
@@ -189,7 +190,7 @@ def graph_mprt(
     seed = case.seed if seed is None else whole_number("seed", seed, 0)
     chosen = _depths(case, depths)
 
-    def graphs(trace: Any) -> list[HeadGraph | None]:
+    def graphs(trace: TraceLike) -> list[HeadGraph | None]:
         """Return one graph per head, None where the target's row is degenerate."""
         found = attention_correlations(trace, case.target, **correlation_options)
         learned = iter(learn_graphs(

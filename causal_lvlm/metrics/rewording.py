@@ -39,6 +39,7 @@ from causal_lvlm.metrics.case import Case
 from causal_lvlm.metrics.info import Measured, MetricInfo
 from causal_lvlm.metrics.ranks import spearman_rho, top_k_overlap
 from causal_lvlm.metrics.rerun import REFUSALS, Method, Recipe, Rerun
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target, TokenLayout, Units, candidate_units, resolve_target
 from causal_lvlm.units import make_units
 
@@ -188,16 +189,14 @@ def rewording_stability(
         rerun(result, method_options, seed)
     )  # fmt: skip
     trace = case.trace
-    options = {
-        "max_new_tokens": max_new_tokens or trace.parameters.get("max_new_tokens", 64),
-        "chat_template": trace.parameters.get("chat_template"),
-    }
+    most = max_new_tokens or trace.parameters.get("max_new_tokens", 64)
+    chat = trace.parameters.get("chat_template")
     images = list(trace.images)
     picture = images[0] if len(images) == 1 else images or None
     own = ask.of(trace, case.target, case.units)
     rows = []
     for prompt in prompts:
-        asked = trace.model.run(picture, prompt, **options)
+        asked = trace.model.run(picture, prompt, max_new_tokens=most, chat_template=chat)
         row: dict[str, Any] = {
             "prompt": prompt,
             "answer": asked.answer,
@@ -213,7 +212,7 @@ def rewording_stability(
             except REFUSALS as error:
                 row["refused"] = str(error)
         rows.append(row)
-    case.count(ask.model_runs)
+    case.asker.count(ask.model_runs)
     detail: dict[str, Any] = {
         "same_answer": float(np.mean([row["same_answer"] for row in rows])),
         "target_kept": float(np.mean([row["target_kept"] for row in rows])),
@@ -246,7 +245,7 @@ class _Maps:
     def model_runs(self) -> int:
         return self.run.model_runs
 
-    def of(self, trace: Any, target: Target, units: Units) -> Any:
+    def of(self, trace: TraceLike, target: Target, units: Units) -> Any:
         return self.run(trace, target, units).scores
 
     def compare(
@@ -277,7 +276,7 @@ class _Sets:
     names = ("set_jaccard",)
     what = "sets"
 
-    def of(self, trace: Any, target: Target, units: Units) -> Any:
+    def of(self, trace: TraceLike, target: Target, units: Units) -> Any:
         if self.recipe.target == target and self.recipe.summary == trace.to_dict():
             return self.recipe  # the one that was given
         given = {k: v for k, v in self.recipe.parameters.items() if k != "seed"}
@@ -301,7 +300,7 @@ def _is_explanation(result: Any) -> bool:
     return hasattr(result, "sets") and hasattr(result, "graphs")
 
 
-def _units_like(case: Case, trace: Any, target: Target) -> Units:
+def _units_like(case: Case, trace: TraceLike, target: Target) -> Units:
     """Return units of another trace by the name of the case's, single tokens where it has none."""
     if case.units_name == "custom":
         return candidate_units(trace.layout, target)

@@ -46,9 +46,10 @@ import numpy as np
 import numpy.typing as npt
 
 from causal_lvlm.arrays import BoolArray, Float32Array, FloatArray
+from causal_lvlm.asker import EMBEDDING_MASKINGS
 from causal_lvlm.checks import whole_number
 from causal_lvlm.errors import quoted
-from causal_lvlm.metrics.case import EMBEDDING_MASKINGS, Case
+from causal_lvlm.metrics.case import Case
 from causal_lvlm.metrics.info import Measured, MetricInfo
 
 __all__ = ["METRICS", "hellinger", "retention_probabilities", "soft_nc", "soft_ns"]
@@ -105,7 +106,7 @@ class _Probe:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.plain, self.baseline = case.embeddings()
+        self.plain, self.baseline = case.asker.embeddings()
         self.unit_of = np.full(len(self.plain), -1, dtype=np.int64)
         for position, unit in case.units.unit_of().items():
             self.unit_of[position] = unit
@@ -120,9 +121,9 @@ class _Probe:
     def distributions(self, rows: Float32Array) -> FloatArray:
         """Return next-token distributions (K, G, V)."""
         found = self.case.trace.evaluate_embeddings(
-            rows, self.case.target, distribution=True, batch_size=self.case.batch_size
+            rows, self.case.target, distribution=True, batch_size=self.case.asker.batch_size
         )
-        self.case.count(len(rows))
+        self.case.asker.count(len(rows))
         return np.asarray(found.distributions, dtype=np.float64)
 
     def perturbed(self, keep: FloatArray, n_samples: int, stream: int) -> Iterator[Float32Array]:

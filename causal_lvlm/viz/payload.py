@@ -23,7 +23,7 @@ from causal_lvlm.explanation.head_graphs import HeadGraphs
 from causal_lvlm.explanation.result import ExplainingSet, Explanation
 from causal_lvlm.explanation.trust import TargetStability
 from causal_lvlm.explanation.wording import how, outcome, random_controls, said
-from causal_lvlm.metrics.masked_top import KINDS, ranked
+from causal_lvlm.metrics.masked_top import SCOPES, ranked
 from causal_lvlm.metrics.result import MetricTable
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
@@ -303,7 +303,7 @@ def _attribution(
         "text": attribution.target.text,
         "scores": [short(float(v), 3) for v in scores],
         # By scores with all their digits, so that these are the tokens that were masked.
-        "top": {scope: ranked(view.layout, attribution, scope)[:_TOP] for scope in KINDS},
+        "top": {scope: ranked(view.layout, attribution, scope)[:_TOP] for scope in SCOPES},
         "runs": attribution.model_runs,
         "backward": attribution.backward_passes,
         "notes": list(attribution.notes),

@@ -65,6 +65,7 @@ class FakeTrace:
     forwards: int = 0
     backwards: int = 0
     asked: list = field(default_factory=list)
+    attention_kinds: tuple[str, ...] = ()
 
     def attention(self, layers=(-1,)):
         self.forwards += 1

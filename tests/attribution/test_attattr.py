@@ -23,6 +23,7 @@ class Toy:
 
     layout: TokenLayout = field(default_factory=make_layout)
     n_layers: int = 2
+    attention_kinds: tuple[str, ...] = ()
     model_id: str = "toy"
     revision: str | None = None
 

@@ -16,12 +16,12 @@ from PIL import Image
 
 from causal_lvlm.attribution import relevancy_matrix
 from causal_lvlm.attribution.gradients import TABLE as GRADIENTS
-from causal_lvlm.attribution.protocols import TraceLike
 from causal_lvlm.attribution.relevancy import TABLE as RELEVANCY
 from causal_lvlm.attribution.weights import TABLE as WEIGHTS
 from causal_lvlm.errors import UnsupportedModelError
 from causal_lvlm.lvlm import LVLM, Trace
 from causal_lvlm.methods import attribute
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import resolve_target
 from tests.models import tiny_llava
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
+from causal_lvlm.asker import Asker
 from causal_lvlm.attribution.eagle import eagle, eagle_fast
 from causal_lvlm.attribution.objective import SetObjective, VisibleSets, path_saliency, strict
 from causal_lvlm.attribution.result import Scores
@@ -254,7 +255,7 @@ def test_effectiveness_of_every_subset_is_the_sum_of_distances_to_the_nearest():
     layout = make_layout(rows=2, cols=3, words=1)
     trace = SetTrace(rough(layout, 0), layout)
     naive = Naive(trace, (0, 1.0, 0, 0))
-    sets = VisibleSets(trace, trace.target(), trace.units())
+    sets = VisibleSets(Asker(trace, trace.target(), trace.units()))
     objective = SetObjective(sets, (0, 1.0, 0, 0), np.array(naive.distance))
     for size in range(5):
         for base in itertools.combinations(range(naive.n), size):
@@ -357,7 +358,7 @@ def test_on_the_tiny_model_an_order_found_by_search_beats_its_reverse_and_chance
     trace, target, units = tiny
     found = method(trace, target, units=units)
     order = found.parameters["order"]
-    sets = VisibleSets(trace, target, units)
+    sets = VisibleSets(Asker(trace, target, units))
     objective = SetObjective(sets, (0, 0, 1, 1))
     rng = np.random.default_rng(0)
     others = [order[::-1]] + [rng.permutation(len(units)).tolist() for _ in range(5)]

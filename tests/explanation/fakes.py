@@ -93,7 +93,7 @@ class FakeTrace:
         return SimpleNamespace(
             log_prob=log_prob, token_log_probs=log_prob[:, None], argmax=argmax,
             margin=np.where(ok, 1.0, -1.0)[:, None], against_log_prob=against,
-            runner_up=np.full((len(keep), 1), OTHER), runs=len(keep), backend="fake",
+            runner_up=np.full((len(keep), 1), OTHER), runs=len(keep), backend="fake", check=None,
         )  # fmt: skip
 
     def layer_remark(self, layer: int) -> str | None:

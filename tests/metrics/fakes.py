@@ -45,7 +45,7 @@ class FunctionTrace:
 
     def evaluate_embeddings(
         self, rows: Any, target: Any, *, n_rows: int | None = None, distribution: bool = False,
-        batch_size: int | None = None,
+        **_: Any,
     ) -> Any:  # fmt: skip
         self.calls.append("embeddings")
         stacked = np.stack([rows(i) for i in range(n_rows)]) if callable(rows) else rows
@@ -61,7 +61,8 @@ class FunctionTrace:
         log_prob, margin = np.log(p), np.log(p / (1 - p))
         return SimpleNamespace(
             log_prob=log_prob, token_log_probs=log_prob[:, None], margin=margin[:, None],
-            argmax=np.where(margin > 0, SAID, OTHER)[:, None], runs=len(p),
+            argmax=np.where(margin > 0, SAID, OTHER)[:, None], runs=len(p), against_log_prob=None,
+            backend="fake", check=None,
         )  # fmt: skip
 
 

@@ -43,6 +43,9 @@ class Additive:
             log_prob=np.log(p),
             argmax=np.where(p > 0.5, RED, GREEN)[:, None],
             margin=(p - 0.5)[:, None],
+            against_log_prob=None,
+            backend="fake",
+            check=None,
         )
 
     def token_text(self, token):
