@@ -4,7 +4,8 @@ The route is read from a traced run on the embedded model:
 
 1. Every call of a Python function of the package is noted, at its first call only, if it is handed
    the question: a `TokenLayout`, `Target` or `Units`, or an object of the package that holds one
-   (a trace, an explanation, what asks for masks, a search).
+   (a trace, an explanation, what asks for masks, a search). A property is no call: it looks like
+   data where it is used.
 2. Of those, a call from another module sends the reader there. (A helper beside its caller is read
    where the reader is, and nobody turns a page to come back from a call.)
 3. Reading stops at the seam (`causal_lvlm.lvlm`: what is called there, and what it calls), and
@@ -31,16 +32,12 @@ import causal_lvlm as cl
 from causal_lvlm.tiny import sample_inputs
 from causal_lvlm.tokens import Target, TokenLayout, Units
 from tests.imports import MODULES, import_graph
+from tests.test_layers import ROOMS
 
 PACKAGE = "causal_lvlm"
 SEAM = f"{PACKAGE}.lvlm"
-LEAVES = {
-    f"{PACKAGE}.{name}"
-    for name in (
-        "arrays", "checks", "errors", "fields", "npz", "protocols", "rasters", "record", "results",
-        "storage", "summary", "tokens", "units",
-    )
-}  # fmt: skip
+LEAVES = {f"{PACKAGE}.{m}" for r in ROOMS if r.name in ("files", "language") for m in r.members}
+LEAVES.remove(f"{PACKAGE}.asker")
 FILES = {str(file): name for name, file in MODULES.items() if name.startswith(PACKAGE)}
 DEPTH = 5  # a search holds its cases, a case its question, a question the evaluator, that the trace
 
@@ -75,6 +72,9 @@ def first_calls(work: Callable[[], Any]) -> list[tuple[str, str, str]]:
         if event != "call" or module is None or code in seen or code.co_name.startswith("<"):
             return
         seen.add(code)
+        owner = getattr(type(frame.f_locals.get("self")), code.co_name, None)
+        if isinstance(owner, property):
+            return
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         if any(holds_question(frame.f_locals.get(name)) for name in names):
             found.append((_caller(frame), module, code.co_qualname))
