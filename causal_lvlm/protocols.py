@@ -15,18 +15,27 @@ more than it.
 `Embeds`           the target again, given other embeddings; gradients there
 `Featured`         hidden states, and gradients there
 `Headed`           the target again, with the outputs of some heads replaced
+`Propagates`       relevance of the embeddings, by the rules of layer-wise propagation
 =================  ===============================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias
 
 from PIL import Image
 
 from causal_lvlm.arrays import AnyArray, BoolArray, Float32Array, FloatArray, IntArray
-from causal_lvlm.results import EmbeddingEvaluation, Evaluation, LayerTensors, SelfCheck
+from causal_lvlm.results import (
+    EmbeddingEvaluation,
+    Evaluation,
+    LayerTensors,
+    Relevance,
+    Rules,
+    SelfCheck,
+)
 from causal_lvlm.tokens import TargetLike, TokenLayout
 
 __all__ = [
@@ -41,6 +50,7 @@ __all__ = [
     "LayersLike",
     "Masks",
     "ModelLike",
+    "Propagates",
     "Recorded",
     "Rows",
     "Speaks",
@@ -307,8 +317,22 @@ class Headed(Protocol):
         """Evaluate the target with heads (K, L, H) silenced."""
 
 
+class Propagates(Embeds, Protocol):
+    """Relevance of the embeddings, by the rules of layer-wise propagation."""
+
+    def propagate(
+        self,
+        target: TargetLike,
+        rules: Rules,
+        *,
+        against: int | str | None = None,
+        baseline: Float32Array | None = None,
+    ) -> Relevance:
+        """Propagate the target's logits back to the merged embeddings."""
+
+
 class TraceLike(
-    Recorded, Speaks, Attends, Masks, Differentiates, Embeds, Featured, Headed, Protocol
+    Recorded, Speaks, Attends, Masks, Differentiates, Featured, Headed, Propagates, Protocol
 ):
     """All that may be asked; `causal_lvlm.lvlm.Trace` offers it."""
 
@@ -343,6 +367,9 @@ class ModelLike(Protocol):
         chat_template: bool | None = None,
     ) -> TraceLike:
         """Ask about images, or about text alone."""
+
+    def peak_memory(self) -> AbstractContextManager[Any]:
+        """Return what measures, as ``bytes``, the most memory that a block takes."""
 
     def randomised(self, n_layers: int, *, seed: int, head: bool = True) -> ModelLike:
         """Return a copy whose upper decoder layers are re-initialised."""

@@ -16,6 +16,8 @@ __all__ = [
     "EmbeddingEvaluation",
     "Evaluation",
     "LayerTensors",
+    "Relevance",
+    "Rules",
     "SelfCheck",
 ]
 
@@ -273,3 +275,37 @@ class Answers:
             np.concatenate([self.margin, more.margin]),
             np.concatenate([self.against_log_prob, more.against_log_prob]),
         )
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which rule of relevance propagation each kind of operation follows.
+
+    Attributes
+    ----------
+    attention : {"uniform", "frozen", "plain"}
+        ``plain`` keeps the ordinary gradient.
+    gate : {"half", "constant"}
+    """
+
+    attention: str = "uniform"
+    gate: str = "half"
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """What one propagation of relevance found.
+
+    Attributes
+    ----------
+    values : ndarray of float64, shape (T,)
+        Relevance of each position's merged embedding.
+    score : float
+        What was propagated: the sum of the target tokens' logits (minus the rival's).
+    absorbed : float
+        ``score - values.sum()`` with e' = 0: what biases, and rules that do not conserve, kept.
+    """
+
+    values: FloatArray
+    score: float
+    absorbed: float

@@ -1,7 +1,7 @@
 """Layer-wise relevance propagation: AttnLRP, CP-LRP and RelP, in gradient x input form.
 
-The rules and their references stand in `causal_lvlm.lvlm.lrp`, which runs them. Here are the three
-methods, and the note that one must have read before using them.
+The rules and their references stand in `causal_lvlm.lvlm.lrp`, which follows them. Here are the
+three methods, and the note that one must have read before using them.
 
 Patent note. Layer-wise relevance propagation is the subject of patents (WO 2016/150472, "Relevance
 score assignment for artificial neural networks", applicants Fraunhofer-Gesellschaft and Technische
@@ -26,6 +26,8 @@ from typing import Any
 from causal_lvlm.attribution.info import ONE_BACKWARD, MethodInfo, Table
 from causal_lvlm.attribution.result import Scores
 from causal_lvlm.checks import check_choice
+from causal_lvlm.protocols import Propagates
+from causal_lvlm.results import Rules
 from causal_lvlm.tokens import Target
 
 __all__ = ["PATENT_NOTE", "TABLE", "cp_lrp", "lrp", "relp"]
@@ -36,11 +38,16 @@ PATENT_NOTE = (
     "can be used free of charge for personal and scientific purposes only, and this package gives "
     "no patent licence"
 )
+RULES = {
+    "attn_lrp": Rules("uniform", "half"),
+    "cp_lrp": Rules("frozen", "constant"),
+    "relp": Rules("frozen", "half"),
+}
 _SUMMARY_NOTE = "patented: see the note, needs accept_patent_note=True"
 
 
 def lrp(
-    trace: Any,
+    trace: Propagates,
     target: Target,
     *,
     against: int | str | None = None,
@@ -77,7 +84,7 @@ def lrp(
 
 
 def cp_lrp(
-    trace: Any,
+    trace: Propagates,
     target: Target,
     *,
     against: int | str | None = None,
@@ -96,7 +103,7 @@ def cp_lrp(
 
 
 def relp(
-    trace: Any,
+    trace: Propagates,
     target: Target,
     *,
     against: int | str | None = None,
@@ -149,7 +156,7 @@ def relp(
 
 
 def _run(
-    trace: Any,
+    trace: Propagates,
     target: Target,
     name: str,
     accepted: bool,
@@ -163,14 +170,11 @@ def _run(
             f"{PATENT_NOTE}. Read the note in causal_lvlm.attribution.lrp, and pass "
             "accept_patent_note=True if your use is covered"
         )
-    # torch is needed from here on only, so that the list of methods can be had without it.
-    from causal_lvlm.lvlm.lrp import RULES, propagate
-
     rules = RULES[name] if attention is None else replace(RULES[name], attention=attention)
     reference = None
     if baseline not in (None, "zero"):
         reference = trace.baseline_embeddings(baseline)
-    found = propagate(trace.prepared, target, rules, against=against, baseline=reference)
+    found = trace.propagate(target, rules, against=against, baseline=reference)
     parameters: dict[str, Any] = {
         "against": against,
         "attention": rules.attention,

@@ -19,6 +19,7 @@ from causal_lvlm.lvlm.families import family_of
 from causal_lvlm.lvlm.family import Family
 from causal_lvlm.lvlm.geometry import KnownSizes
 from causal_lvlm.lvlm.layout import token_text
+from causal_lvlm.lvlm.memory import PeakMemory
 from causal_lvlm.lvlm.pace import Pace
 from causal_lvlm.lvlm.parts import Parts, check_weights, plain_model
 from causal_lvlm.lvlm.state import kept, own_modes
@@ -229,6 +230,10 @@ class Facts:
         switch = switched(parts.configs(tower=tower))
         with alone, own_modes(self.device), uncompiled(parts.modules), switch, aside:
             yield
+
+    def peak_memory(self) -> PeakMemory:
+        """Return what measures the most memory that a block takes where the model is."""
+        return PeakMemory(self.device)
 
     def token_text(self, token_id: int) -> str:
         """Return a token as a person would read it, with the leading space it carries.

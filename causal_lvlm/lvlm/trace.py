@@ -43,6 +43,7 @@ from causal_lvlm.lvlm.features import Featured
 from causal_lvlm.lvlm.gradients import Differentiates
 from causal_lvlm.lvlm.heads import Headed
 from causal_lvlm.lvlm.length import check_length
+from causal_lvlm.lvlm.lrp import Propagates
 from causal_lvlm.lvlm.memory import is_out_of_memory
 from causal_lvlm.lvlm.prepared import Prepared
 from causal_lvlm.lvlm.probes import Embeds
@@ -54,7 +55,7 @@ __all__ = ["Trace"]
 _BLOCKED = "blocked"  # name of the parameter in which a trace records its blocked positions
 
 
-class Trace(Attends, Masks, Differentiates, Embeds, Featured, Headed, Looks):
+class Trace(Attends, Masks, Differentiates, Embeds, Featured, Headed, Looks, Propagates):
     """What was asked, what was answered, and how to ask again; see `Live` for its attributes."""
 
     def __repr__(self) -> str:
@@ -133,7 +134,9 @@ class Trace(Attends, Masks, Differentiates, Embeds, Featured, Headed, Looks):
             check_length(model.text_config, model.model_id, layout.n_prompt, n_new)
             inputs, hidden = self._shared_inputs(model), self._recorded_hidden()
             prepared = Prepared(model, self.images, layout, self.prompt, inputs, hidden)
-            found = check_run(prepared, self.log_probs, self.self_check.geometry_error)
+            mine = self.self_check
+            geometry = 0.0 if mine is None else mine.geometry_error
+            found = check_run(prepared, self.log_probs, geometry)
         except (CausalLVLMError, RuntimeError, ValueError, IndexError) as error:
             if is_out_of_memory(error):
                 raise

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -297,17 +296,10 @@ def _checked(
     return first, checked[1]
 
 
-@contextmanager
-def _peak_memory(trace: TraceLike) -> Iterator[Any]:
-    """Measure memory where a model can have run: without torch loaded there is none."""
-    if "torch" not in sys.modules:
-        yield SimpleNamespace(bytes=None)
-        return
-    from causal_lvlm.lvlm.memory import PeakMemory
-
+def _peak_memory(trace: TraceLike) -> AbstractContextManager[Any]:
+    """Return what measures the memory of a block, where there is a model that can run in it."""
     try:
-        device = getattr(getattr(trace, "model", None), "device", None)
+        measure = getattr(getattr(trace, "model", None), "peak_memory", None)
     except DetachedTraceError:
-        device = None
-    with PeakMemory(device) as memory:
-        yield memory
+        measure = None
+    return nullcontext(SimpleNamespace(bytes=None)) if measure is None else measure()

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from causal_lvlm.attribution.lrp import RULES
 from causal_lvlm.lvlm import LVLM
-from causal_lvlm.lvlm.lrp import RULES, Rules, propagate, propagation
+from causal_lvlm.lvlm.propagation import propagation
 from causal_lvlm.methods import attribute, list_methods
+from causal_lvlm.results import Rules
 from tests.lvlm.families.tiny import BUILDERS
 from tests.lvlm.helpers import noise_image
 
@@ -182,7 +184,7 @@ def test_conservative_rules_conserve_in_every_kind_of_decoder(name):
     target = trace.target(1)
     score = trace.backward(target).score
     for rules in (CP, RELP):
-        found = propagate(trace.prepared, target, rules)
+        found = trace.propagate(target, rules)
         assert found.score == pytest.approx(score, abs=1e-4)
         # biases of these random models are zero: nothing may be lost
         assert abs(found.absorbed) < 1e-4 * max(1.0, abs(score))
@@ -201,7 +203,7 @@ def trace(embedded_model):
 
 def test_relevance_of_the_embedded_model_is_conserved(trace):
     target = trace.target(0)
-    found = propagate(trace.prepared, target, CP)
+    found = trace.propagate(target, CP)
     assert found.values.sum() == pytest.approx(found.score, abs=1e-3)
     assert found.score == pytest.approx(trace.backward(target).score, abs=1e-4)
 
@@ -222,7 +224,7 @@ def test_the_model_is_untouched_during_and_after(trace):
         thread.join()
     with pytest.raises(RuntimeError, match="on purpose"), propagation(trace.model.decoder, ATTN):
         raise RuntimeError("on purpose")
-    propagate(trace.prepared, target, ATTN)
+    trace.propagate(target, ATTN)
     after = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     assert hooks == after
     assert np.array_equal(before, trace.backward(target).input_x_gradient)
@@ -232,25 +234,25 @@ def test_the_model_is_untouched_during_and_after(trace):
 def test_positions_hidden_from_every_other_row_get_exactly_nothing(trace):
     target = trace.target(0)
     hidden = [int(p) for p in trace.layout.positions("image")[::7]]
-    seen = propagate(trace.prepared, target, ATTN).values[hidden]
+    seen = trace.propagate(target, ATTN).values[hidden]
     assert np.abs(seen).max() > 0
     for rules in RULES.values():
-        blocked = propagate(trace.blocked(hidden).prepared, target, rules)
+        blocked = trace.blocked(hidden).propagate(target, rules)
         assert not blocked.values[hidden].any()
 
 
 def test_a_contrast_with_itself_and_a_baseline_at_the_input_give_zero(trace):
     target = trace.target(0)
-    plain = propagate(trace.prepared, target, CP)
-    rival = propagate(trace.prepared, target, CP, against="red")
+    plain = trace.propagate(target, CP)
+    rival = trace.propagate(target, CP, against="red")
     assert rival.score < plain.score
-    own = propagate(trace.prepared, target, CP, against=target.token_ids[0])
+    own = trace.propagate(target, CP, against=target.token_ids[0])
     assert np.abs(own.values).max() < 1e-4
     embeddings = trace.prepared.embeds[0].numpy()
-    at_input = propagate(trace.prepared, target, RELP, baseline=embeddings)
+    at_input = trace.propagate(target, RELP, baseline=embeddings)
     assert np.abs(at_input.values).max() == 0.0
     with pytest.raises(ValueError, match="baseline has shape"):
-        propagate(trace.prepared, target, RELP, baseline=embeddings[:3])
+        trace.propagate(target, RELP, baseline=embeddings[:3])
 
 
 @pytest.mark.parametrize("method", ["lrp", "cp_lrp", "relp"])
@@ -274,4 +276,4 @@ def test_relp_takes_a_baseline_and_names_wrong_options(trace):
         attribute(trace, 0, "relp", baseline="grey", accept_patent_note=True)
     for wrong in (Rules("thawed"), Rules("frozen", "open")):
         with pytest.raises(ValueError, match="must be"):
-            propagate(trace.prepared, trace.target(0), wrong)
+            trace.propagate(trace.target(0), wrong)
