@@ -161,7 +161,7 @@ class Recorded(HasLayout, Protocol):
 class Speaks(Protocol):
     """Tokens of the vocabulary as text and back."""
 
-    def token_id(self, text: str, /) -> int:
+    def token_id(self, text: int | str, /) -> int:
         """Return the id of the first token of a word, as the model would generate it."""
 
     def token_text(self, token_id: int, /) -> str:

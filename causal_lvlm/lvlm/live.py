@@ -76,12 +76,13 @@ parameters, remarks
         """
         return resolve_target(self.layout, target)
 
-    def token_id(self, text: str) -> int:
+    def token_id(self, text: int | str) -> int:
         """Return the id of the first token of a word, as the model would generate it.
 
         Parameters
         ----------
-        text : str
+        text : str or int
+            An id is checked to be one of the vocabulary.
         """
         return self.model.token_id(text)
 
