@@ -1,4 +1,4 @@
-"""Reading numpy's files: nothing is allocated, decompressed or evaluated before it was checked.
+"""Numpy's files: nothing is allocated, decompressed or evaluated before it was checked.
 
 `numpy.load` trusts a file: it evaluates the header as Python, allocates what the header claims, and
 lets the errors of zip, zlib and tokenizer through. Here
@@ -12,6 +12,7 @@ lets the errors of zip, zlib and tokenizer through. Here
 from __future__ import annotations
 
 import ast
+import io
 import math
 import os
 import re
@@ -26,8 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from causal_lvlm.errors import OutputError
+from causal_lvlm.storage import write_bytes, write_json
 
-__all__ = ["MAX_BYTES", "read_array", "read_arrays", "read_beside"]
+__all__ = ["MAX_BYTES", "read_array", "read_arrays", "read_beside", "write_beside"]
 
 MAX_BYTES = 2 * 2**30  # of all arrays of a result together
 MAX_MEMBERS = 10_000
@@ -107,6 +109,29 @@ def read_beside(path: str | os.PathLike[str], value: Mapping[str, Any]) -> dict[
     if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0]", name):
         raise OutputError("arrays must be the name of a file beside this one")
     return read_arrays(Path(path).with_name(name))
+
+
+def write_beside(
+    path: str | os.PathLike[str],
+    kind: str,
+    value: Mapping[str, Any],
+    arrays: Mapping[str, Any],
+) -> Path:
+    """Write a result as JSON and its arrays beside it (same name, ``.npz``); return the path.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be written, or the path is that of the arrays.
+    """
+    target = Path(path)
+    if target.suffix == ".npz":
+        raise OutputError(f"{str(target)!r} is where the arrays go; give a name in .json")
+    beside = target.with_suffix(".npz")
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    write_bytes(beside, stream.getvalue())
+    return write_json(target, {"kind": kind, "arrays": beside.name, **value})
 
 
 def _check_members(members: list[zipfile.ZipInfo], most: int | None) -> None:

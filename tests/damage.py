@@ -415,7 +415,7 @@ def read_structure(path: Path) -> object:
 
 def read_stability(path: Path) -> object:
     from causal_lvlm.cli.graph_report import _stability
-    from causal_lvlm.structure.stability import EdgeStability
+    from causal_lvlm.structure.stability_result import EdgeStability
 
     found = EdgeStability.load(path)
     found.to_dict(), found.consensus(), _stability(found)
@@ -425,7 +425,7 @@ def read_stability(path: Path) -> object:
 
 def read_null(path: Path) -> object:
     from causal_lvlm.cli.graph_report import _null
-    from causal_lvlm.structure.null import NullEdges
+    from causal_lvlm.structure.null_result import NullEdges
 
     found = NullEdges.load(path)
     found.to_dict(), found.node_p_value(0), _null(found)

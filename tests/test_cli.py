@@ -24,7 +24,7 @@ from causal_lvlm.errors import PromptError, TargetError
 from causal_lvlm.explanation.head_graphs import HeadGraphs
 from causal_lvlm.explanation.trust import TargetStability
 from causal_lvlm.metrics.result import MetricTable, MetricValue
-from causal_lvlm.structure.stability import EdgeStability
+from causal_lvlm.structure.stability_result import EdgeStability
 from causal_lvlm.viz.bundle import write_cases
 from causal_lvlm.viz.case import Case
 from causal_lvlm.viz.view import TraceView

@@ -22,7 +22,8 @@ from causal_lvlm.cli.tables import read_text
 from causal_lvlm.structure import LearnedStructure
 from causal_lvlm.structure.files import read_graph
 from causal_lvlm.structure.null import null_edges
-from causal_lvlm.structure.stability import EdgeStability, edge_stability
+from causal_lvlm.structure.stability import edge_stability
+from causal_lvlm.structure.stability_result import EdgeStability
 
 ROOT = Path(__file__).resolve().parents[1]
 runner = CliRunner()

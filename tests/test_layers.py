@@ -30,7 +30,7 @@ class Room(NamedTuple):
 
 
 FILES = (
-    "errors", "arrays", "checks", "fields", "npz", "rasters", "storage", "budget", "workers",
+    "errors", "arrays", "checks", "fields", "rasters", "storage", "npz", "budget", "workers",
     "runner",
 )  # fmt: skip
 LANGUAGE = (

@@ -14,10 +14,10 @@ from causal_lvlm.storage import to_jsonable, to_utf8, write_bytes, write_json
 if TYPE_CHECKING:
     from causal_lvlm.cli.learn_trust import Trust
     from causal_lvlm.structure.compare import GraphComparison
-    from causal_lvlm.structure.null import NullEdges
+    from causal_lvlm.structure.null_result import NullEdges
     from causal_lvlm.structure.pag import PAG
     from causal_lvlm.structure.result import LearnedStructure
-    from causal_lvlm.structure.stability import EdgeStability
+    from causal_lvlm.structure.stability_result import EdgeStability
 
 __all__ = [
     "as_json", "comparison_lines", "edge_rows", "read_truth", "summary_lines", "write_files",

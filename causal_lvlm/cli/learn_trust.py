@@ -20,10 +20,10 @@ from causal_lvlm.cli.tables import Loaded
 from causal_lvlm.errors import DataError, quoted
 
 if TYPE_CHECKING:
-    from causal_lvlm.structure.null import NullEdges
+    from causal_lvlm.structure.null_result import NullEdges
     from causal_lvlm.structure.result import LearnedStructure
     from causal_lvlm.structure.sources import CorrelationSource
-    from causal_lvlm.structure.stability import EdgeStability
+    from causal_lvlm.structure.stability_result import EdgeStability
 
 __all__ = ["Again", "Trust", "check_pictures", "draw_pictures", "learn_again", "prepared"]
 

@@ -21,7 +21,7 @@ from causal_lvlm.explanation.changed import LEARN_OPTIONS, ChangedTrace
 from causal_lvlm.source_options import SPANNING
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.structure.learn import learn_structure
-from causal_lvlm.structure.null import NullEdges
+from causal_lvlm.structure.null_result import NullEdges
 from causal_lvlm.structure.resample import in_threads, stop_if_interrupted
 from causal_lvlm.structure.result import LearnedStructure
 from causal_lvlm.structure.weights import permuted_rows

@@ -37,7 +37,7 @@ from causal_lvlm.structure.resample import (
     shuffled_turns,
     stop_if_interrupted,
 )
-from causal_lvlm.structure.stability import EdgeStability, saved_runs
+from causal_lvlm.structure.stability_result import EdgeStability, saved_runs
 from causal_lvlm.structure.weights import jittered
 from causal_lvlm.summary import MAX_POSITIONS, target_check
 from causal_lvlm.tokens import Target, TargetLike, resolve_target

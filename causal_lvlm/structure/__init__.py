@@ -22,11 +22,13 @@ from causal_lvlm.structure.inputs import (
 from causal_lvlm.structure.knowledge import BackgroundKnowledge
 from causal_lvlm.structure.learn import learn_structure, learn_structures
 from causal_lvlm.structure.named import NamedGraph
-from causal_lvlm.structure.null import NullEdges, null_edges
+from causal_lvlm.structure.null import null_edges
+from causal_lvlm.structure.null_result import NullEdges
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.structure.pds import PDSTree, pds_tree
 from causal_lvlm.structure.result import LearnedStructure
-from causal_lvlm.structure.stability import EdgeStability, edge_stability
+from causal_lvlm.structure.stability import edge_stability
+from causal_lvlm.structure.stability_result import EdgeStability
 from causal_lvlm.structure.validity import Violation, check_validity
 
 __all__ = [

@@ -20,37 +20,22 @@ Permutation, Parametric and Bootstrap Tests of Hypotheses, Springer 2005, chapte
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from causal_lvlm.arrays import BoolArray, FloatArray, IntArray, UInt8Array, frozen
+from causal_lvlm.arrays import BoolArray, FloatArray, UInt8Array
 from causal_lvlm.checks import check_choice, whole_number
 from causal_lvlm.covariance import correlation_of_rows
-from causal_lvlm.errors import AttentionError, OutputError, StructureError
-from causal_lvlm.fields import (
-    array,
-    choice,
-    many,
-    maybe,
-    reading,
-    record,
-    settings,
-    table,
-    text,
-    whole,
-)
-from causal_lvlm.npz import read_beside
-from causal_lvlm.storage import read_json, to_jsonable, versions, write_bytes, write_json
+from causal_lvlm.errors import AttentionError, StructureError
+from causal_lvlm.storage import to_jsonable
 from causal_lvlm.structure.inputs import correlation_from_data
 from causal_lvlm.structure.learn import learn_structure
-from causal_lvlm.structure.marks import KINDS, check_kind
-from causal_lvlm.structure.pag import PAG
+from causal_lvlm.structure.null_result import NullEdges
 from causal_lvlm.structure.resample import Sampled, checked_table, in_threads, stop_if_interrupted
+from causal_lvlm.structure.result import LearnedStructure
 from causal_lvlm.structure.tables import checked_names
 from causal_lvlm.structure.weights import (
     attention_rows,
@@ -60,179 +45,9 @@ from causal_lvlm.structure.weights import (
 )
 
 if TYPE_CHECKING:
-    import os
-
     import numpy.typing as npt
 
-    from causal_lvlm.structure.result import LearnedStructure
-
-__all__ = ["NullEdges", "null_edges"]
-
-_KIND = "null_edges"
-
-
-@dataclass(frozen=True, eq=False)
-class NullEdges:
-    """Edges of a graph beside those of graphs learned from permuted input.
-
-    Attributes
-    ----------
-    pag : PAG
-        Learned from the source as it is.
-    counts : ndarray of int64, shape (R,)
-        Number of edges of every permuted graph.
-    degrees : ndarray of int64, shape (R, N)
-        Number of neighbours of every node in every permuted graph.
-    pair_frequency : ndarray of float64, shape (N, N)
-        Symmetric: share of permuted graphs with an edge between i and j.
-    parameters, versions : dict
-    names : tuple of str or None
-        Names of the nodes.
-    kind : str
-        ``"pag"`` or ``"cpdag"``.
-    incomplete : int
-        Permuted graphs that a budget ended.
-    """
-
-    pag: PAG
-    counts: IntArray
-    degrees: IntArray
-    pair_frequency: FloatArray
-    parameters: dict[str, Any]
-    versions: dict[str, str] = field(default_factory=versions)
-    names: tuple[str, ...] | None = None
-    kind: str = "pag"
-    incomplete: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "counts", frozen(self.counts, np.int64))
-        object.__setattr__(self, "degrees", frozen(self.degrees, np.int64))
-        object.__setattr__(self, "pair_frequency", frozen(self.pair_frequency, np.float64))
-
-    @property
-    def observed(self) -> int:
-        """Number of edges learned from the source as it is."""
-        return self.pag.n_edges
-
-    @property
-    def n_permutations(self) -> int:
-        """Number R of permuted graphs."""
-        return len(self.counts)
-
-    @property
-    def mean(self) -> float:
-        """Mean number of edges by chance."""
-        return float(self.counts.mean())
-
-    @property
-    def quantiles(self) -> dict[float, float]:
-        """Quantiles of the number of edges by chance: 0.05, 0.5 and 0.95."""
-        return {q: float(np.quantile(self.counts, q)) for q in (0.05, 0.5, 0.95)}
-
-    @property
-    def p_value(self) -> float:
-        """(1 + permuted graphs with at least as many edges) / (1 + R)."""
-        return _p_value(self.counts, self.observed)
-
-    @property
-    def p_value_fewer(self) -> float:
-        """The same for at most as many edges: small where rows share what separates them."""
-        fewer = int(np.count_nonzero(self.counts <= self.observed))
-        return (1 + fewer) / (1 + len(self.counts))
-
-    def node_p_value(self, node: int) -> float:
-        """Return the same for the number of neighbours of one node.
-
-        Raises
-        ------
-        StructureError
-            If there is no such node.
-        """
-        if not 0 <= node < self.pag.n_nodes:
-            raise StructureError(f"{node} is no node; there are 0..{self.pag.n_nodes - 1}")
-        return _p_value(self.degrees[:, node], int(np.count_nonzero(self.pag.marks[node])))
-
-    def summary(self) -> dict[str, Any]:
-        """Return the numbers without arrays."""
-        return {
-            "nodes": self.pag.n_nodes,
-            "graph": self.kind,
-            "observed": self.observed,
-            "permutations": self.n_permutations,
-            "incomplete": self.incomplete,
-            "mean": self.mean,
-            "quantiles": {f"{q:g}": value for q, value in self.quantiles.items()},
-            "p_value": self.p_value,
-            "p_value_fewer": self.p_value_fewer,
-            "parameters": self.parameters,
-            "versions": self.versions,
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return `summary`, the counts, and the chance of every observed edge, as plain data."""
-        found = [
-            {"source": int(i), "target": int(j), "by_chance": float(self.pair_frequency[i, j])}
-            for i, j in np.argwhere(np.triu(self.pag.marks))
-        ]
-        names = None if self.names is None else list(self.names)
-        counts = self.counts.tolist()
-        return {**self.summary(), "names": names, "counts": counts, "edges": found}
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write ``path`` (JSON) and, beside it, the arrays (same name, ``.npz``).
-
-        Raises
-        ------
-        OutputError
-            If a file cannot be written.
-        """
-        target = Path(path)
-        if target.suffix == ".npz":
-            raise OutputError(f"{str(target)!r} is where the arrays go; give a name in .json")
-        arrays = target.with_suffix(".npz")
-        stream = io.BytesIO()
-        np.savez_compressed(
-            stream,
-            marks=self.pag.marks,
-            counts=self.counts,
-            degrees=self.degrees,
-            pair_frequency=self.pair_frequency,
-        )
-        write_bytes(arrays, stream.getvalue())
-        return write_json(target, {"kind": _KIND, "arrays": arrays.name, **self.to_dict()})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> NullEdges:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        OutputError
-            If a file is missing, unreadable or holds something else.
-        """
-        value = read_json(path, _KIND)
-        with reading(path, "null"):
-            fields = record({"nodes": whole(0), "permutations": whole(1), "graph": choice(*KINDS)})
-            n, runs, kind = fields(value, "").values()
-            arrays = record(
-                {
-                    "marks": array(np.int64, n, n),
-                    "counts": array(np.int64, runs, low=0),
-                    "degrees": array(np.int64, runs, n, low=0),
-                    "pair_frequency": array(np.float64, n, n, low=0.0, high=1.0 + 1e-9),
-                }
-            )(read_beside(path, value), "")
-            pag = PAG(arrays.pop("marks"))
-            check_kind(pag, kind)
-            more = record(
-                {
-                    "parameters": settings(),
-                    "versions": table(text),
-                    "names": maybe(many(text, length=n)),
-                    "incomplete": whole(0),
-                }
-            )(value, "")
-            return cls(pag, **arrays, kind=kind, **more)
+__all__ = ["null_edges"]
 
 
 def null_edges(
@@ -298,51 +113,19 @@ def null_edges(
     check_choice("kind", kind, ("attention", "data"))
     check_choice("sink", sink, ("keep", "drop"))
     count, seed = whole_number("permutations", permutations, 1), whole_number("seed", seed, 0)
-    parameters: dict[str, Any] = {"kind": kind, "permutations": count, "seed": seed}
     if kind == "attention":
-        if np.ndim(source) != 2:
-            raise AttentionError(
-                f"a null is for the weights of one head, shape (T, D), not {np.shape(source)}; "
-                "choose a head"
-            )
-        weights = checked_attention(source)[0][0]
-        fixed = chosen_sinks(weights, sinks)
-        free = _allowed(weights, allowed, fixed)
-        rows, kept = attention_rows(weights, nodes, fixed if sink == "drop" else (), None)
-        kept, free = kept[rows], free[rows]
-        texts = checked_names(names, len(rows))
-        if free.sum(axis=1).max() < 2:
-            raise AttentionError(
-                "no row has two allowed keys, so there is nothing to permute; give another "
-                "allowed=... or other nodes"
-            )
-        parameters |= {
-            "allowed": allowed if isinstance(allowed, str) else "given",
-            "sinks": list(fixed),
-            "sink": sink,
-            "nodes": None if nodes is None else rows.tolist(),
-            "rows_permuted": int(np.count_nonzero(free.sum(axis=1) > 1)),
-        }
-
-        def correlation(rng: np.random.Generator | None) -> FloatArray:
-            return correlation_of_rows(kept if rng is None else permuted_rows(kept, free, rng))
-
+        permutable = _attention(source, allowed, sinks, sink, nodes, names)
+    elif nodes is not None or sink != "keep" or not isinstance(allowed, str):
+        raise StructureError("nodes, sink and allowed have no effect on kind='data'")
     else:
-        if nodes is not None or sink != "keep" or not isinstance(allowed, str):
-            raise StructureError("nodes, sink and allowed have no effect on kind='data'")
-        table = checked_table(source, names)
-        texts = table.names
-        learn_options = {"n_samples": _rows_for_test(table.values, learn_options), **learn_options}
-
-        def correlation(rng: np.random.Generator | None) -> FloatArray:
-            values = table.values if rng is None else rng.permuted(table.values, axis=0)
-            return correlation_from_data(values).correlation
-
+        permutable = _data(source, names)
+        rows = None if learn_options.get("threshold") is not None else permutable.n_rows
+        learn_options = {"n_samples": rows, **learn_options}
     streams = np.random.SeedSequence(seed).spawn(count)
 
     def learned(rng: np.random.Generator | None) -> LearnedStructure:
         found = learn_structure(
-            Sampled(correlation(rng), names=texts, kind=kind),
+            Sampled(permutable.correlation(rng), names=permutable.names, kind=kind),
             **{"evidence": False, **learn_options},
         )
         stop_if_interrupted(found)
@@ -364,11 +147,77 @@ def null_edges(
         incomplete += not complete
         if progress is not None:
             progress(k + 1, count)
-    parameters["learn"] = to_jsonable(own.parameters)
+    parameters = {
+        "kind": kind, "permutations": count, "seed": seed, **permutable.parameters,
+        "learn": to_jsonable(own.parameters),
+    }  # fmt: skip
     return NullEdges(
-        own.pag, counts, degrees, frequency / count, parameters, names=texts, kind=own.kind,
-        incomplete=incomplete,
+        own.pag, counts, degrees, frequency / count, parameters, names=permutable.names,
+        kind=own.kind, incomplete=incomplete,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Permutable:
+    """``correlation(rng)`` is that of permuted input, ``correlation(None)`` of the input as it is.
+
+    `n_rows` is the sample size of a table; `parameters` say what is permuted.
+    """
+
+    correlation: Callable[[np.random.Generator | None], FloatArray]
+    names: tuple[str, ...] | None
+    parameters: dict[str, Any]
+    n_rows: int | None = None
+
+
+def _attention(
+    source: Any,
+    allowed: str | npt.ArrayLike,
+    sinks: str | Sequence[int],
+    sink: str,
+    nodes: npt.ArrayLike | None,
+    names: Sequence[str] | None,
+) -> _Permutable:
+    """Return what permutes each row of one head's weights within its allowed keys."""
+    if np.ndim(source) != 2:
+        raise AttentionError(
+            f"a null is for the weights of one head, shape (T, D), not {np.shape(source)}; "
+            "choose a head"
+        )
+    weights = checked_attention(source)[0][0]
+    fixed = chosen_sinks(weights, sinks)
+    free = _allowed(weights, allowed, fixed)
+    rows, kept = attention_rows(weights, nodes, fixed if sink == "drop" else (), None)
+    kept, free = kept[rows], free[rows]
+    texts = checked_names(names, len(rows))
+    if free.sum(axis=1).max() < 2:
+        raise AttentionError(
+            "no row has two allowed keys, so there is nothing to permute; give another "
+            "allowed=... or other nodes"
+        )
+    parameters = {
+        "allowed": allowed if isinstance(allowed, str) else "given",
+        "sinks": list(fixed),
+        "sink": sink,
+        "nodes": None if nodes is None else rows.tolist(),
+        "rows_permuted": int(np.count_nonzero(free.sum(axis=1) > 1)),
+    }
+
+    def correlation(rng: np.random.Generator | None) -> FloatArray:
+        return correlation_of_rows(kept if rng is None else permuted_rows(kept, free, rng))
+
+    return _Permutable(correlation, texts, parameters)
+
+
+def _data(source: Any, names: Sequence[str] | None) -> _Permutable:
+    """Return what permutes each column of a table."""
+    table = checked_table(source, names)
+
+    def correlation(rng: np.random.Generator | None) -> FloatArray:
+        values = table.values if rng is None else rng.permuted(table.values, axis=0)
+        return correlation_from_data(values).correlation
+
+    return _Permutable(correlation, table.names, {}, len(table.values))
 
 
 def _allowed(
@@ -397,11 +246,3 @@ def _allowed(
             )
     mask[:, list(sinks)] = False
     return mask
-
-
-def _rows_for_test(table: FloatArray, options: dict[str, Any]) -> int | None:
-    return None if options.get("threshold") is not None else len(table)
-
-
-def _p_value(by_chance: IntArray, observed: int) -> float:
-    return (1 + int(np.count_nonzero(by_chance >= observed))) / (1 + len(by_chance))

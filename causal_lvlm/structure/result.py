@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import operator
 from dataclasses import dataclass, field
@@ -14,10 +13,10 @@ import numpy as np
 from scipy import special
 
 from causal_lvlm.arrays import IntArray, frozen
-from causal_lvlm.errors import OutputError, StructureError
+from causal_lvlm.errors import StructureError
 from causal_lvlm.fields import array, choice, reading, record, whole
-from causal_lvlm.npz import read_beside
-from causal_lvlm.storage import read_json, versions, write_bytes, write_json
+from causal_lvlm.npz import read_beside, write_beside
+from causal_lvlm.storage import read_json, versions
 from causal_lvlm.structure import export
 from causal_lvlm.structure.checks import smallest_eigenvalue
 from causal_lvlm.structure.evidence import PairEvidence, pair_index
@@ -351,19 +350,11 @@ class LearnedStructure:
         OutputError
             If a file cannot be written.
         """
-        target = Path(path)
-        if target.suffix == ".npz":
-            raise OutputError(f"{str(target)!r} is where the arrays go; give a name in .json")
-        arrays = target.with_suffix(".npz")
-        stream = io.BytesIO()
         names = ("separator_start", "separator_nodes", "undecided", "unseparated")
-        data: dict[str, Any] = {name: getattr(self, name) for name in names}
+        arrays = {"marks": self.pag.marks, **{name: getattr(self, name) for name in names}}
         if self.evidence is not None:
-            data |= {f"evidence_{name}": getattr(self.evidence, name) for name in _EVIDENCE}
-        np.savez_compressed(stream, marks=self.pag.marks, **data)
-        write_bytes(arrays, stream.getvalue())
-        value = {"kind": _KIND, "graph": self.kind, "arrays": arrays.name, **self.summary()}
-        return write_json(target, value)
+            arrays |= {f"evidence_{name}": getattr(self.evidence, name) for name in _EVIDENCE}
+        return write_beside(path, _KIND, {"graph": self.kind, **self.summary()}, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LearnedStructure:

@@ -24,7 +24,7 @@ from PIL import Image
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.errors import StructureError
 from causal_lvlm.structure.aggregate import UnionGraph
-from causal_lvlm.structure.stability import EdgeStability
+from causal_lvlm.structure.stability_result import EdgeStability
 from causal_lvlm.viz.graph import check_confidence, line_width
 from causal_lvlm.viz.graph_figure import EDGE, LegendItem, Line
 from causal_lvlm.viz.graph_parts import (

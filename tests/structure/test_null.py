@@ -12,7 +12,8 @@ import pytest
 from causal_lvlm.errors import AttentionError, DataError, OutputError, StructureError
 from causal_lvlm.structure import learn_structure
 from causal_lvlm.structure.knowledge import BackgroundKnowledge
-from causal_lvlm.structure.null import NullEdges, null_edges
+from causal_lvlm.structure.null import null_edges
+from causal_lvlm.structure.null_result import NullEdges
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.structure.weights import permuted_rows
 

@@ -22,7 +22,8 @@ from causal_lvlm.structure.inputs import correlation_from_data
 from causal_lvlm.structure.knowledge import BackgroundKnowledge
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.structure.resample import shuffled_turns, wishart_correlation
-from causal_lvlm.structure.stability import EdgeStability, edge_stability
+from causal_lvlm.structure.stability import edge_stability
+from causal_lvlm.structure.stability_result import EdgeStability
 from causal_lvlm.structure.weights import jittered
 
 
