@@ -148,7 +148,7 @@ def _entry(case: Case, result: Any) -> Entry:
         return Entry(name, scores=case.scores(what))
     if isinstance(result, Attribution):
         return Entry(result.method, scores=_scores_of(case, result), result=result)
-    if hasattr(result, "main") and hasattr(result, "graphs"):
+    if isinstance(result, Explanation):
         members, widened = _members_of(case, result)
         attribution = from_explanation(result, case.units)
         return Entry(

@@ -259,13 +259,11 @@ rerun = partial(Rerunner, attribute=attribute, methods=METHODS)
 """Makes a method ready to be asked again, see `causal_lvlm.metrics.rerun.Rerun`."""
 
 
-def _check_rival(trace: Any, target: Target, against: Any) -> None:
+def _check_rival(trace: TraceLike, target: Target, against: Any) -> None:
     """Raise unless `against` is another token than the target's first."""
     if isinstance(against, bool) or not isinstance(against, (str, int, np.integer)):
         raise OptionTypeError(f"against must be a token's text or id, got {shown(against)}")
-    # A trace without a model cannot say; a text then stays what it is.
-    known = isinstance(against, str) and hasattr(trace, "token_id")
-    rival = trace.token_id(against) if known else against
+    rival = trace.token_id(against) if isinstance(against, str) else against
     if rival == target.token_ids[0]:
         raise TargetError(
             f"against is {against!r}, the first token of the target {target.text!r} itself: a "

@@ -21,6 +21,7 @@ import numpy as np
 from causal_lvlm.attribution.info import MethodFunction
 from causal_lvlm.attribution.result import Attribution
 from causal_lvlm.explanation.explain import explain
+from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.metrics.rerun import ANY_MODEL, Recipe, Said
 from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target, Units
@@ -71,23 +72,21 @@ class Rerunner:
         attribute: Callable[..., Attribution],
         methods: Mapping[str, MethodFunction],
     ) -> None:
-        given: Any = recipe
         self.options = dict(options or {})
-        self.made = recipe if isinstance(recipe, Attribution) else None
+        self.made: Attribution | None = None
         self.seed = seed
         self.model_runs = self.backward_passes = 0
         self._attribute = attribute
         self._function: Callable[[Any, Target, Units], Any] | None = None
-        method = getattr(recipe, "method", None)
         if isinstance(recipe, str):
             self.name = recipe
-        elif isinstance(method, str):
-            self.name = method
-            recorded = recorded_options(method, given.parameters, methods)
+        elif isinstance(recipe, Attribution):
+            self.name, self.made = recipe.method, recipe
+            recorded = recorded_options(self.name, recipe.parameters, methods)
             self.options = {**recorded, **self.options}
-        elif hasattr(recipe, "sets") and hasattr(recipe, "graphs"):
+        elif isinstance(recipe, Explanation):
             self.name = "causal"
-            self.options = {**_of_explain(given.parameters), **self.options}
+            self.options = {**_of_explain(recipe.parameters), **self.options}
         elif callable(recipe):
             self.name = getattr(recipe, "__name__", type(recipe).__name__)
             self._function = recipe

@@ -22,8 +22,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from causal_lvlm.arrays import FloatArray
+from causal_lvlm.attribution.result import Attribution
 from causal_lvlm.checks import check_annotated, check_choice, nearest
 from causal_lvlm.errors import CausalLVLMError, ModelMemoryError, OptionTypeError
+from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.metrics.case import MASKINGS, Case
 from causal_lvlm.metrics.info import Measured, MetricInfo
 from causal_lvlm.metrics.registry import metric_function, metric_info, option_names
@@ -64,7 +66,7 @@ class Entry:
     name: str
     scores: FloatArray | None = None
     members: frozenset[int] | None = None
-    result: Any = None
+    result: Attribution | Explanation | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     without_set: str = ""
@@ -182,8 +184,8 @@ def measure(
         ),
         model_runs=case.runs - before,
         seconds=time.perf_counter() - started,
-        model_id=getattr(case.trace, "model_id", None),
-        revision=getattr(case.trace, "revision", None),
+        model_id=case.trace.model_id,
+        revision=case.trace.revision,
     )
 
 
@@ -196,7 +198,8 @@ def _value(
     rerun: Rerun | None,
 ) -> MetricValue | None:
     """Return one value, or None where the entry has not what the metric needs."""
-    subject = {"set": entry.members, "result": entry.result}.get(info.needs, entry.scores)
+    forms: dict[str, Any] = {"set": entry.members, "result": entry.result}
+    subject = forms.get(info.needs, entry.scores)
     if subject is None and not (info.needs == "set" and entry.without_set):
         return None
     function = metric_function(info.name)

@@ -11,14 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import numpy.typing as npt
+
 from causal_lvlm.arrays import FloatArray
+from causal_lvlm.attribution.result import Attribution
 from causal_lvlm.errors import SelfCheckError, TargetError
+from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target, Units
 
 __all__ = ["ANY_MODEL", "PIXEL_METHODS", "REFUSALS", "Method", "Recipe", "Rerun", "Said"]
 
-Recipe: TypeAlias = "str | Callable[[Any, Target, Units], Any] | Any"
+Recipe: TypeAlias = (
+    "str | Attribution | Explanation | Callable[[Any, Target, Units], npt.ArrayLike]"
+)
 
 PIXEL_METHODS = ("relevancy-vit", "relevancy-all", "relevancy-all_v2", "relevancy-chain")
 """Methods whose map ends in the vision tower, where patches were mixed before."""

@@ -26,7 +26,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ import numpy as np
 from causal_lvlm.checks import whole_number
 from causal_lvlm.errors import TargetError
 from causal_lvlm.explanation.explain import explain
+from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.metrics.agreement import CAUTION
 from causal_lvlm.metrics.case import Case
 from causal_lvlm.metrics.info import Measured, MetricInfo
@@ -185,15 +185,16 @@ def rewording_stability(
     if isinstance(prompts, str) or not len(prompts):
         raise ValueError("prompts must be a list of at least one other wording of the question")
     seed = case.seed if seed is None else whole_number("seed", seed, 0)
-    ask = _Sets(result, method_options, seed) if _is_explanation(result) else _Maps(
-        rerun(result, method_options, seed)
-    )  # fmt: skip
     trace = case.trace
     most = max_new_tokens or trace.parameters.get("max_new_tokens", 64)
     chat = trace.parameters.get("chat_template")
     images = list(trace.images)
     picture = images[0] if len(images) == 1 else images or None
-    own = ask.of(trace, case.target, case.units)
+    ask: _Maps | _Sets
+    if isinstance(result, Explanation):
+        ask = _Sets(case, result, {**(method_options or {}), "seed": seed})
+    else:
+        ask = _Maps(case, rerun(result, method_options, seed))
     rows = []
     for prompt in prompts:
         asked = trace.model.run(picture, prompt, max_new_tokens=most, chat_template=chat)
@@ -208,7 +209,7 @@ def rewording_stability(
             units = _units_like(case, asked, target)
             pairs = match_units(trace.layout, case.units, asked.layout, units)
             try:
-                row |= ask.compare(case, own, ask.of(asked, target, units), pairs, units)
+                row |= ask.compare(asked, target, units, pairs)
             except REFUSALS as error:
                 row["refused"] = str(error)
         rows.append(row)
@@ -233,28 +234,27 @@ def rewording_stability(
 
 
 class _Maps:
-    """Compares maps of scores."""
+    """Compares maps of scores with that of the case's own wording."""
 
     names = ("image_spearman", "image_top", "word_spearman")
     what = "maps"
 
-    def __init__(self, run: Method) -> None:
-        self.run = run
+    def __init__(self, case: Case, run: Method) -> None:
+        self._case, self._run = case, run
+        self._own = run(case.trace, case.target, case.units).scores
 
     @property
     def model_runs(self) -> int:
-        return self.run.model_runs
-
-    def of(self, trace: TraceLike, target: Target, units: Units) -> Any:
-        return self.run(trace, target, units).scores
+        return self._run.model_runs
 
     def compare(
-        self, case: Case, own: Any, other: Any, pairs: Sequence[tuple[int, int]], units: Units
+        self, trace: TraceLike, target: Target, units: Units, pairs: Sequence[tuple[int, int]]
     ) -> dict[str, Any]:
+        other = self._run(trace, target, units).scores
         found: dict[str, Any] = {}
         for name, image in (("image", True), ("word", False)):
-            chosen = [p for p in pairs if (case.units.modality[p[0]] == "image") == image]
-            a, b = (np.array([m[p[i]] for p in chosen]) for i, m in enumerate((own, other)))
+            chosen = [p for p in pairs if (self._case.units.modality[p[0]] == "image") == image]
+            a, b = (np.array([m[p[i]] for p in chosen]) for i, m in enumerate((self._own, other)))
             found[f"{name}_units"] = len(chosen)
             rho = spearman_rho(a, b) if chosen else math.nan
             found[f"{name}_spearman"] = None if math.isnan(rho) else rho
@@ -264,40 +264,49 @@ class _Maps:
         return found
 
 
-@dataclass
 class _Sets:
-    """Compares main explaining sets."""
-
-    recipe: Any
-    options: Mapping[str, Any] | None
-    seed: int
-    model_runs: int = 0
+    """Compares main explaining sets with that of the case's own wording."""
 
     names = ("set_jaccard",)
     what = "sets"
 
-    def of(self, trace: TraceLike, target: Target, units: Units) -> Any:
-        if self.recipe.target == target and self.recipe.summary == trace.to_dict():
-            return self.recipe  # the one that was given
-        given = {k: v for k, v in self.recipe.parameters.items() if k != "seed"}
-        found = explain(trace, target, seed=self.seed, **{**given, **(self.options or {})})
+    def __init__(self, case: Case, made: Explanation, options: Mapping[str, Any]) -> None:
+        self._case, self._made = case, made
+        self._options = {**made.parameters, **options}
+        self.model_runs = 0
+        self._own = self._explain(case.trace, case.target)
+
+    def _explain(self, trace: TraceLike, target: Target) -> Explanation:
+        if self._made.target == target and self._made.summary == trace.to_dict():
+            return self._made
+        found = explain(trace, target, **self._options)
         self.model_runs += found.model_runs
         return found
 
     def compare(
-        self, case: Case, own: Any, other: Any, pairs: Sequence[tuple[int, int]], units: Units
+        self, trace: TraceLike, target: Target, units: Units, pairs: Sequence[tuple[int, int]]
     ) -> dict[str, Any]:
-        if not (own.main.verified and other.main.verified):
-            return {"set_jaccard": None, "outcome": other.main.outcome}
-        mine, theirs = case.units.unit_of(), units.unit_of()
-        a = {mine.get(p, -1 - p) for p in own.main.positions}
-        partner = {second: first for first, second in pairs}
-        b = {partner.get(theirs.get(p, -1), ("alone", p)) for p in other.main.positions}
+        own, other = self._own.main, self._explain(trace, target).main
+        if not (own.verified and other.verified):
+            return {"set_jaccard": None, "outcome": other.outcome}
+        a, b = _paired(self._case.units, own.positions, units, other.positions, pairs)
         return {"set_jaccard": len(a & b) / len(a | b), "sizes": [len(a), len(b)]}
 
 
-def _is_explanation(result: Any) -> bool:
-    return hasattr(result, "sets") and hasattr(result, "graphs")
+def _paired(
+    units: Units,
+    own: Sequence[int],
+    other_units: Units,
+    other: Sequence[int],
+    pairs: Sequence[tuple[int, int]],
+) -> tuple[set[object], set[object]]:
+    """Return two sets of positions as units of the first; what has no partner is like nothing."""
+    mine, theirs = units.unit_of(), other_units.unit_of()
+    partner = {second: first for first, second in pairs}
+    return (
+        {mine.get(p, -1 - p) for p in own},
+        {partner.get(theirs.get(p, -1), ("alone", p)) for p in other},
+    )
 
 
 def _units_like(case: Case, trace: TraceLike, target: Target) -> Units:

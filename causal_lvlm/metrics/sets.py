@@ -26,7 +26,9 @@ from itertools import combinations, islice
 from math import comb
 from typing import Any
 
+from causal_lvlm.attribution.result import Attribution
 from causal_lvlm.checks import check_choice, whole_number
+from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.metrics.case import Case
 from causal_lvlm.metrics.info import Measured, MetricInfo
 
@@ -173,7 +175,7 @@ def optimality_gap(
     return Measured(0.0, detail, case.asked - before)
 
 
-def model_runs(case: Case, result: Any) -> Measured:
+def model_runs(case: Case, result: Attribution | Explanation) -> Measured:
     """Return the forward passes that a method spent on its result.
 
     Parameters

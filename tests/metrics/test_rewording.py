@@ -13,6 +13,7 @@ import causal_lvlm as cl
 from causal_lvlm.methods import rerun
 from causal_lvlm.metrics.case import Case
 from causal_lvlm.metrics.rewording import (
+    _paired,
     find_again,
     match_units,
     rewording_stability,
@@ -149,25 +150,14 @@ def test_without_the_target_there_is_nothing_to_agree_on():
 
 def test_sets_are_compared_with_members_without_partner_as_different():
     """Own set: cell 0 and the word "a"; the other one: cell 0 and a word that has no partner."""
-    from causal_lvlm.metrics.rewording import _Sets
-
     first, second = trace_of(["a", "b"], []), trace_of(["z", "b"], [])
-    case = case_of(first)
+    mine = case_of(first).units
     units = candidate_units(second.layout, resolve_target(second.layout, 0))
-    pairs = match_units(first.layout, case.units, second.layout, units)
-
-    def explanation(positions, verified=True):
-        return SimpleNamespace(
-            main=SimpleNamespace(positions=positions, verified=verified, outcome="x")
-        )
-
-    ask = _Sets(None, None, 0)
-    found = ask.compare(case, explanation((1, 7)), explanation((1, 7)), pairs, units)
-    assert found["set_jaccard"] == pytest.approx(1 / 3)
-    found = ask.compare(case, explanation((1, 8)), explanation((1, 8)), pairs, units)
-    assert found["set_jaccard"] == 1.0
-    found = ask.compare(case, explanation((1,)), explanation((), False), pairs, units)
-    assert found["set_jaccard"] is None
+    pairs = match_units(first.layout, mine, second.layout, units)
+    a, b = _paired(mine, (1, 7), units, (1, 7), pairs)
+    assert (len(a & b), len(a | b)) == (1, 3)
+    a, b = _paired(mine, (1, 8), units, (1, 8), pairs)
+    assert a == b
 
 
 @pytest.fixture(scope="module")
