@@ -27,7 +27,7 @@ from causal_lvlm.metrics.result import MetricTable, MetricValue
 from causal_lvlm.structure.stability_result import EdgeStability
 from causal_lvlm.viz.bundle import write_cases
 from causal_lvlm.viz.case import Case
-from causal_lvlm.viz.view import TraceView
+from causal_lvlm.viz.view import view_of
 from tests.viz.fakes import (
     explaining_set,
     fake_attribution,
@@ -436,7 +436,7 @@ def test_looks_that_cannot_be_had_are_refused_before_a_model_is_loaded(calls, lo
 def test_results_of_one_run_do_not_stray_into_another_with_the_same_words(tmp_path):
     view = fake_view()
     image = view.images[0].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    mirrored = TraceView(replace(fake_trace(), image=image, images=()))
+    mirrored = view_of(replace(fake_trace(), image=image, images=()))
     cases = [
         Case(summary_of(shown), [fake_explanation(shown)], [fake_attribution(shown, method=name)])
         for shown, name in ((view, "rollout"), (mirrored, "attention"))

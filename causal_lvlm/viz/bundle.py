@@ -109,15 +109,16 @@ def write_cases(
         _write_numbers(cases, names, place, True)  # seconds at most: finish them, then stop
         raise
     for case, stems, heats in zip(cases, names.explanations, names.attributions, strict=True):
+        view = case.view()
         for explanation, stem in zip(case.explanations, stems, strict=True):
             if progress is not None:
                 progress(f"drawing “{explanation.target.text}”")
             lead = f"{stem}-" if stem else ""
-            for picture in case.pictures(explanation):
+            for picture in case.pictures(view, explanation):
                 written.append(write_bytes(place / f"{lead}{picture.name}.png", picture.png))
             written += _write_graph(explanation, place, lead)
         for attribution, stem in zip(case.attributions, heats, strict=True):
-            written.append(write_bytes(place / f"{stem}.png", case.heat(attribution).png))
+            written.append(write_bytes(place / f"{stem}.png", case.heat(view, attribution).png))
     if interrupted:
         note = (note + " The run was interrupted; this is what had been found.").strip()
     written.append(report_cases(cases, place / "report.html", title=title, note=note))

@@ -46,17 +46,17 @@ class Case:
     drawn: dict[int, list[Picture]] = field(default_factory=dict, compare=False, repr=False)
 
     def view(self) -> TraceView:
-        """Return the trace as pictures need it."""
+        """Return the trace as pictures need it; pictures of a saved one are decoded for it."""
         return view_of(self.trace)
 
-    def pictures(self, explanation: Explanation) -> list[Picture]:
+    def pictures(self, view: TraceView, explanation: Explanation) -> list[Picture]:
         """Return an explanation's pictures; they are drawn once, for page and folder alike."""
         if id(explanation) not in self.drawn:
-            self.drawn[id(explanation)] = pictures_of(self.view(), explanation)
+            self.drawn[id(explanation)] = pictures_of(view, explanation)
         return self.drawn[id(explanation)]
 
-    def heat(self, attribution: Attribution) -> Picture:
+    def heat(self, view: TraceView, attribution: Attribution) -> Picture:
         """Return an attribution's picture; drawn once."""
         if id(attribution) not in self.drawn:
-            self.drawn[id(attribution)] = [attribution_picture(self.view(), attribution)]
+            self.drawn[id(attribution)] = [attribution_picture(view, attribution)]
         return self.drawn[id(attribution)][0]

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -24,7 +24,8 @@ from causal_lvlm.viz.style import CAUSE, FAINT, INK, PAPER, TARGET, font, text_s
 from causal_lvlm.viz.view import TraceView
 
 __all__ = [
-    "NodeChoice", "TokenGraph", "choose_nodes", "node_members", "node_picture", "target_text",
+    "NodeChoice", "TokenGraph", "choose_nodes", "crop", "node_members", "node_picture",
+    "target_text",
 ]  # fmt: skip
 
 TokenGraph: TypeAlias = HeadGraph | TokenUnion  # what can be drawn around a target
@@ -179,7 +180,7 @@ def node_picture(
     colour = CAUSE if number is not None else FAINT
     pen = (4 if number is not None else 2) * _SCALE
     side = size * _SCALE
-    piece = view.crop(members, side)
+    piece = crop(view, members, side)
     label = view.label(members)
     if piece is None:
         return _word_picture(label, colour, pen, number, False)
@@ -195,6 +196,72 @@ def node_picture(
     if number is not None:
         _corner(draw, 0, number)
     return page
+
+
+def crop(view: TraceView, members: Iterable[int], size: int) -> Image.Image | None:
+    """Cut a unit's rectangle and some of its surroundings out of its image.
+
+    The unit itself is outlined and shown as it is; the surroundings, three quarters of its
+    size on each side, are paled. A single patch alone could rarely be recognised.
+
+    Parameters
+    ----------
+    view : TraceView
+    members : iterable of int
+        Positions of the unit.
+    size : int
+        Side of the square returned, in pixels.
+
+    Returns
+    -------
+    PIL.Image.Image or None
+        None if the unit holds no patch.
+    """
+    region = view.region(members)
+    if region is None:
+        return None
+    image, box = view.images[region.image], region.box
+    extent = max(box[2] - box[0], box[3] - box[1], 1e-9)
+    scale = size / (extent * 2.5)
+    corner = (
+        (box[0] + box[2]) / 2 - extent * 1.25,
+        (box[1] + box[3]) / 2 - extent * 1.25,
+    )
+    square = Image.new("RGB", (size, size), "#ffffff")
+    seen = _inside(image, (*corner, corner[0] + extent * 2.5, corner[1] + extent * 2.5))
+    place = _scaled(seen, corner, scale)
+    shape = (max(1, place[2] - place[0]), max(1, place[3] - place[1]))
+    piece = image.resize(shape, Image.Resampling.BICUBIC, box=seen)
+    square.paste(piece, place[:2])
+    inner = _scaled(box, corner, scale)
+    core = square.crop(inner)
+    square = Image.blend(square, Image.new("RGB", square.size, "#ffffff"), 0.5)
+    square.paste(core, inner[:2])
+    ImageDraw.Draw(square).rectangle(inner, outline="#1b1f24", width=max(1, size // 58))
+    return square
+
+
+def _inside(
+    image: Image.Image, box: tuple[float, float, float, float]
+) -> tuple[float, float, float, float]:
+    """Clip a rectangle to the image: cells of padded images may reach beyond it."""
+    width, height = image.size
+    left, top = min(max(box[0], 0.0), width - 1.0), min(max(box[1], 0.0), height - 1.0)
+    return left, top, max(left + 1, min(box[2], width)), max(top + 1, min(box[3], height))
+
+
+def _scaled(
+    box: tuple[float, float, float, float], corner: tuple[float, float], scale: float
+) -> tuple[int, int, int, int]:
+    """Return a rectangle in pixels of a picture whose corner and scale are given."""
+    left, top, right, bottom = box
+    x, y = corner
+    return (
+        round((left - x) * scale),
+        round((top - y) * scale),
+        round((right - x) * scale),
+        round((bottom - y) * scale),
+    )
 
 
 def _corner(draw: ImageDraw.ImageDraw, left: float, number: int) -> None:

@@ -70,9 +70,9 @@ def draw_patches(
     draw = ImageDraw.Draw(image)
     patches = []
     for n, members in enumerate(units, start=1):
-        box, number = view.box(members), view.image_number(members)
-        if box is not None and number is not None:
-            patches.append((n, sheet.place(number, box)))
+        region = view.region(members)
+        if region is not None:
+            patches.append((n, sheet.place(*region)))
     if len(patches) > _NUMBERED:
         image = _tinted(image, [box for _, box in patches])
         note = f"{len(patches)} patches, too many to be numbered here. {note}".strip()

@@ -101,7 +101,7 @@ def pictures_of(view: TraceView, explanation: Explanation) -> list[Picture]:
     pictures = []
     seen: set[tuple[tuple[int, ...], ...]] = set()
     for name, item in explanation.sets.items():
-        if not any(view.box(unit) for unit in item.units):
+        if not any(view.region(unit) for unit in item.units):
             continue
         units = tuple(tuple(unit) for unit in item.units)
         if units in seen:
@@ -129,24 +129,24 @@ def pictures_of(view: TraceView, explanation: Explanation) -> list[Picture]:
 
 
 def _patches(view: TraceView, name: str, explanation: Explanation) -> Picture:
-    item, target = explanation.sets[name], explanation.target.text
-    inside = [view.label(unit) for unit in item.units if view.box(unit)]
-    words = view.names.listed([unit for unit in item.units if not view.box(unit)])
+    item, target, shown = explanation.sets[name], explanation.target.text, view.image_words
+    inside = [view.label(unit) for unit in item.units if view.region(unit)]
+    words = view.names.listed([unit for unit in item.units if not view.region(unit)])
     kind = "verified" if item.verified else "candidate, not verified"
     heading = wording.set_title(name, len(view.images))
+    caption = f"the outlined patches belong to the set ({kind}); {question(explanation)}."
     note = f"Also in the set: {' and '.join(words)}." if words else ""
     return Picture(
         f"patches-{name}",
         draw_patches(view, item.units, title=f"{heading} ({kind}) — “{target}”", note=note),
-        f"{view.image_words.capitalize()} with the patches {', '.join(inside)} outlined, as row "
-        "and column.",
-        f"{heading}: the outlined patches belong to the set ({kind}); {question(explanation)}.",
+        f"{shown.capitalize()} with the patches {', '.join(inside)} outlined, as row and column.",
+        f"{heading}: {caption}",
         "half" if len(view.images) == 1 else "wide",
     )
 
 
 def _prompt(view: TraceView, explanation: Explanation, numbers: Mapping[int, int]) -> Picture:
-    words = view.names.listed([(p,) for p in numbers if not view.box((p,))])
+    words = view.names.listed([(p,) for p in numbers if not view.region((p,))])
     return Picture(
         "prompt",
         draw_prompt(view, explanation.target, numbers, title="Prompt and answer"),

@@ -26,14 +26,7 @@ from string import Template
 from causal_lvlm.storage import to_utf8, versions, write_bytes
 from causal_lvlm.viz.case import Case
 from causal_lvlm.viz.payload import case_payload, colour_tables, json_for_html
-from causal_lvlm.viz.prompt import prompt_html
-from causal_lvlm.viz.sections import (
-    explanation_html,
-    heat_html,
-    photographs_html,
-    remarks_html,
-    self_check_html,
-)
+from causal_lvlm.viz.sections import case_html
 
 __all__ = ["page_script", "report_cases"]
 
@@ -67,40 +60,25 @@ def report_cases(
         If the file cannot be written, or the summary of a run lacks a part.
     """
     title = title or _title(cases)
-    scale = _scale(cases)
-    entries = [
-        (
-            f"case{number}",
-            _case_name(case, number),
-            _case_html(case, f"case{number}", len(cases), scale),
-        )
-        for number, case in enumerate(cases, start=1)
-    ]
-    nav = ""
-    if len(cases) > 1:
-        links = " ".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _ in entries)
-        nav = f"<nav>{links}</nav>"
+    scale, several = _scale(cases), len(cases) > 1
+    bodies, runs, images = [], [], False
+    for number, case in enumerate(cases, start=1):
+        view, key = case.view(), f"case{number}"  # of a saved run: in memory only meanwhile
+        bodies.append(case_html(case, view, key, heading=several, scale=scale))
+        runs.append(
+            case_payload(
+                view, case.explanations, case.attributions, key=key, name=case.name,
+                note=case.note, metrics=case.metrics, stability=case.stability, heads=case.heads,
+            )
+        )  # fmt: skip
+        images |= bool(view.images)
     used = ", ".join(f"{name} {value}" for name, value in versions().items())
-    runs = [
-        case_payload(
-            case.view(),
-            case.explanations,
-            case.attributions,
-            key=f"case{number}",
-            name=case.name,
-            note=case.note,
-            metrics=case.metrics,
-            stability=case.stability,
-            heads=case.heads,
-        )
-        for number, case in enumerate(cases, start=1)
-    ]
     page = Template(_template("report.html")).substitute(
         title=escape(title),
         note=f"<p>{escape(note)}</p>" if note else "",
-        nav=nav,
-        **_reading(any(case.view().images for case in cases)),
-        body="\n".join(html for _, _, html in entries),
+        nav=_links(cases) if several else "",
+        **_reading(images),
+        body="\n".join(bodies),
         footer=escape(f"Page written with {used}."),
         style=_template("report.css"),
         data=json_for_html({"runs": runs, "colours": colour_tables()}),
@@ -128,8 +106,10 @@ def _title(cases: Sequence[Case]) -> str:
     return "Why did the model say this?"
 
 
-def _case_name(case: Case, number: int) -> str:
-    return case.name or f"Run {number}"
+def _links(cases: Sequence[Case]) -> str:
+    names = [case.name or f"Run {number}" for number, case in enumerate(cases, start=1)]
+    links = (f'<a href="#case{n}">{escape(name)}</a>' for n, name in enumerate(names, start=1))
+    return f"<nav>{' '.join(links)}</nav>"
 
 
 def _scale(cases: Sequence[Case]) -> float:
@@ -139,32 +119,6 @@ def _scale(cases: Sequence[Case]) -> float:
     """
     count = sum(len(case.attributions) + 2 * len(case.explanations) for case in cases)
     return float(min(1.0, max(0.4, math.sqrt(_LARGE / max(count, 1)))))
-
-
-def _case_html(case: Case, key: str, count: int, scale: float) -> str:
-    view = case.view()
-    head = f'<h2 id="{key}">{escape(case.name)}</h2>' if count > 1 else ""
-    if case.note:
-        head += f"<p>{escape(case.note)}</p>"
-    about = [
-        f'<p><span class="who">Model</span> {escape(view.run.model_id or "unknown")} '
-        f'<span class="muted">{escape(view.run.revision or "")}</span></p>',
-        prompt_html(view, None, {}),
-        self_check_html(view),
-        remarks_html(view),
-    ]
-    intro = (
-        f'<section class="card"><div class="pictures">{photographs_html(view, key)}'
-        f'<div class="about">{"".join(about)}</div></div></section>'
-    )
-    body = "".join(
-        explanation_html(view, e, case.pictures(e), f"{key}-explanation{number}", scale=scale)
-        for number, e in enumerate(case.explanations)
-    )
-    heats = heat_html(
-        view, [(a, case.heat(a)) for a in case.attributions], case.metrics, scale=scale
-    )
-    return head + intro + body + heats
 
 
 def _reading(images: bool) -> dict[str, str]:

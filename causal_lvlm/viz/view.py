@@ -5,38 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from causal_lvlm.explanation.names import TokenNames, visible
 from causal_lvlm.protocols import Recorded
 from causal_lvlm.record import TraceRecord
 from causal_lvlm.tokens import TokenLayout
 
-__all__ = ["TraceView", "member_numbers", "view_of"]
+__all__ = ["Region", "TraceView", "member_numbers", "view_of"]
+
+
+class Region(NamedTuple):
+    """Where the patches of a unit lie: number of the image, and left, top, right, bottom in it."""
+
+    image: int
+    box: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class TraceView:
-    """One run, as pictures speak of it.
+    """One run, as pictures speak of it; `view_of` makes it.
 
     Attributes
     ----------
     run : Trace or TraceRecord
+    layout : TokenLayout
+        What stands at each position.
+    images : tuple of PIL.Image.Image
+        The upright originals, RGB, in the order of the prompt.
     """
 
     run: Recorded
-
-    @property
-    def images(self) -> tuple[Image.Image, ...]:
-        """The upright originals, RGB, in the order of the prompt."""
-        return self.run.images
-
-    @property
-    def layout(self) -> TokenLayout:
-        """What stands at each position."""
-        return self.run.layout
+    layout: TokenLayout
+    images: tuple[Image.Image, ...]
 
     @cached_property
     def names(self) -> TokenNames:
@@ -53,63 +56,16 @@ class TraceView:
         """The image, or the images, as a sentence calls them."""
         return "the images" if len(self.images) > 1 else "the image"
 
-    def image_number(self, members: Iterable[int]) -> int | None:
-        """Return which image holds the patches of a unit, None if it holds no patch."""
-        cells = (self.layout.patch_cell(p) for p in members)
-        return next((self.layout.grids[c[0]].image for c in cells if c is not None), None)
-
-    def box(self, members: Iterable[int]) -> tuple[float, float, float, float] | None:
-        """Return the rectangle around the patches of a unit, None if it holds no patch.
-
-        It is in pixels of the image that `image_number` names.
-        """
-        boxes = [b for b in (self.layout.patch_box(p) for p in members) if b is not None]
-        if not boxes:
+    def region(self, members: Iterable[int]) -> Region | None:
+        """Return the rectangle around the patches of a unit, None if it holds no patch."""
+        members = tuple(members)
+        cells = [c for c in map(self.layout.patch_cell, members) if c is not None]
+        boxes = [b for b in map(self.layout.patch_box, members) if b is not None]
+        if not cells:
             return None
         left, top, right, bottom = zip(*boxes, strict=True)
-        return min(left), min(top), max(right), max(bottom)
-
-    def crop(self, members: Iterable[int], size: int) -> Image.Image | None:
-        """Cut a unit's rectangle and some of its surroundings out of its image.
-
-        The unit itself is outlined and shown as it is; the surroundings, three quarters of its
-        size on each side, are paled. A single patch alone could rarely be recognised.
-
-        Parameters
-        ----------
-        members : iterable of int
-            Positions of the unit.
-        size : int
-            Side of the square returned, in pixels.
-
-        Returns
-        -------
-        PIL.Image.Image or None
-            None if the unit holds no patch.
-        """
-        members = tuple(members)
-        box, number = self.box(members), self.image_number(members)
-        if box is None or number is None:
-            return None
-        image = self.images[number]
-        extent = max(box[2] - box[0], box[3] - box[1], 1e-9)
-        scale = size / (extent * 2.5)
-        corner = (
-            (box[0] + box[2]) / 2 - extent * 1.25,
-            (box[1] + box[3]) / 2 - extent * 1.25,
-        )
-        square = Image.new("RGB", (size, size), "#ffffff")
-        seen = _inside(image, (*corner, corner[0] + extent * 2.5, corner[1] + extent * 2.5))
-        place = _scaled(seen, corner, scale)
-        shape = (max(1, place[2] - place[0]), max(1, place[3] - place[1]))
-        piece = image.resize(shape, Image.Resampling.BICUBIC, box=seen)
-        square.paste(piece, place[:2])
-        inner = _scaled(box, corner, scale)
-        core = square.crop(inner)
-        square = Image.blend(square, Image.new("RGB", square.size, "#ffffff"), 0.5)
-        square.paste(core, inner[:2])
-        ImageDraw.Draw(square).rectangle(inner, outline="#1b1f24", width=max(1, size // 58))
-        return square
+        box = (min(left), min(top), max(right), max(bottom))
+        return Region(self.layout.grids[cells[0][0]].image, box)
 
     def label(self, members: Sequence[int]) -> str:
         """Return a short name of a unit: a word in quotes, or rows and columns of its patches.
@@ -133,29 +89,6 @@ class TraceView:
         """Return the text of a token, with what cannot be seen spelled out."""
         text = self.layout.tokens[position]
         return text if text.strip() else visible(text)
-
-
-def _inside(
-    image: Image.Image, box: tuple[float, float, float, float]
-) -> tuple[float, float, float, float]:
-    """Clip a rectangle to the image: cells of padded images may reach beyond it."""
-    width, height = image.size
-    left, top = min(max(box[0], 0.0), width - 1.0), min(max(box[1], 0.0), height - 1.0)
-    return left, top, max(left + 1, min(box[2], width)), max(top + 1, min(box[3], height))
-
-
-def _scaled(
-    box: tuple[float, float, float, float], corner: tuple[float, float], scale: float
-) -> tuple[int, int, int, int]:
-    """Return a rectangle in pixels of a picture whose corner and scale are given."""
-    left, top, right, bottom = box
-    x, y = corner
-    return (
-        round((left - x) * scale),
-        round((top - y) * scale),
-        round((right - x) * scale),
-        round((bottom - y) * scale),
-    )
 
 
 def _span(values: Sequence[int]) -> str:
@@ -185,4 +118,4 @@ def view_of(trace: Recorded | TraceView | Mapping[str, Any]) -> TraceView:
         return trace
     if isinstance(trace, Mapping):
         trace = TraceRecord.from_dict(trace, "trace")
-    return TraceView(trace)
+    return TraceView(trace, trace.layout, trace.images)

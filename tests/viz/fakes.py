@@ -23,7 +23,7 @@ from causal_lvlm.structure import (
     pds_tree,
 )
 from causal_lvlm.tokens import ImageGrid, Target, TokenLayout, resolve_target
-from causal_lvlm.viz.view import TraceView
+from causal_lvlm.viz.view import TraceView, view_of
 
 PATCH, SIDE = 12, 8
 
@@ -78,11 +78,11 @@ def record_of(images: Sequence[Image.Image], layout: TokenLayout, **options: Any
 
 
 def view_like(images: Sequence[Image.Image], layout: TokenLayout, **options: Any) -> TraceView:
-    return TraceView(record_of(images, layout, **options))
+    return view_of(record_of(images, layout, **options))
 
 
 def fake_view(words: tuple[str, ...] = ("red", "circle")) -> TraceView:
-    return TraceView(fake_trace(words))
+    return view_of(fake_trace(words))
 
 
 def text_view() -> TraceView:

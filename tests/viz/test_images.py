@@ -15,6 +15,7 @@ from causal_lvlm.reporting import report
 from causal_lvlm.tokens import resolve_target
 from causal_lvlm.viz.bundle import write_bundle
 from causal_lvlm.viz.case import Case
+from causal_lvlm.viz.nodes import crop
 from causal_lvlm.viz.overlay import draw_heat, draw_patches
 from causal_lvlm.viz.pictures import pictures_of
 from causal_lvlm.viz.prompt import draw_prompt, prompt_pieces
@@ -166,8 +167,8 @@ def test_a_patch_is_outlined_on_its_own_image_alone(number):
     wanted = (x + width / 3, y + height / 2, x + width * 2 / 3, y + height)
     found = (cols.min(), rows.min(), cols.max(), rows.max())
     np.testing.assert_allclose(found, wanted, atol=3)
-    crop = SEVERAL.crop((patch,), 80)
-    assert crop is not None and crop.getpixel((40, 40)) == ImageColor.getrgb(COLOURS[number])
+    piece = crop(SEVERAL, (patch,), 80)
+    assert piece is not None and piece.getpixel((40, 40)) == ImageColor.getrgb(COLOURS[number])
     assert SEVERAL.label((patch,)) == f"image{number}[1,1]" == SEVERAL.layout.label(patch)
 
 

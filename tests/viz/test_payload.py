@@ -174,7 +174,7 @@ def test_cells_lie_where_the_layout_says():
     view = several_view()
     data = case_payload(view, [], [], key="k")
     for position, image, *box in data["cells"]:
-        assert image == view.image_number([position])
+        assert image == view.region([position]).image
         assert box == pytest.approx(view.layout.patch_box(position), abs=0.01)
     assert [(i["width"], i["height"]) for i in data["images"]] == [i.size for i in view.images]
     assert data["labels"][1] == view.label((1,)) and data["kinds"][1] == "i"

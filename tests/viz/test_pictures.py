@@ -8,6 +8,7 @@ from PIL import Image, ImageColor
 
 from causal_lvlm.errors import OutputError
 from causal_lvlm.tokens import ImageGrid, TokenLayout, resolve_target
+from causal_lvlm.viz.nodes import crop
 from causal_lvlm.viz.overlay import draw_heat, draw_patches, heat_canvas, scaled_image
 from causal_lvlm.viz.prompt import draw_prompt, prompt_html, prompt_pieces
 from causal_lvlm.viz.style import CAUSE, TARGET, caption, font, wrap_text
@@ -188,13 +189,13 @@ def test_wrapped_text_fits():
 
 def test_crop_shows_the_patch_in_its_colours():
     view = view_like([Image.new("RGB", (96, 96), "#2040d0")], VIEW.layout)
-    crop = view.crop((13,), 100)
-    assert crop is not None
-    assert crop.getpixel((50, 50)) == (0x20, 0x40, 0xD0)  # the patch as it is
-    pale = crop.getpixel((8, 8))
+    piece = crop(view, (13,), 100)
+    assert piece is not None
+    assert piece.getpixel((50, 50)) == (0x20, 0x40, 0xD0)  # the patch as it is
+    pale = piece.getpixel((8, 8))
     assert isinstance(pale, tuple)
     assert pale != (0x20, 0x40, 0xD0) and pale[2] > pale[0]  # its surroundings, paled
-    assert view.crop((1,), 100) is None
+    assert crop(view, (1,), 100) is None
 
 
 def test_unit_names():

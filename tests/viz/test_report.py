@@ -24,9 +24,9 @@ from causal_lvlm.tokens import resolve_target
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.bundle import file_stem, write_bundle, write_cases
 from causal_lvlm.viz.case import Case
+from causal_lvlm.viz.explanation_section import explanation_html
 from causal_lvlm.viz.pictures import pictures_of, united_graph
 from causal_lvlm.viz.report import _scale, page_script, report_cases
-from causal_lvlm.viz.sections import explanation_html
 from tests.viz.fakes import (
     explaining_set,
     fake_attribution,
