@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from causal_lvlm.lvlm import LVLM, Family, Trace, load_model
     from causal_lvlm.methods import attribute, evaluate, list_methods
     from causal_lvlm.metrics import list_metrics
+    from causal_lvlm.record import TraceRecord
     from causal_lvlm.reporting import report
     from causal_lvlm.structure import (
         PAG,
@@ -51,6 +52,7 @@ _HOMES = {
     "Family": "lvlm",
     "LVLM": "lvlm",
     "Trace": "lvlm",
+    "TraceRecord": "record",
     "TokenLayout": "tokens",
     "Target": "tokens",
     "attention_correlation": "correlation",
@@ -91,6 +93,7 @@ __all__ = [
     "TokenCorrelation",
     "TokenLayout",
     "Trace",
+    "TraceRecord",
     "attention_correlation",
     "attribute",
     "compare_graphs",

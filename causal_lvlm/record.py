@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from causal_lvlm.arrays import FloatArray, frozen
+from causal_lvlm.cards import trace_card
 from causal_lvlm.fields import reading
 from causal_lvlm.rasters import decode_images, encode_image
 from causal_lvlm.results import SelfCheck
@@ -93,6 +94,10 @@ class TraceRecord:
         """The pictures as base64 PNG: encoded once, though every explanation carries them."""
         shown = () if self.image is None else (self.image, *self.images[1:])
         return tuple(encode_image(image) for image in shown)
+
+    def _repr_html_(self) -> str:
+        """Show the record in a notebook."""
+        return trace_card(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all that is recorded as plain values: text, lists, the image as base64 PNG."""

@@ -61,8 +61,8 @@ def test_each_generated_token_has_a_log_probability():
 def test_a_saved_run_opens_without_torch(tmp_path):
     path = a_record().save(tmp_path / "run.json")
     code = (
-        "import sys; from causal_lvlm.record import TraceRecord; "
-        f"print(TraceRecord.load({str(path)!r}).answer); "
+        "import sys, causal_lvlm as cl; "
+        f"record = cl.TraceRecord.load({str(path)!r}); print(record.answer); record._repr_html_(); "
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -35,7 +35,7 @@ __all__ = [
     "load_model",
 ]
 
-# Loaded on first use: a saved trace can be opened without torch.
+# Loaded on first use: torch and transformers take seconds.
 _HOMES = {
     "LVLM": "lvlm.model",
     "Family": "lvlm.family",

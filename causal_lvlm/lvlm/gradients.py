@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -256,15 +257,8 @@ class BackwardPass:
 
 def _detached(call: AttentionCall) -> AttentionCall:
     """Return the call without its graph, so that the forward's memory is freed."""
-    return AttentionCall(
-        module=call.module,
-        query=call.query.detach(),
-        key=call.key.detach(),
-        value=call.value.detach(),
-        mask=call.mask,
-        options=call.options,
-        output=call.output.detach(),
-    )
+    names = ("query", "key", "value", "output")
+    return replace(call, **{name: getattr(call, name).detach() for name in names})
 
 
 class Differentiates(Live):

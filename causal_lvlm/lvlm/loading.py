@@ -34,6 +34,7 @@ from causal_lvlm.lvlm.given import check_complete, check_type, check_use, pair
 from causal_lvlm.lvlm.memory import available_memory, gigabytes, parse_memory
 from causal_lvlm.lvlm.model import LVLM
 from causal_lvlm.lvlm.unreadable import loading_error
+from causal_lvlm.tiny import weights_path
 
 __all__ = ["load_model"]
 
@@ -249,8 +250,6 @@ _quiet = _QuietLoading()
 
 
 def _embedded_path() -> Path:
-    from causal_lvlm.tiny import weights_path
-
     path = Path(weights_path())
     if not (path / "config.json").is_file():
         raise UnsupportedModelError(

@@ -126,7 +126,7 @@ class PeakMemory:
     def __enter__(self) -> PeakMemory:
         """Start to measure."""
         with self._lock:
-            self._note()  # clearing the mark must not take it from blocks around this one
+            self._note_all()  # clearing the mark must not take it from blocks around this one
             self._start = self._cleared()
             self._peak = 0
             self._active.append(self)
@@ -135,14 +135,18 @@ class PeakMemory:
     def __exit__(self, *_: object) -> None:
         """Stop, and say how much it was."""
         with self._lock:
-            self._note()
+            self._note_all()
             self._active.remove(self)
             known = self._start is not None and self._peak
             self.bytes = max(0, self._peak - (self._start or 0)) if known else None
 
+    @classmethod
+    def _note_all(cls) -> None:
+        for block in cls._active:
+            block._note()
+
     def _note(self) -> None:
-        for block in self._active:
-            block._peak = max(block._peak, block._mark() or 0)
+        self._peak = max(self._peak, self._mark() or 0)
 
     def _cleared(self) -> int | None:
         """Clear the high-water mark; returns what is in use, None where that cannot be done."""

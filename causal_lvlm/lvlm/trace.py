@@ -64,7 +64,7 @@ class Trace(Attends, Masks, Differentiates, Embeds, Featured, Headed, Looks, Pro
 
     def _repr_html_(self) -> str:
         """Show the trace in a notebook."""
-        return trace_card(self)
+        return trace_card(self.record)
 
     # -- the model ----------------------------------------------------------------------------
 
