@@ -368,6 +368,12 @@ class ModelLike(Protocol):
     ) -> TraceLike:
         """Ask about images, or about text alone."""
 
+    def fingerprint(self) -> str:
+        """Return a hash of the weights."""
+
+    def ordinary_tokens(self) -> IntArray:
+        """Return the ids of all tokens but special ones and the image's."""
+
     def peak_memory(self) -> AbstractContextManager[Any]:
         """Return what measures, as ``bytes``, the most memory that a block takes."""
 

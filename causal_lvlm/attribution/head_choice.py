@@ -26,7 +26,6 @@ Mediation Analysis", NeurIPS 2020, arXiv:2004.12265.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,14 +56,13 @@ from causal_lvlm.protocols import TraceLike
 from causal_lvlm.storage import read_json, versions, write_json
 from causal_lvlm.tokens import Target, TargetLike, candidate_units, resolve_target
 
-__all__ = ["N_HEADS", "HeadChoice", "fingerprint", "select_heads"]
+__all__ = ["N_HEADS", "HeadChoice", "select_heads"]
 
 KIND = "head_choice"
 FORMAT = 1
 EVIDENCE = ("image", "text", "all")
 RANKS = ("effect_x_mass", "effect")
 N_HEADS = 4
-_SAMPLE = 64  # numbers of each weight that go into the fingerprint, from either end
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +110,7 @@ class HeadChoice:
         OutputError
             If name, revision or weights differ.
         """
-        found = (trace.model_id, trace.revision, fingerprint(trace))
+        found = (trace.model_id, trace.revision, trace.model.fingerprint())
         mine = (self.model_id, self.revision, self.fingerprint)
         for what, one, other in zip(("model", "revision", "weights"), mine, found, strict=True):
             if one != other:
@@ -176,23 +174,6 @@ _SAVED = record(
         "versions": table(text),
     }
 )
-
-
-def fingerprint(trace: TraceLike) -> str | None:
-    """Return a hash of the model's weights: names, shapes, and numbers from either end of each.
-
-    Sampled, so that it takes no time with a large model; None if the trace has no model.
-    """
-    lvlm = getattr(trace, "model", None)
-    if lvlm is None:
-        return None
-    digest = hashlib.sha256()
-    for name, weight in lvlm.model.named_parameters():
-        flat = weight.detach().reshape(-1)
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        for part in (flat[:_SAMPLE], flat[-_SAMPLE:]):
-            digest.update(part.float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:32]
 
 
 def select_heads(
@@ -286,7 +267,7 @@ def select_heads(
         n_probes=len(effects),
         model_id=traces[0].model_id,
         revision=traces[0].revision,
-        fingerprint=fingerprint(traces[0]),
+        fingerprint=traces[0].model.fingerprint(),
         parameters={
             "n_heads": n_heads,
             "seed": seed,

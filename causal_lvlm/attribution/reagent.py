@@ -33,7 +33,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -42,6 +41,7 @@ from causal_lvlm.attribution.info import MethodInfo, Progress, Table
 from causal_lvlm.attribution.result import Scores, spread
 from causal_lvlm.checks import whole_number
 from causal_lvlm.protocols import TraceLike
+from causal_lvlm.results import EmbeddingEvaluation
 from causal_lvlm.tokens import Target, TokenLayout, Units
 
 __all__ = ["TABLE", "reagent"]
@@ -224,7 +224,7 @@ def _advance(active: Sequence[_Run], steps: int, probe: _Replacements, rule: _Ru
 class _Replacements:
     """Rows of embeddings in which some positions hold something else."""
 
-    trace: Any
+    trace: TraceLike
     target: Target
     units: Units
     vocabulary: Sequence[int] | None
@@ -233,7 +233,7 @@ class _Replacements:
 
     def __post_init__(self) -> None:
         """Look up what may stand at each position of a unit."""
-        layout: TokenLayout = self.trace.layout
+        layout = self.trace.layout
         self.n_positions = len(layout)
         self.own = np.asarray(self.trace.embeddings(), dtype=np.float32)
         self.drawn = np.array([p for m in self.units.members for p in m], dtype=np.int64)
@@ -244,7 +244,7 @@ class _Replacements:
         if self.vocabulary is not None:
             self.pool = np.array([whole_number("vocabulary", i, 0) for i in self.vocabulary], int)
         else:
-            self.pool = _ordinary_tokens(self.trace.model) if needed else np.zeros(0, np.int64)
+            self.pool = self.trace.model.ordinary_tokens() if needed else np.zeros(0, np.int64)
         if needed and not len(self.pool):
             raise ValueError("vocabulary is empty, so that no text token can be replaced")
         self._member = np.zeros((len(self.units), self.n_positions), dtype=np.bool_)
@@ -272,7 +272,9 @@ class _Replacements:
         )
         return np.asarray(((chances > own).sum(axis=2) < top_k).all(axis=1))
 
-    def _evaluate(self, replaced: BoolArray, draws: FloatArray, distribution: bool) -> Any:
+    def _evaluate(
+        self, replaced: BoolArray, draws: FloatArray, distribution: bool
+    ) -> EmbeddingEvaluation:
         """Evaluate rows; `draws` are numbers in [0, 1) that choose what stands in each position."""
         ids = np.zeros((len(replaced), self.n_drawn), dtype=np.int64)
         table = np.zeros((0, self.own.shape[1]), dtype=np.float32)
@@ -280,7 +282,7 @@ class _Replacements:
         if here.any():
             numbers = (draws[here] * len(self.pool)).astype(np.int64)
             used, ids[here] = np.unique(self.pool[numbers], return_inverse=True)
-            table = np.asarray(self.trace.token_embeddings(used), dtype=np.float32)
+            table = np.asarray(self.trace.token_embeddings(used.tolist()), dtype=np.float32)
 
         def row(index: int) -> Float32Array:
             values = self.own.copy()
@@ -313,13 +315,6 @@ def _same_image(layout: TokenLayout, position: int) -> IntArray:
         found = np.concatenate([g.positions for g in layout.grids if g.image == image])
     others: IntArray = found[found != position]
     return others if len(others) else np.array([position], dtype=np.int64)
-
-
-def _ordinary_tokens(model: Any) -> IntArray:
-    """Return the ids of all tokens but special ones and the image's."""
-    n_tokens = min(int(model.text_config.vocab_size), len(model.tokenizer))
-    refused = {*model.tokenizer.all_special_ids, model.image_token_id}
-    return np.array([i for i in range(n_tokens) if i not in refused], dtype=np.int64)
 
 
 TABLE: Table = (

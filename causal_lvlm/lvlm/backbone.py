@@ -9,20 +9,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import DynamicCache
 
+from causal_lvlm.arrays import IntArray
 from causal_lvlm.lvlm.context import Context, decoder_arguments, injected, read_context
 from causal_lvlm.lvlm.inputs import Processes, whole_inputs
 from causal_lvlm.lvlm.layers import Layered
 from causal_lvlm.lvlm.state import plain_generation
 
 __all__ = ["Backbone"]
+
+_SAMPLE = 64  # numbers of each weight that go into the fingerprint, from either end
 
 
 class Backbone(Processes, Layered):
@@ -34,6 +39,25 @@ class Backbone(Processes, Layered):
 
     run: Callable[..., Any]
     randomised: Callable[..., Any]
+
+    def fingerprint(self) -> str:
+        """Return a hash of the weights: names, shapes, and numbers from either end of each.
+
+        Sampled, so that it takes no time with a large model.
+        """
+        digest = hashlib.sha256()
+        for name, weight in self.model.named_parameters():
+            flat = weight.detach().reshape(-1)
+            digest.update(f"{name}{tuple(weight.shape)}".encode())
+            for part in (flat[:_SAMPLE], flat[-_SAMPLE:]):
+                digest.update(part.float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+    def ordinary_tokens(self) -> IntArray:
+        """Return the ids of all tokens but special ones and the image's."""
+        n_tokens = min(int(self.text_config.vocab_size), len(self.tokenizer))
+        refused = {*self.tokenizer.all_special_ids, self.image_token_id}
+        return np.array([i for i in range(n_tokens) if i not in refused], dtype=np.int64)
 
     @contextmanager
     def plain_generation(self) -> Iterator[None]:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from causal_lvlm.attribution.head_choice import fingerprint
 from causal_lvlm.attribution.heads import HeadChoice, attn_attrib, select_heads
 from causal_lvlm.errors import OutputError, TargetError
 from causal_lvlm.methods import attribute
@@ -34,6 +33,7 @@ class Mediated:
 
     gains = np.array([[0.0, 0.3, -0.1], [0.2, 0.0, 0.25]])
     model_id, revision, n_layers = "fake", "r1", 2
+    model = SimpleNamespace(fingerprint=lambda: "f" * 32)
 
     def __init__(self):
         self.layout = make_layout()
@@ -183,18 +183,18 @@ def test_a_stale_or_foreign_or_damaged_file_is_refused(traces, choice, tmp_path)
 
 
 def test_the_fingerprint_sees_a_changed_weight(traces):
-    model = traces[0].model.model
-    before = fingerprint(traces[0])
-    weight = model.get_decoder().layers[1].mlp.up_proj.weight
+    model = traces[0].model
+    before = model.fingerprint()
+    weight = model.model.get_decoder().layers[1].mlp.up_proj.weight
     kept = weight.detach()[0, 0].clone()
     try:
         with torch.no_grad():
             weight[0, 0] += 1
-        assert fingerprint(traces[0]) != before
+        assert model.fingerprint() != before
     finally:
         with torch.no_grad():
             weight[0, 0] = kept
-    assert fingerprint(traces[0]) == before
+    assert model.fingerprint() == before
 
 
 def test_probes_are_drawn_by_seed(traces):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from causal_lvlm.attribution.reagent import _ordinary_tokens, reagent
+from causal_lvlm.attribution.reagent import reagent
 from causal_lvlm.tokens import candidate_units, resolve_target
 from tests.attribution.set_fakes import make_layout
 
@@ -232,7 +232,7 @@ def test_on_the_tiny_model_the_seed_decides_and_special_tokens_are_never_drawn(e
     npt.assert_array_equal(first.values, again.values)
     assert not np.array_equal(first.values, other.values)
     assert unit_sums(first, units).sum() == pytest.approx(1.0)
-    texts = {trace.token_text(i).strip() for i in _ordinary_tokens(model)}
+    texts = {trace.token_text(i).strip() for i in model.ordinary_tokens()}
     assert {"red", "circle"} <= texts
     assert not texts & {"<pad>", "<s>", "</s>", "<unk>", "<image>"}
 
