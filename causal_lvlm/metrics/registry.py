@@ -10,6 +10,7 @@ from causal_lvlm.metrics import (
     agreement,
     curves,
     eraser,
+    graph_randomisation,
     impossible,
     localisation,
     morf,
@@ -36,8 +37,8 @@ MetricFunction = Callable[..., Measured]
 
 # Each module lists its metrics; those about the answer come first, those about the map last.
 _MODULES = (
-    curves, morf, eraser, soft, remainder, sets, localisation, impossible, randomisation, rewording,
-    agreement, recovery,
+    curves, morf, eraser, soft, remainder, sets, localisation, impossible, randomisation,
+    graph_randomisation, rewording, agreement, recovery,
 )  # fmt: skip
 
 METRICS: dict[str, tuple[MetricFunction, MetricInfo]] = {

@@ -13,7 +13,8 @@ import causal_lvlm as cl
 from causal_lvlm.errors import SelfCheckError
 from causal_lvlm.methods import rerun
 from causal_lvlm.metrics.case import Case
-from causal_lvlm.metrics.randomisation import edge_jaccard, graph_mprt, mprt
+from causal_lvlm.metrics.graph_randomisation import edge_jaccard, graph_mprt
+from causal_lvlm.metrics.randomisation import mprt
 from causal_lvlm.structure import PAG
 from causal_lvlm.tiny import sample_inputs
 from causal_lvlm.tokens import candidate_units, resolve_target

@@ -12,13 +12,8 @@ from scipy import stats
 import causal_lvlm as cl
 from causal_lvlm.methods import rerun
 from causal_lvlm.metrics.case import Case
-from causal_lvlm.metrics.rewording import (
-    _paired,
-    find_again,
-    match_units,
-    rewording_stability,
-    shuffled_words,
-)
+from causal_lvlm.metrics.matching import find_again, match_units
+from causal_lvlm.metrics.rewording import _paired, rewording_stability, shuffled_words
 from causal_lvlm.tiny import sample_inputs
 from causal_lvlm.tokens import candidate_units, resolve_target
 from tests.explanation import fakes
