@@ -1,4 +1,15 @@
-"""The model boundary: the one room that runs vision-language models; it hands out numpy only."""
+"""The model boundary: the one room that runs vision-language models; it hands out numpy only.
+
+From the inside out, each module knowing those before it:
+
+1. `family`, `families`, `geometry`, `tiles`: what there is to say about kinds of models;
+   `attention_function`, `context`, `state`: what is put on a model, and taken off again;
+2. `facts`, `inputs`, `layers`, `backbone`: `Backbone`, a model as everything that asks it needs it;
+3. `prepared`: `Prepared`, a sequence ready to run again;
+4. `capture`, `evaluate`, `gradients`, `probes`, `features`, `heads`, `cross`, `lrp`: what may be
+   asked about it, each a class over `live`;
+5. `trace`: `Trace` puts them together; `model`: `LVLM` makes traces; `loading`: `load_model`.
+"""
 
 from __future__ import annotations
 

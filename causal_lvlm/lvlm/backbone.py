@@ -24,6 +24,7 @@ from causal_lvlm.lvlm.context import Context, decoder_arguments, injected, read_
 from causal_lvlm.lvlm.inputs import Processes, whole_inputs
 from causal_lvlm.lvlm.layers import Layered
 from causal_lvlm.lvlm.state import plain_generation
+from causal_lvlm.protocols import ModelLike, TraceLike
 
 __all__ = ["Backbone"]
 
@@ -37,8 +38,8 @@ class Backbone(Processes, Layered):
     trace's model can be asked something else.
     """
 
-    run: Callable[..., Any]
-    randomised: Callable[..., Any]
+    run: Callable[..., TraceLike]
+    randomised: Callable[..., ModelLike]
 
     def fingerprint(self) -> str:
         """Return a hash of the weights: names, shapes, and numbers from either end of each.

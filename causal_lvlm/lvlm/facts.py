@@ -58,7 +58,7 @@ class Facts:
         What stands for the image in a prompt.
     pace : Pace
         What was measured about the size of batches.
-    known : KnownSizes
+    known_sizes : KnownSizes
         What was found out about images of some sizes.
 
     Raises
@@ -100,7 +100,7 @@ class Facts:
         self._parts = Parts(self.model, self.family)
         self.placeholder, self.image_token_id = self._image_token()
         self.is_tiny = int(self.text_config.hidden_size) < _TINY_WIDTH
-        self.known = KnownSizes()
+        self.known_sizes = KnownSizes()
         self.pace = Pace()
 
     def _image_token(self) -> tuple[str, int]:

@@ -138,12 +138,12 @@ class LVLM(Backbone):
                 f"{rendered.text!r}; ask differently"
             )
         sizes = tuple(picture.size for picture in pictures)
-        if sizes not in self.known.errors:
+        if sizes not in self.known_sizes.errors:
             # Rectangles depend on the sizes of the images alone.
             error = max(placed.error, geometry_error(self, layout, sizes))
-            self.known.errors[sizes] = error
+            self.known_sizes.errors[sizes] = error
         prepared = Prepared(self, pictures, layout, rendered.text, processed.inputs)
-        check = check_run(prepared, said.log_probs, self.known.errors[sizes])
+        check = check_run(prepared, said.log_probs, self.known_sizes.errors[sizes])
         if not check.passed:
             message = (
                 f"the self-check of {self.model_id!r} failed: {check}; explanations of this run "
@@ -225,7 +225,7 @@ class LVLM(Backbone):
             family=self.family,
         )
         other.max_memory = self.max_memory
-        other.known = self.known.copy()
+        other.known_sizes = self.known_sizes.copy()
         redraw(other, n_layers, seed=seed, head=head)
         return other
 

@@ -73,9 +73,9 @@ def place(
         why = f"{lvlm.family.name} has {lvlm.family.mapping.split(';')[0]}"
         return Placed(cells, "absent", f"nothing is placed in the image: {why}")
     sizes = tuple(picture.size for picture in pictures)
-    if sizes not in lvlm.known.places:  # kept: it costs runs of the vision tower
-        lvlm.known.places[sizes] = _confirmed(lvlm, pictures, text, sites)
-    return lvlm.known.places[sizes]
+    if sizes not in lvlm.known_sizes.places:  # kept: it costs runs of the vision tower
+        lvlm.known_sizes.places[sizes] = _confirmed(lvlm, pictures, text, sites)
+    return lvlm.known_sizes.places[sizes]
 
 
 def _confirmed(

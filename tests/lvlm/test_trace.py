@@ -17,6 +17,7 @@ from causal_lvlm.errors import (
 )
 from causal_lvlm.lvlm import LVLM, Trace
 from causal_lvlm.protocols import ModelLike, TraceLike
+from causal_lvlm.results import Rules
 from tests.lvlm.helpers import PROMPT, noise_image, random_masks
 from tests.models import tiny_llava
 
@@ -136,14 +137,35 @@ def test_save_load_attach(lvlm, trace, tmp_path):
         loaded.log_probs[0] = 0
     target = loaded.target(1)
     keep = random_masks(trace, target, 6)
+    rows, heads = np.zeros((1, 1, 1), np.float32), np.zeros((1, 1, 1), bool)
     for verb in (
         lambda: loaded.attention(),
-        lambda: next(loaded.iter_attention()),
+        lambda: loaded.iter_attention(),
         lambda: loaded.head_outputs(),
+        lambda: loaded.head_values(),
+        lambda: loaded.image_attention(),
         lambda: loaded.backward(target),
         lambda: loaded.evaluate(keep, target),
+        lambda: loaded.evaluate_heads(heads, target),
+        lambda: loaded.embeddings(),
+        lambda: loaded.token_embeddings([5]),
+        lambda: loaded.baseline_embeddings(),
+        lambda: loaded.evaluate_embeddings(rows, target),
+        lambda: loaded.embedding_gradient(rows, target),
+        lambda: loaded.hidden_states(),
+        lambda: loaded.lens([0], [5]),
+        lambda: loaded.feature_gradient(target),
+        lambda: loaded.scaled_attention_gradient(target, 0, [1.0]),
+        lambda: loaded.propagate(target, Rules()),
+        lambda: loaded.blocked([3]),
+        lambda: loaded.layer_remark(0),
+        lambda: loaded.token_id("red"),
         lambda: loaded.token_text(5),
+        lambda: loaded.backend_checks,
         lambda: loaded.vision_positions,
+        lambda: loaded.n_layers,
+        lambda: loaded.global_layer,
+        lambda: loaded.attention_kinds,
         lambda: loaded.model,
     ):
         with pytest.raises(DetachedTraceError, match="attach"):

@@ -155,7 +155,7 @@ def test_a_processor_that_mirrors_or_turns_is_no_grid(monkeypatch):
             return found
 
         monkeypatch.setattr(images, "__call__", changed)
-        lvlm.known.places.clear()
+        lvlm.known_sizes.places.clear()
         trace = lvlm.run(noise_image((90, 60)), PROMPT, max_new_tokens=2)
         assert not trace.layout.grids
         assert "do not show the image row by row" in trace.parameters["geometry_remark"]
