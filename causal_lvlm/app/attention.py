@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from causal_lvlm.arrays import Float32Array, FloatArray
 from causal_lvlm.tokens import TokenLayout
+
+if TYPE_CHECKING:
+    from causal_lvlm.lvlm import Trace
 
 __all__ = ["AnswerAttention", "answer_attention"]
 
@@ -65,7 +68,7 @@ class AnswerAttention:
         return found
 
 
-def answer_attention(trace: Any, step: Callable[[str, int, int], None]) -> AnswerAttention:
+def answer_attention(trace: Trace, step: Callable[[str, int, int], None]) -> AnswerAttention:
     """Capture the rows of every layer, one layer in memory at a time.
 
     Parameters

@@ -7,13 +7,16 @@ import threading
 import time
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from causal_lvlm.app.models import ModelShelf
 from causal_lvlm.app.records import Limits
 from causal_lvlm.app.room import Room, own_folder
 from causal_lvlm.app.session import Session
 from causal_lvlm.app.turns import BusyError, Turns
+
+if TYPE_CHECKING:
+    from causal_lvlm.lvlm import LVLM
 
 __all__ = ["Workbench"]
 
@@ -66,7 +69,7 @@ class Workbench:
                             f"{len(self._sessions)} pages are open, which is as many as this "
                             "server takes; close one, or try again later"
                         )
-                    found = self._sessions[key] = Session(key, self)
+                    found = self._sessions[key] = Session(self)
                 found.used = time.monotonic()
                 return found
         finally:
@@ -103,7 +106,7 @@ class Workbench:
                 "picture, or try again later"
             )
 
-    def in_use(self, without: Session | None = None) -> list[Any]:
+    def in_use(self, without: object = None) -> list[LVLM]:
         """Return the models that pages work with."""
         with self._lock:
             pages = [s for s in self._sessions.values() if s is not without]

@@ -6,13 +6,17 @@ import io
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from causal_lvlm.app.records import Asked
 from causal_lvlm.app.room import Room
 from causal_lvlm.app.session import Session
 from causal_lvlm.errors import OutputError, PromptError, quoted
 from causal_lvlm.storage import to_utf8, write_bytes
+
+if TYPE_CHECKING:
+    from causal_lvlm.attribution import Attribution
+    from causal_lvlm.explanation import Explanation
 
 __all__ = ["KINDS", "embedded", "export", "report_page"]
 
@@ -110,7 +114,7 @@ def _written(session: Session, asked: Asked, kind: str) -> list[Path]:
         raise PromptError("nothing is explained yet; choose a token of the answer first")
     session.bench.room.make()  # Gradio copies what is handed out
     Room(session.folder, session.bench.limits.page_disk).make()
-    folder = session.exported(asked.number)
+    folder = session.runs.exported(asked.number)
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "report":
         path = folder / "report.html"
@@ -135,10 +139,10 @@ def _written(session: Session, asked: Asked, kind: str) -> list[Path]:
 
 def _numbers(asked: Asked, folder: Path) -> list[Path]:
     paths = [asked.trace.save(folder / "trace.json")]
-    names: dict[str, Any] = {}
-    for number, found in enumerate(asked.explanations.values()):
-        names["explanation.json" if not number else f"explanation-{number + 1}.json"] = found
-    for found in asked.attributions.values():
-        names[f"{found.method}-{found.target.start}.json"] = found
+    names: dict[str, Explanation | Attribution] = {}
+    for number, explanation in enumerate(asked.explanations.values()):
+        names["explanation.json" if not number else f"explanation-{number + 1}.json"] = explanation
+    for scores in asked.attributions.values():
+        names[f"{scores.method}-{scores.target.start}.json"] = scores
     paths += [found.save(folder / name) for name, found in names.items()]
     return paths + [p.with_suffix(".npz") for p in paths if p.with_suffix(".npz").is_file()]

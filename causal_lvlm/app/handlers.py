@@ -251,7 +251,7 @@ class Handlers(TabHandlers):
         changes: Changes = {p.tokens: view.answer_tokens(asked)}
         if asked.target is None:
             return changes
-        board = view.mask_board(asked, session.units(asked.number))
+        board = view.mask_board(asked, asked.units())
         return {**changes, p.mask: board, p.readout: view.readout_html(asked, None)}
 
 

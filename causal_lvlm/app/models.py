@@ -6,9 +6,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING
 
 from causal_lvlm.errors import ModelMemoryError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from causal_lvlm.lvlm import LVLM
 
 __all__ = ["EMBEDDED", "ModelShelf"]
 
@@ -34,14 +37,14 @@ class ModelShelf:
         self,
         most: int = 2,
         allowed: Iterable[str] | None = None,
-        load: Callable[..., Any] | None = None,
+        load: Callable[[str | None], LVLM] | None = None,
     ) -> None:
         self.most = most
         self.allowed = None if allowed is None else frozenset(allowed)
         self._load = load
         self._lock = threading.Lock()
         self._loading = threading.Lock()  # one load at a time: two would need twice the memory
-        self._loaded: OrderedDict[str, Any] = OrderedDict()
+        self._loaded: OrderedDict[str, LVLM] = OrderedDict()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -49,7 +52,7 @@ class ModelShelf:
         with self._lock:
             return tuple(self._loaded)
 
-    def get(self, name: str, in_use: Iterable[Any] = ()) -> Any:
+    def get(self, name: str, in_use: Iterable[LVLM] = ()) -> LVLM:
         """Return a model, loading it if need be.
 
         Parameters
@@ -84,7 +87,7 @@ class ModelShelf:
                 self._loaded[wanted] = model
             return model
 
-    def _found(self, name: str) -> Any:
+    def _found(self, name: str) -> LVLM | None:
         with self._lock:
             if name in self._loaded:
                 self._loaded.move_to_end(name)
@@ -101,7 +104,7 @@ class ModelShelf:
                     )
                 del self._loaded[free[0]]
 
-    def _loader(self) -> Callable[..., Any]:
+    def _loader(self) -> Callable[[str | None], LVLM]:
         if self._load is not None:
             return self._load
         import causal_lvlm

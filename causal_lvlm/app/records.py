@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
 from causal_lvlm.app.attention import AnswerAttention
-from causal_lvlm.errors import DetachedTraceError
-from causal_lvlm.tokens import Target
+from causal_lvlm.errors import DetachedTraceError, PromptError
+from causal_lvlm.tokens import Target, Units, candidate_units
 
-__all__ = ["Asked", "Limits", "Masked", "Turn"]
+if TYPE_CHECKING:
+    from causal_lvlm.attribution import Attribution
+    from causal_lvlm.explanation import Explanation
+    from causal_lvlm.lvlm import Trace
+
+__all__ = ["Asked", "Limits", "Masked", "Turn", "Verified"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,29 @@ class Masked:
     changed: bool
 
 
+@dataclass(frozen=True)
+class Verified:
+    """A masked set under which the model no longer says the target.
+
+    Attributes
+    ----------
+    scope : {"image", "text", "joint"}
+    positions : tuple of int
+    size : int
+        Number of units masked.
+    probability : float
+        Of the target, with the set masked.
+    says : tuple of str
+        First choices at the target's rows.
+    """
+
+    scope: str
+    positions: tuple[int, ...]
+    size: int
+    probability: float
+    says: tuple[str, ...]
+
+
 @dataclass
 class Asked:
     """One run of the model and what was found about it.
@@ -100,15 +128,15 @@ class Asked:
     target : Target or None
         The token that is looked at.
     explanations, attributions : dict
-        By (target's start, mode, masking) and by (target's start, method).
+        By (target's start, mode, masking, source) and by (target's start, method); the newest last.
     """
 
     number: int
-    trace: Any
+    trace: Trace
     question: str
     target: Target | None = None
-    explanations: dict[tuple[Any, ...], Any] = field(default_factory=dict)
-    attributions: dict[tuple[int, str], Any] = field(default_factory=dict)
+    explanations: dict[tuple[int, str, str, str | None], Explanation] = field(default_factory=dict)
+    attributions: dict[tuple[int, str], Attribution] = field(default_factory=dict)
     attention: AnswerAttention | None = None
     before: dict[int, float] = field(default_factory=dict)
 
@@ -120,11 +148,24 @@ class Asked:
         except DetachedTraceError:
             return False
 
-    def explanation(self) -> Any:
+    def chosen(self) -> Target:
+        """Return the token that is looked at; raises `PromptError` if none is."""
+        if self.target is None:
+            raise PromptError("no token of the answer is chosen; click one")
+        return self.target
+
+    def units(self) -> Units:
+        """Return what can be masked for the token that is looked at."""
+        return candidate_units(self.trace.layout, self.chosen())
+
+    def add(self, found: Explanation) -> None:
+        """Keep an explanation as the newest; it takes the place of one with the same settings."""
+        key = (found.target.start, found.mode, found.masking, found.parameters.get("source"))
+        self.explanations.pop(key, None)
+        self.explanations[key] = found
+
+    def explanation(self) -> Explanation | None:
         """Return the newest explanation of the token that is looked at, if there is one."""
-        found = [e for k, e in self.explanations.items() if self.target and k[0] == _start(self)]
+        start = None if self.target is None else self.target.start
+        found = [e for key, e in self.explanations.items() if key[0] == start]
         return found[-1] if found else None
-
-
-def _start(asked: Asked) -> int:
-    return -1 if asked.target is None else asked.target.start

@@ -1,49 +1,44 @@
 """The app without its face: what one open page can do.
 
-1. `Workbench` is shared: the models, the line of jobs, the folder that is removed at the end, and
-   one `Session` for each open page (see `causal_lvlm.app.bench`).
-2. `Session` is one page: its own runs of the model (`Asked`), at most a few, the oldest dropped;
-   its own job, which it can stop; its own folder, removed when the page closes.
+1. `causal_lvlm.app.bench.Workbench` is shared: the models, the line of jobs, the folder that is
+   removed at the end, and one `Session` for each open page.
+2. `Session` is one page: its own runs of the model, at most a few, the oldest dropped; its own job,
+   which it can stop; its own folder, removed when the page closes.
 3. What takes long is a generator of `News`: the last is ``done``, ``stopped`` or ``error``; closing
-   the generator stops the work.
+   the generator stops the work (`causal_lvlm.app.work`).
 
 Nothing here knows Gradio.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import tempfile
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from causal_lvlm.app.attention import AnswerAttention, answer_attention
-from causal_lvlm.app.errors import error_text
+from causal_lvlm.app import work
 from causal_lvlm.app.models import EMBEDDED
-from causal_lvlm.app.records import Asked, Masked, Turn
+from causal_lvlm.app.records import Asked, Turn
 from causal_lvlm.app.room import Taken
+from causal_lvlm.app.runs import Runs
+from causal_lvlm.app.shared import Shared
 from causal_lvlm.app.turns import Job, News
 from causal_lvlm.app.uploads import checked_image, checked_json, inside_folder, painted
-from causal_lvlm.app.watch import Verified, WatchedTrace
-from causal_lvlm.app.words import conversation, last_word, own_words
-from causal_lvlm.errors import CausalLVLMError, PromptError
-from causal_lvlm.tokens import Target, Units, candidate_units, resolve_target
+from causal_lvlm.app.words import last_word, led, own_words
+from causal_lvlm.tokens import resolve_target
 
 if TYPE_CHECKING:
-    from causal_lvlm.app.bench import Workbench
+    from causal_lvlm.explanation import Explanation
+    from causal_lvlm.lvlm import LVLM
 
 __all__ = ["Session"]
-
-_LEARNING = "learning graphs"  # the stage of `causal_lvlm.explain` that uses no model
 
 
 class Session:
@@ -51,24 +46,21 @@ class Session:
 
     Parameters
     ----------
-    key : str
     bench : Workbench
     """
 
-    def __init__(self, key: str, bench: Workbench) -> None:
-        self.key = key
+    def __init__(self, bench: Shared) -> None:
         self.bench = bench
         self.folder = Path(tempfile.mkdtemp(prefix="page-", dir=bench.folder))
         self.used = time.monotonic()
-        self.lvlm: Any = None
-        self.runs: OrderedDict[int, Asked] = OrderedDict()
+        self.lvlm: LVLM | None = None
+        self.runs = Runs(bench.limits.runs, self.folder)
         self.image: Image.Image | None = None  # as it was uploaded
         self.second: Image.Image | None = None  # to compare it with
         self.strokes: list[Any] = []  # painted over it
         self.said: list[Turn] = []  # the conversation so far
         self.jobs: dict[str, Job] = {}
         self.stops = 0  # how often a stop was asked for: also between two jobs
-        self._count = 0
         self.taken = Taken(bench.limits.uploads, bench.limits.upload_bytes)
         self._lock = threading.Lock()
 
@@ -85,7 +77,7 @@ class Session:
     def close(self) -> None:
         """Stop, forget everything and remove the folder."""
         self.stop()
-        self.runs.clear()
+        self.runs.kept.clear()
         self.said.clear()
         self.lvlm = self.image = self.second = None
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -112,8 +104,8 @@ class Session:
 
     def pixels(self) -> int:
         """Return the number of pixels of all pictures that this page keeps, each once."""
-        traces = [asked.trace.images for asked in list(self.runs.values())]
-        kept = [self.image, self.second, *(turn.image for turn in self.said), *chain(*traces)]
+        said = (turn.image for turn in self.said)
+        kept = [self.image, self.second, *said, *self.runs.images()]
         sizes = {id(image): image.width * image.height for image in kept if image is not None}
         return sum(sizes.values())
 
@@ -123,55 +115,19 @@ class Session:
             return self.image
         return painted(self.image, self.strokes)
 
-    def asked(self, number: int | None = None) -> Asked:
-        """Return a run of this page, the newest by default.
-
-        Raises
-        ------
-        PromptError
-            If there is none: nothing was asked, or it was dropped.
-        """
-        if not self.runs:
-            raise PromptError("nothing has been asked yet; ask a question about a picture first")
-        if number is None:
-            return next(reversed(self.runs.values()))
-        if number not in self.runs:
-            raise PromptError(
-                f"question {number} is no longer kept (the last {self.bench.limits.runs} are); "
-                "ask it again"
-            )
-        return self.runs[number]
-
-    def _keep(self, trace: Any, question: str) -> Asked:
-        self._count += 1
-        asked = Asked(self._count, trace, question)
-        self.runs[self._count] = asked
-        while len(self.runs) > self.bench.limits.runs:
-            self._drop_run()
-        self._bound()
-        return asked
-
-    def _drop_run(self) -> None:
-        number, _ = self.runs.popitem(last=False)
-        shutil.rmtree(self.exported(number), ignore_errors=True)
-
     def _bound(self) -> None:
         """Drop old runs, then what was said long ago, until the pictures are not too many."""
         while self.pixels() > self.bench.limits.page_pixels:
-            if len(self.runs) > 1:
-                self._drop_run()
+            if len(self.runs.kept) > 1:
+                self.runs.drop()
             elif self.said:
                 self.said = self.said[1:]
             else:
                 break
 
-    def exported(self, number: int) -> Path:
-        """Return the folder of the files that are handed out about a run."""
-        return self.folder / f"export-{number}"
-
     # -- model ----------------------------------------------------------------------------------
 
-    def model(self) -> Any:
+    def model(self) -> LVLM:
         """Return this page's model: the embedded one unless another was chosen."""
         if self.lvlm is None:
             self.lvlm = self.bench.models.get(EMBEDDED, self.bench.in_use())
@@ -181,14 +137,14 @@ class Session:
         """Load a model for this page; ``done`` carries its description."""
         job = self._start("load")
 
-        def work(job: Job) -> Any:
+        def load(job: Job) -> dict[str, Any]:
             job.progress(f"loading {name.strip() or EMBEDDED}", 0, 0)
             loaded = self.bench.models.get(name, self.bench.in_use(without=self))
             job.step()
             self.lvlm = loaded
             return loaded.describe()
 
-        return job.run(work, turn=False)
+        return job.run(load, turn=False)
 
     # -- asking ---------------------------------------------------------------------------------
 
@@ -210,71 +166,31 @@ class Session:
             What was asked and answered before, in the same conversation; the last few are sent.
         max_new_tokens : int
         """
-        job, most = self._start("ask"), self.bench.limits.turns
+        job, limits = self._start("ask"), self.bench.limits
 
-        def work(job: Job) -> Asked:
+        def ask(job: Job) -> Asked:
             job.report("asking", 0, 0)
-            trace = self._run(job, image, question, earlier, max_new_tokens)
-            asked = self._keep(trace, question)
+            trace = work.answer(
+                job, self.model(), limits, image, question, earlier=earlier,
+                max_new_tokens=max_new_tokens,
+            )  # fmt: skip
+            asked = self.runs.add(trace, question)
+            self._bound()
             asked.target = last_word(trace.layout)
-            self.said = [*self.said, Turn(question, trace.answer, image)][-most:]
+            self.said = [*self.said, Turn(question, trace.answer, image)][-limits.turns :]
             self._bound()
             return asked
 
-        return job.run(work)
+        return job.run(ask)
 
     def turns(self, texts: Sequence[tuple[str, str]]) -> list[Turn]:
-        """Return a conversation, with the pictures as far as it was led here.
-
-        Parameters
-        ----------
-        texts : sequence of (str, str)
-            Its questions and answers.
-        """
-        most = self.bench.limits.turns
-        found = [Turn(question, answer) for question, answer in texts[-most:]]
-        for place in range(1, min(len(found), len(self.said)) + 1):
-            if self.said[-place][:2] != found[-place][:2]:
-                break
-            found[-place] = self.said[-place]
-        return found
-
-    def _run(
-        self,
-        job: Job,
-        image: Image.Image | None,
-        question: str,
-        earlier: Sequence[Turn],
-        max_new_tokens: int,
-    ) -> Any:
-        limits = self.bench.limits
-        if len(question) > limits.prompt:
-            raise PromptError(
-                f"the question has {len(question)} characters; allowed are {limits.prompt}"
-            )
-        lvlm = self.model()
-        if image is None and not lvlm.family.text_only:
-            raise PromptError("this model looks at a picture; choose or upload one first")
-        if lvlm.placeholder and lvlm.placeholder in question:
-            question = question.replace(lvlm.placeholder, " ")  # pictures are placed by us
-        pictures: Any = image
-        prompt: Any = question
-        if earlier:
-            pictures, prompt = conversation(image, question, earlier)
-            pictures = pictures or None
-
-        def tell(token_id: int, text: str) -> None:
-            if job.stopping:
-                job.step()  # raises
-            job.stage("answer", text)
-
-        most = max(1, min(max_new_tokens, limits.new_tokens))
-        return lvlm.run(pictures, prompt, max_new_tokens=most, on_token=tell)
+        """Return a conversation, with the pictures as far as it was led here; see `led`."""
+        return led(texts[-self.bench.limits.turns :], self.said)
 
     def look_at(self, token: int, number: int | None = None) -> Asked:
         """Choose the token of the answer that everything is about, counted from 0."""
         self.used = time.monotonic()
-        asked = self.asked(number)
+        asked = self.runs.asked(number)
         chosen = resolve_target(asked.trace.layout, int(token))
         with self._lock:  # what is being found out about another token is no longer shown
             for slot in ("main", "live"):
@@ -287,14 +203,8 @@ class Session:
 
     def attention(self, number: int | None = None) -> Iterator[News]:
         """Read the attention of a run; ``done`` carries the `AnswerAttention`."""
-        asked, job = self.asked(number), self._start("attention", "live")
-
-        def work(job: Job) -> AnswerAttention:
-            if asked.attention is None:
-                asked.attention = answer_attention(asked.trace, job.progress)
-            return asked.attention
-
-        return job.run(work)
+        asked, job = self.runs.asked(number), self._start("attention", "live")
+        return job.run(lambda job: work.attend(job, asked))
 
     def explain(self, number: int | None = None, **options: Any) -> Iterator[News]:
         """Search explaining sets of the chosen token.
@@ -302,40 +212,16 @@ class Session:
         Stages: ``attention`` (an `AnswerAttention`, at once), ``verified`` (each a smaller
         `Verified`); ``done`` carries the explanation. Stopping it gives the best set so far.
         """
-        asked = self.asked(number)
-        target, job = self._target(asked), self._start("explain")
+        asked = self.runs.asked(number)
+        target, job = asked.chosen(), self._start("explain")
 
-        def work(job: Job) -> Any:
-            if asked.attention is None and asked.attached:
-                asked.attention = answer_attention(asked.trace, job.progress)
+        def explain(job: Job) -> Explanation:
+            if asked.attached:
+                work.attend(job, asked)
             job.stage("attention", asked.attention)
-            return self._explain(job, asked, target, options)
+            return work.explain(job, asked, target, options)
 
-        return job.run(work)
-
-    def _explain(self, job: Job, asked: Asked, target: Target, options: Mapping[str, Any]) -> Any:
-        import causal_lvlm
-
-        units = None
-        plain = options.get("mode", "necessary") == "necessary"
-        if plain and options.get("tester", "flip") == "flip":
-            units = candidate_units(asked.trace.layout, target, pool=options.get("pool", 1))
-        watched = WatchedTrace(
-            asked.trace, job, None if units is None else _teller(job), units=units
-        )
-
-        def report(what: str, done: int, total: int) -> None:
-            job.report(what, done, total)
-            if what == _LEARNING:
-                job.rest()
-
-        # A stop arrives where the search asks the model: there it keeps what it has found.
-        found = causal_lvlm.explain(watched, target, progress=report, **options)
-        key = (target.start, found.mode, found.masking, found.parameters.get("source"))
-        if any(s.verified for s in found.sets.values()) or not job.stopping:
-            asked.explanations.pop(key, None)  # a search stopped too early replaces nothing
-            asked.explanations[key] = found
-        return found
+        return job.run(explain)
 
     def attribute(
         self, methods: Sequence[str], number: int | None = None, *, accept_patent_note: bool = False
@@ -345,79 +231,15 @@ class Session:
         Its value is an `Attribution`, or (name, error message) of a method that cannot be used. The
         causal one reads the explanation that there is, if the token has one.
         """
-        asked = self.asked(number)
-        target, job = self._target(asked), self._start("attribute")
-
-        def work(job: Job) -> list[Any]:
-            import causal_lvlm
-            from causal_lvlm.methods import from_explanation
-
-            patented = {m.name for m in causal_lvlm.list_methods() if m.family == "propagation"}
-            if not accept_patent_note:
-                patented = set()
-            results: list[Any] = []
-            for place, name in enumerate(methods):
-                job.progress(name, place, len(methods))
-                key = (target.start, name)
-                if key not in asked.attributions:
-                    watched = WatchedTrace(asked.trace, job)
-                    options: dict[str, Any] = {}
-                    if name in patented:
-                        options["accept_patent_note"] = True
-                    try:
-                        if name == "causal" and asked.explanation() is not None:
-                            found = from_explanation(asked.explanation())
-                        else:
-                            found = causal_lvlm.attribute(
-                                watched, target, name, progress=job.progress, **options
-                            )
-                        asked.attributions[key] = found
-                    except (CausalLVLMError, ValueError, TypeError) as error:
-                        job.stage("attribution", (name, error_text(str(error))))
-                        continue
-                results.append(asked.attributions[key])
-                job.stage("attribution", asked.attributions[key])
-            return results
-
-        return job.run(work)
+        asked = self.runs.asked(number)
+        target, job = asked.chosen(), self._start("attribute")
+        return job.run(lambda job: work.attribute(job, asked, target, methods, accept_patent_note))
 
     def mask(self, units: Sequence[Sequence[int]], number: int | None = None) -> Iterator[News]:
         """Ask again with units masked; ``done`` carries a `Masked`."""
-        asked = self.asked(number)
-        target, job = self._target(asked), self._start("mask", "live")
-
-        def work(job: Job) -> Masked:
-            hidden = sorted({int(p) for unit in units for p in unit})
-            chosen = candidate_units(asked.trace.layout, target, candidates=hidden)
-            subsets: list[Sequence[int]] = [range(len(chosen))]
-            if target.start not in asked.before:
-                subsets.append(())
-            keep = chosen.keep_without(subsets, len(asked.trace.layout))
-            result = asked.trace.evaluate(keep, target)
-            if len(subsets) > 1:
-                asked.before[target.start] = _probability(result, 1)
-            said = [asked.trace.token_text(int(i)).strip() for i in result.argmax[0]]
-            return Masked(
-                tuple(hidden),
-                _probability(result, 0),
-                asked.before[target.start],
-                " ".join(said),
-                tuple(int(i) for i in result.argmax[0]) != tuple(target.token_ids),
-            )
-
-        return job.run(work)
-
-    def units(self, number: int | None = None) -> Units:
-        """Return what can be masked for the chosen token."""
-        asked = self.asked(number)
-        return candidate_units(asked.trace.layout, self._target(asked))
-
-    def _target(self, asked: Asked) -> Target:
-        if asked.target is None:
-            raise PromptError("no token of the answer is chosen; click one")
-        return asked.target
-
-    # -- two at once ----------------------------------------------------------------------------
+        asked = self.runs.asked(number)
+        target, job = asked.chosen(), self._start("mask", "live")
+        return job.run(lambda _: work.mask(asked, target, units))
 
     def compare(
         self,
@@ -431,39 +253,20 @@ class Session:
         runs are not kept.
         """
         job = self._start("compare")
+        return job.run(
+            lambda job: work.compare(job, self.model(), self.bench.limits, sides, words, options)
+        )
 
-        def work(job: Job) -> list[tuple[Asked, Any]]:
-            results: list[tuple[Asked, Any]] = []
-            for place, (image, question) in enumerate(sides):
-                job.progress(f"asking {'AB'[place]}", place, len(sides))
-                trace = self._run(job, image, question, (), 64)
-                asked = Asked(0, trace, question)
-                word = words[place].strip()
-                asked.target = (
-                    resolve_target(trace.layout, word) if word else last_word(trace.layout)
-                )
-                found = self._explain(job, asked, self._target(asked), options)
-                job.step()  # a search that was stopped returns; the comparison must not go on
-                results.append((asked, found))
-                job.stage("side", (place, asked, found))
-            return results
-
-        return job.run(work)
-
-    def aside(self, name: str, work: Callable[[], Any]) -> Iterator[News]:
+    def aside(self, name: str, written: Callable[[], Any]) -> Iterator[News]:
         """Do what runs no model; ``done`` carries what it returns, unless it was stopped.
 
-        Parameters
-        ----------
-        name : str
-            What it is called; it takes the place of what was called so before.
-        work : callable
+        It takes the place of what was called so before.
         """
         job = self._start(name, name)
 
         def watched(job: Job) -> Any:
             job.report(name, 0, 0)
-            result = work()
+            result = written()
             job.step()
             return result
 
@@ -475,44 +278,23 @@ class Session:
         """Open a file of the results folder; see `open_file`."""
         return self.open_file(lambda: inside_folder(self.bench.results, name))
 
-    def open_file(self, path: Any) -> Iterator[News]:
-        """Open a saved explanation; ``done`` carries the `Asked`.
+    def open_file(self, path: str | os.PathLike[str] | Callable[[], Path]) -> Iterator[News]:
+        """Open a saved explanation, handed in or found by a function; ``done`` carries the `Asked`.
 
         The run can be asked again if the page's model is the one it was made with; if not, it is
         shown as it was saved.
         """
         job = self._start("open")
 
-        def work(job: Job) -> Asked:
-            from causal_lvlm.explanation import Explanation
-            from causal_lvlm.lvlm.trace import Trace
-
+        def reopen(job: Job) -> Asked:
             job.progress("opening", 0, 0)
             file = checked_json(path() if callable(path) else self.taken.count(path))
             self.bench.check_pixels(0)
-            found = Explanation.load(file)
-            trace = Trace.from_dict(dict(found.summary))
-            lvlm = self.model()
-            if lvlm.model_id == found.model_id:
-                try:
-                    trace.attach(lvlm)
-                except CausalLVLMError:
-                    trace = Trace.from_dict(dict(found.summary))  # shown, not asked
-            asked = self._keep(trace, own_words(trace.layout))
+            trace, found = work.reopen(file, self.model())
+            asked = self.runs.add(trace, own_words(trace.layout))
+            self._bound()
             asked.target = found.target
-            key = (found.target.start, found.mode, found.masking, found.parameters.get("source"))
-            asked.explanations[key] = found
+            asked.add(found)
             return asked
 
-        return job.run(work)
-
-
-def _teller(job: Job) -> Any:
-    def tell(found: Verified) -> None:
-        job.stage("verified", found)
-
-    return tell
-
-
-def _probability(result: Any, row: int) -> float:
-    return math.exp(float(result.log_prob[row]))
+        return job.run(reopen)

@@ -15,10 +15,9 @@ from causal_lvlm.app import maps, view
 from causal_lvlm.app.bench import Workbench
 from causal_lvlm.app.errors import error_text
 from causal_lvlm.app.export import embedded, export, report_page
-from causal_lvlm.app.records import Asked
+from causal_lvlm.app.records import Asked, Verified
 from causal_lvlm.app.session import Session
 from causal_lvlm.app.turns import Job, News
-from causal_lvlm.app.watch import Verified
 from causal_lvlm.errors import CausalLVLMError, PromptError
 
 __all__ = ["MASKINGS", "MODES", "PATENTED", "SOURCES", "Changes", "TabHandlers", "method_groups"]
@@ -164,14 +163,14 @@ class TabHandlers:
     def _shown(self, request: gr.Request, layer: int, head: int | None) -> Changes:
         nothing = {self.p.strip: gr.skip()}
         try:
-            return self._heat(self._session(request).asked(), layer, head) or nothing
+            return self._heat(self._session(request).runs.asked(), layer, head) or nothing
         except CausalLVLMError:
             return nothing
 
     def look(self, layer: float, head: str, event: gr.EventData, request: gr.Request) -> Any:
         """Show which tokens of the answer looked at a patch."""
         try:
-            asked = self._session(request).asked()
+            asked = self._session(request).runs.asked()
             positions = _positions(asked, event)
         except (CausalLVLMError, ValueError):
             return view.answer_tokens(None)
@@ -185,7 +184,7 @@ class TabHandlers:
     def strip(self, layer: float, request: gr.Request) -> str:
         """Show every head of a layer."""
         try:
-            asked = self._session(request).asked()
+            asked = self._session(request).runs.asked()
         except CausalLVLMError:
             return ""
         return maps.heads_html(asked, int(layer)) if asked.attention is not None else ""
@@ -199,7 +198,7 @@ class TabHandlers:
         session = self._session(request)
         options = {"mode": mode, "masking": masking, "max_runs": int(runs)}
         try:
-            asked = session.asked()
+            asked = session.runs.asked()
         except CausalLVLMError as error:
             yield {self.p.status: view.status_html(error_text(error), bad=True)}
             return
@@ -267,14 +266,14 @@ class TabHandlers:
         title = f"Report on “{found.target.text}”: set, graph, tree and radius"
         return {
             self.p.report: view.frame_html(embedded(page), title),
-            self.p.mask: view.mask_board(asked, session.units(asked.number)),
+            self.p.mask: view.mask_board(asked, asked.units()),
         }
 
     def mask(self, event: gr.EventData, request: gr.Request) -> Iterator[Changes]:
         """Hide patches and words and ask again."""
         session = self._session(request)
         try:
-            asked = session.asked()
+            asked = session.runs.asked()
             hidden = _positions(asked, event)
         except (CausalLVLMError, ValueError) as error:
             yield {self.p.status: view.status_html(error_text(error), bad=True)}
@@ -306,7 +305,7 @@ class TabHandlers:
 
         def stage(name: str, value: Any) -> Changes:
             results.append(value)
-            return {self.p.maps: maps.maps_html(session.asked(), results)}
+            return {self.p.maps: maps.maps_html(session.runs.asked(), results)}
 
         yield from self._follow(session, start, stage)
 
@@ -380,7 +379,7 @@ class TabHandlers:
             session = self._session(request)
 
             def start() -> Iterator[News]:
-                asked = session.asked()
+                asked = session.runs.asked()
                 return session.aside(name, lambda: export(session, asked, kind))
 
             def done(files: Sequence[Any]) -> Changes:

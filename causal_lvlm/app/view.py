@@ -16,10 +16,9 @@ from PIL import Image
 
 from causal_lvlm.app.attention import AnswerAttention
 from causal_lvlm.app.errors import error_text
-from causal_lvlm.app.records import Asked, Masked
+from causal_lvlm.app.records import Asked, Masked, Verified
 from causal_lvlm.app.turns import News
 from causal_lvlm.app.uris import picture_uri
-from causal_lvlm.app.watch import Verified
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.tokens import TokenLayout, Units
 

@@ -10,7 +10,7 @@ from PIL import Image
 from causal_lvlm.app.records import Turn
 from causal_lvlm.tokens import Target, TokenLayout, resolve_target
 
-__all__ = ["conversation", "last_word", "own_words"]
+__all__ = ["conversation", "last_word", "led", "own_words"]
 
 
 def last_word(layout: TokenLayout) -> Target | None:
@@ -58,6 +58,24 @@ def conversation(
         messages.append({"role": "user", "content": content})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
     return images, messages[:-1]
+
+
+def led(texts: Sequence[tuple[str, str]], said: Sequence[Turn]) -> list[Turn]:
+    """Return the turns of a conversation, with the pictures as far as its end is what was said.
+
+    Parameters
+    ----------
+    texts : sequence of (str, str)
+        Its questions and answers.
+    said : sequence of Turn
+        What was asked and answered on this page.
+    """
+    found = [Turn(question, answer) for question, answer in texts]
+    for place in range(1, min(len(found), len(said)) + 1):
+        if said[-place][:2] != found[-place][:2]:
+            break
+        found[-place] = said[-place]
+    return found
 
 
 def _same(first: Image.Image, second: Image.Image) -> bool:

@@ -82,8 +82,8 @@ def test_a_page_drops_old_runs_for_the_memory_of_their_pictures(lvlm, samples):
             other = picture.copy()  # each question is about a picture of its own
             last(page.ask(other, question, max_new_tokens=1))
             assert page.pixels() <= 5 * size, number
-        assert 1 <= len(page.runs) < 4 and page.asked().number == 4
-        assert page.asked().trace.images[0].size == picture.size
+        assert 1 <= len(page.runs.kept) < 4 and page.runs.asked().number == 4
+        assert page.runs.asked().trace.images[0].size == picture.size
 
 
 def test_what_was_handed_out_is_removed_with_its_run_and_bounded(lvlm, samples):
@@ -95,12 +95,12 @@ def test_what_was_handed_out_is_removed_with_its_run_and_bounded(lvlm, samples):
             assert all(path.is_file() for path in written)
         folders = sorted(path.name for path in page.folder.iterdir())
         assert folders == ["export-2", "export-3"]
-        for path in page.exported(2).iterdir():
+        for path in page.runs.exported(2).iterdir():
             path.write_bytes(b"x" * 600_000)
             os.utime(path, (time.time() - 1000,) * 2)
         export(page, asked, "numbers")
-        assert not list(page.exported(2).iterdir())
-        for path in page.exported(3).iterdir():
+        assert not list(page.runs.exported(2).iterdir())
+        for path in page.runs.exported(3).iterdir():
             path.write_bytes(b"x" * 600_000)  # fresh
         with pytest.raises(BusyError, match="no room"):
             export(page, asked, "numbers")

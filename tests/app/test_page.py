@@ -349,7 +349,7 @@ def test_painting_over_a_region_changes_what_the_model_is_asked(running, browser
     page.locator("#ask").click()
     page.wait_for_selector("#tokens button")
     painted = next(s for s in running.bench._sessions.values() if s.strokes)
-    first, second = painted.image, painted.asked().trace.image
+    first, second = painted.image, painted.runs.asked().trace.image
     changed = (np.asarray(first) != np.asarray(second)).any(axis=2)
     assert 0.02 < changed.mean() < 0.5
     window.close(running)

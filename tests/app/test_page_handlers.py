@@ -36,7 +36,7 @@ def test_stop_between_an_answer_and_its_search_starts_no_search(bench, samples):
         if "tokens" in changes:  # the answer is there, and nothing runs just now
             assert not page.stop()
     assert "Stopped." in told[-1]["status"]
-    assert page.asked().explanations == {}
+    assert page.runs.asked().explanations == {}
 
 
 def test_a_second_question_between_an_answer_and_its_search_goes_first(bench, samples):
@@ -56,7 +56,7 @@ def test_html_is_text_in_the_conversation_and_comes_back_as_it_was(bench, sample
     told = list(do.ask(question, [], True, False, 64, ME))
     chat = [changes["chat"] for changes in told if "chat" in changes][-1]
     assert "<" not in "".join(message["content"] for message in chat)
-    assert _turns(chat) == [(question, page.asked().trace.answer)]
+    assert _turns(chat) == [(question, page.runs.asked().trace.answer)]
     assert page.turns(_turns(chat))[0].image is page.said[0].image  # known as led here
 
 

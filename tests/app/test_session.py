@@ -197,11 +197,11 @@ def test_two_pages_do_not_see_each_other(bench, samples):
     one, first, _ = asked(bench, samples, "colour", "one")
     two, second, _ = asked(bench, samples, "caption", "two")
     one.look_at(0)
-    assert one.asked() is first and two.asked() is second
+    assert one.runs.asked() is first and two.runs.asked() is second
     assert one.folder != two.folder
     bench.close_session("one")
     assert not one.folder.exists() and two.folder.exists()
-    assert bench.session("one").runs == {}
+    assert bench.session("one").runs.kept == {}
     two.stop()
     assert last(two.mask([(5,)]))[0].kind == "done"
 
@@ -210,9 +210,9 @@ def test_a_page_keeps_its_last_runs_and_lets_go_of_the_older(bench, samples):
     page = bench.session("a")
     for _ in range(5):
         last(page.ask(*samples["colour"]))
-    assert list(page.runs) == [3, 4, 5]
+    assert list(page.runs.kept) == [3, 4, 5]
     with pytest.raises(PromptError, match="no longer kept"):
-        page.asked(1)
+        page.runs.asked(1)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_a_saved_explanation_opens_and_can_be_asked_again(bench, samples, tmp_pa
     other = bench.session("b")
     found = last(other.open_link("saved.json"))[0].value
     assert found.explanation().main.positions == explanation.main.positions
-    assert found.attached and other.asked() is found
+    assert found.attached and other.runs.asked() is found
     again = last(other.mask(explanation.main.units))[0].value
     assert again.probability == pytest.approx(explanation.main.probability_after, abs=1e-5)
     with pytest.raises(OutputError):
