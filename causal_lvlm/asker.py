@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -71,8 +71,9 @@ class Asker:
     budget : Budget
     siblings : dict of str to Asker
         Those of the same target with other maskings, and this one; see `under`.
-    memory : dict
-        Where in `answers` the answer to each question stands.
+    memory : dict of key to int
+        Where in `answers` the answer to each question stands. The keys are of the kind in which
+        the user of this object asks.
     answers : Answers
         All answers so far.
     backends : set of str
@@ -90,7 +91,7 @@ class Asker:
     at_once: int | None = None
     budget: Budget = field(default_factory=Budget)
     siblings: dict[str, Asker] = field(default_factory=dict, repr=False)
-    memory: dict[Key, int] = field(init=False, repr=False, default_factory=dict)
+    memory: dict[Any, int] = field(init=False, repr=False, default_factory=dict)
     answers: Answers = field(init=False, repr=False)
     backends: set[str] = field(init=False, default_factory=set)
 
@@ -103,8 +104,8 @@ class Asker:
         self._positions = np.array([p for p, _ in places], dtype=np.int64)
         self._unit_at = np.array([u for _, u in places], dtype=np.int64)
         ids, none = self.target.token_ids, np.empty(0)
-        tokens = np.empty((0, len(ids)))
-        self.answers = Answers(ids, tokens, tokens.astype(np.int64), none, none)
+        tokens = np.empty((0, len(ids)), dtype=np.int64)
+        self.answers = Answers(ids, tokens.astype(np.float64), tokens, tokens, none, none)
 
     @property
     def runs(self) -> int:
@@ -158,20 +159,15 @@ class Asker:
         keys = [row.tobytes() for row in np.packbits(visible, axis=1)]
         return self._ask(keys, lambda rows: visible[rows])
 
-    def unmasked(self) -> Evaluation:
-        """Run the model with nothing masked; that answers for the empty set of masked units."""
+    def unmasked(self) -> Answers:
+        """Ask with nothing masked, in the plain way; that answers for the empty set."""
         everything = np.ones((1, len(self.trace.layout)), dtype=np.bool_)
         found = self.trace.evaluate(
             everything, self.target, masking="remove", backend=self.backend, against=self.against
         )
         self._computed(1)
         self._remember([frozenset()], found)
-        return found
-
-    def known(self, mask: Subset) -> Answers | None:
-        """Return the one answer for a set of masked units if it was asked; costs nothing."""
-        row = self.memory.get(mask)
-        return None if row is None else self.answers.take([row])
+        return self.sets([()])
 
     def keep(self, visible: BoolArray) -> BoolArray:
         """Return masks (K, T) of rows over units (K, U): False where a unit is not visible."""
@@ -242,6 +238,7 @@ class Asker:
             self.target.token_ids,
             np.asarray(found.token_log_probs, dtype=np.float64),
             np.asarray(found.argmax, dtype=np.int64),
+            np.asarray(found.runner_up, dtype=np.int64),
             np.asarray(found.margin, dtype=np.float64).min(axis=1),
             np.full(len(keys), np.nan) if against is None else np.asarray(against),
         )

@@ -218,6 +218,8 @@ class Answers:
         Log-probability of each target token, teacher-forced.
     argmax : ndarray of int64, shape (K, G)
         First choice at each predicting row.
+    runner_up : ndarray of int64, shape (K, G)
+        Best token other than the target's.
     margin : ndarray of float64, shape (K,)
         Logit of a target token minus its strongest rival's; the smallest over the tokens.
     against_log_prob : ndarray of float64, shape (K,)
@@ -227,6 +229,7 @@ class Answers:
     token_ids: tuple[int, ...]
     token_log_probs: FloatArray
     argmax: IntArray
+    runner_up: IntArray
     margin: FloatArray
     against_log_prob: FloatArray
 
@@ -262,6 +265,7 @@ class Answers:
             self.token_ids,
             self.token_log_probs[index],
             self.argmax[index],
+            self.runner_up[index],
             self.margin[index],
             self.against_log_prob[index],
         )
@@ -272,6 +276,7 @@ class Answers:
             self.token_ids,
             np.concatenate([self.token_log_probs, more.token_log_probs]),
             np.concatenate([self.argmax, more.argmax]),
+            np.concatenate([self.runner_up, more.runner_up]),
             np.concatenate([self.margin, more.margin]),
             np.concatenate([self.against_log_prob, more.against_log_prob]),
         )

@@ -78,7 +78,7 @@ def test_few_rows_at_once_as_far_as_the_budget_allows():
     with pytest.raises(BudgetEnded, match="max_runs"):
         asker.sets([{u} for u in range(6)])
     assert [len(keep) for keep, _ in asker.trace.calls] == [2, 2, 1]
-    assert asker.known(frozenset({4})) is not None and asker.known(frozenset({5})) is None
+    assert list(asker.memory) == [frozenset({u}) for u in range(5)]
     assert len(asker.sets([{4}, {0}])) == 2  # from memory, although nothing is left
 
 
@@ -118,8 +118,9 @@ def test_another_masking_remembers_apart_and_counts_together():
 def test_nothing_masked_is_plain_whatever_the_masking_and_answers_for_the_empty_set():
     asker = asker_of(masking="edges", against=3)
     full = asker.unmasked()
-    assert full.masking == "remove" and asker.runs == 1
-    assert asker.sets([()]).margin == full.margin and len(asker.trace.calls) == 1
+    ((keep, options),) = asker.trace.calls
+    assert keep.all() and options["masking"] == "remove" and asker.runs == 1
+    assert asker.sets([()]).margin == full.margin == 3 and len(asker.trace.calls) == 1
     assert asker.backends == set()
 
 

@@ -171,7 +171,7 @@ def side_html(image: Image.Image | None) -> str:
 
 def compare_html(sides: Sequence[tuple[Asked, Any]], difference: Any = None, text: str = "") -> str:
     """Return two runs side by side: answers, sentences, sets on the picture, graphs' difference."""
-    from causal_lvlm.explanation.wording import question, target_name
+    from causal_lvlm.explanation.sentences import question, target_name
     from causal_lvlm.viz import draw_patches, view_of
 
     figures = []

@@ -36,7 +36,7 @@ def describe(explanation: Any) -> str:
             continue
         parts = [outcome(item, explanation.mode, explanation.tester)]
         if item.units:
-            parts = [members(explanation, item), "not verified"]
+            parts = [members(summary, item), "not verified"]
         if item.verified:
             parts[-1] = ", ".join(p for p in ("verified", item.claim) if p)
             parts.append(random_controls(item, explanation.mode, explanation.tester))
@@ -45,7 +45,7 @@ def describe(explanation: Any) -> str:
         parts.append(amount(item.model_runs, "model run"))
         lines.append(f"  {wording.set_title(name, n_images)}: {'; '.join(p for p in parts if p)}.")
     about = summary.get("parameters") or {}
-    remarks = [explanation.parameters.get("layer_remark"), *(about.get("remarks") or ())]
+    remarks = [explanation.layer_remark, *(about.get("remarks") or ())]
     lines += [f"  Note: {remark}." for remark in remarks if remark]
     return "\n".join(lines)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["UnitTree", "merged_candidates", "unit_tree"]
+__all__ = ["UnitTree", "distances", "merged_candidates", "unit_tree", "within_radii"]
 
 # A dense graph has more ways to a node than can be looked at; breadth first, these are the nearest.
 MAX_ENTRIES = 5_000
@@ -151,3 +151,24 @@ def merged_candidates(
             distance = sum(tree.depth[u] for u in units)
             best[units] = min(best.get(units, distance), distance)
     yield from sorted(best, key=lambda units: (best[units], sorted(units)))
+
+
+def within_radii(trees: Sequence[UnitTree], max_radius: int) -> Iterator[frozenset[int]]:
+    """Yield whole trees of more than one unit, smallest radius first, then all heads together."""
+    seen: set[frozenset[int]] = set()
+    for radius in range(1, max_radius + 1):
+        sets = [t.within(radius) for t in trees]
+        sets.append(frozenset().union(*sets))
+        for units in sorted(sets, key=lambda s: (len(s), sorted(s))):
+            if len(units) > 1 and units not in seen:
+                seen.add(units)
+                yield units
+
+
+def distances(trees: Sequence[UnitTree]) -> dict[int, int]:
+    """Return for each unit the smallest depth at which a tree holds it."""
+    distance: dict[int, int] = {}
+    for tree in trees:
+        for unit, depth in tree.depth.items():
+            distance[unit] = min(depth, distance.get(unit, depth))
+    return distance

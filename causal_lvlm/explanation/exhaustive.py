@@ -12,21 +12,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 from math import comb
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
+
+from causal_lvlm.budget import Budget
 from causal_lvlm.errors import BudgetError
 from causal_lvlm.explanation.options import (
     BACKENDS,
     MASKINGS,
     MODES,
-    ask_unmasked,
     check_against,
     check_choice,
     check_drop_ratio,
     scope_option,
     whole_number,
 )
-from causal_lvlm.explanation.testers import TESTERS
+from causal_lvlm.explanation.testers import TESTERS, ask_unmasked
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import TargetLike, candidate_units, check_trace, resolve_target
 
 __all__ = ["ExhaustiveResult", "exhaustive_explanation"]
@@ -54,7 +57,7 @@ class ExhaustiveResult:
 
 
 def exhaustive_explanation(
-    trace: Any,
+    trace: TraceLike,
     target: TargetLike,
     *,
     max_size: int = 2,
@@ -116,27 +119,24 @@ def exhaustive_explanation(
             f"{len(units)} candidates need {total} runs for subsets of up to {largest}, more than "
             f"max_runs={max_runs}; choose fewer candidates, a larger pool or a smaller max_size"
         )
-    length = len(trace.layout)
-    judge, _, runs = ask_unmasked(
-        trace, chosen, tester=tester, drop_ratio=drop_ratio, against=against, backend=backend
-    )
+    budget = Budget()
+    asker, judge = ask_unmasked(
+        trace, chosen, units, budget, tester=tester, drop_ratio=drop_ratio, against=against,
+        masking=masking, backend=backend,
+    )  # fmt: skip
     for size in range(first, largest + 1):
         hits = []
         subsets = combinations(range(len(units)), size)
         while batch := list(islice(subsets, batch_size)):
-            keep = (
-                units.keep_without(batch, length)
-                if mode == "necessary"
-                else units.keep_only(batch, length)
-            )
-            result = trace.evaluate(
-                keep, chosen, masking=masking, backend=backend, against=judge.against
-            )
-            runs += len(batch)
-            changed = judge.changed(result)
+            members = np.zeros((len(batch), len(units)), dtype=np.bool_)
+            members[np.arange(len(batch))[:, None], np.array(batch, dtype=np.int64)] = True
+            answers = asker.rows(~members if mode == "necessary" else members)
             hits += [
-                s for s, c in zip(batch, changed, strict=True) if bool(c) == (mode == "necessary")
+                s
+                for s, changed in zip(batch, judge.changed(answers), strict=True)
+                if bool(changed) == (mode == "necessary")
             ]
         if hits:
-            return ExhaustiveResult(size, tuple(units.positions(s) for s in hits), largest, runs)
-    return ExhaustiveResult(None, (), largest, runs)
+            sets = tuple(units.positions(s) for s in hits)
+            return ExhaustiveResult(size, sets, largest, budget.used)
+    return ExhaustiveResult(None, (), largest, budget.used)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 from causal_lvlm.arrays import IntArray
 from causal_lvlm.covariance import TokenCorrelation
 from causal_lvlm.errors import CorrelationError
+from causal_lvlm.explanation.candidates import UnitTree, unit_tree
 from causal_lvlm.fields import (
     Check,
     array,
@@ -35,10 +36,9 @@ from causal_lvlm.fields import (
 from causal_lvlm.structure import LearnedStructure, PDSTree, learn_structure, pds_tree
 from causal_lvlm.structure.named import from_dict as pag_from_dict
 from causal_lvlm.structure.saved import evidence_arrays, separations, summary_fields
-from causal_lvlm.summary import MAX_POSITIONS
-from causal_lvlm.tokens import TokenLayout
+from causal_lvlm.tokens import TokenLayout, Units
 
-__all__ = ["EVIDENCE", "HeadGraph", "learn_graphs"]
+__all__ = ["EVIDENCE", "HeadGraph", "graph_outcome", "learn_graphs", "unit_trees"]
 
 # Arrays of a LearnedStructure that say why edges are there or missing.
 EVIDENCE = ("separator_start", "separator_nodes", "undecided", "weakest", "z", "tests")
@@ -117,12 +117,6 @@ class HeadGraph:
             name: getattr(self.structure if name in EVIDENCE[:3] else pairs, name)
             for name in (EVIDENCE[:3] if pairs is None else EVIDENCE)
         }
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> HeadGraph:
-        """Invert `to_dict`; raises `OutputError`."""
-        found: HeadGraph = cls.check(MAX_POSITIONS)(value, "")
-        return found
 
     @staticmethod
     def check(n_positions: int) -> Check:
@@ -263,3 +257,17 @@ def learn_graphs(
         return tuple(one(c) for c in usable)
     with ThreadPoolExecutor(max_workers=workers) as pool:
         return tuple(pool.map(one, usable))
+
+
+def unit_trees(graphs: Iterable[HeadGraph], units: Units, scope: Sequence[int]) -> list[UnitTree]:
+    """Return the PDS-tree of every graph over the units of a scope."""
+    return [unit_tree(g.head, g.tree, units.of_nodes(g.members), scope) for g in graphs]
+
+
+def graph_outcome(graphs: Sequence[HeadGraph], n_units: int) -> str:
+    """Return what became of the graphs, see `Explanation`."""
+    if not n_units:
+        return "first_position"
+    if not graphs:
+        return "target_dropped"
+    return "isolated" if all(g.isolated for g in graphs) else "candidates"

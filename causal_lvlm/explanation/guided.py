@@ -1,194 +1,245 @@
-"""Small explaining sets for few model runs: good orders, then exchanges guided by margins.
+"""Guided search of all scopes with one budget: sets first, then proofs and controls.
 
-1. `grow_fast`: prefixes of an order, one unit more at a time at first, then a quarter longer each,
-   then bisection between the longest that failed and the shortest that passed.
-2. `causal_lvlm.explanation.search.shrink`: leave members out until none can be left out.
-3. `exchange`: try to replace two members by one. Which two: those that are missed least, by the
-   margin with each of them left out, which shrinking has measured already. Which one: the best
-   units of the order outside the set; after each pair the margins say which of them go first.
-   A smaller set that passes is shrunk and exchanged again.
-4. `best_start` does 1 and 2 along several orders: sets that no exchange leads out of are often not
-   met along another order.
+1. `start`: for every scope (text, image, joint) grow and shrink along a few orders; then, the joint
+   scope first, `replace_two`: exchange two members for one (`causal_lvlm.explanation.search`). The
+   orders: units by distance in the PDS-trees, those of one distance (and those outside) by
+   attention over all layers; units by the norm of the gradient at their embedding; and, as long as
+   nothing is found and where the set stays large, by attention composed over layers. The joint
+   scope starts last and knows what the others found. In sufficient mode single units come first
+   (below).
+2. `seek`: scopes whose share of the runs ended, or of which a smaller set was met since, go again.
+3. `claim`: every smaller subset, size by size, where the runs that are left can finish the size.
+4. `control`: random controls, for which runs were set aside; then what is left goes to 2 and 3
+   again.
+5. `seek_part`: with what is left then, parts of the scopes that change nothing as a whole
+   (`causal_lvlm.explanation.parts`); the others are not to pay for them.
 
-A margin is the target's lead over its strongest rival, so it says how far a set is from passing,
-not only whether it passes. Nothing is inferred from it: it chooses what is asked next, and every
-set that is reported was run.
+A scope that is asked again costs nothing for what is known: the asker remembers every answer.
 
-References
-----------
-.. [1] Zeller, Hildebrandt. Simplifying and Isolating Failure-Inducing Input. IEEE TSE 28(2), 2002.
+Sufficient sets are mostly single units, near the head of an order but seldom its very first. Where
+no short prefix is enough a long one is dear to shrink, and shrinking leads past the single ones. So
+before anything is grown, the first few units of the two orders are asked one by one, and then the
+joint scope asks whether the sets of its parts are enough together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Callable, Iterator, Sequence
 
-from causal_lvlm.explanation.evaluator import Question, Subset
-from causal_lvlm.explanation.search import shrink
+from causal_lvlm.asker import Subset
+from causal_lvlm.budget import BudgetEnded
+from causal_lvlm.explanation.candidates import distances
+from causal_lvlm.explanation.parts import every_part_fails, part_of
+from causal_lvlm.explanation.question import prove, random_rate
+from causal_lvlm.explanation.search import best_start, exchange, ranked, shrink
+from causal_lvlm.explanation.sets import ExplainingSet
+from causal_lvlm.explanation.state import Case, Search, explaining_set
 
-__all__ = ["WIDTHS", "best_start", "exchange", "grow_fast"]
+__all__ = ["guided_search"]
 
-STEP = 4  # a longer prefix has one STEP-th more units
-BOUNDS = (8, 16, 32, None)  # how far all orders are followed before one is followed further
-LARGE = 8  # a set with more members is worth a look along further orders
-# Units tried with the first, second, ... pair that is taken out.
-WIDTHS = (8, 8, 8, 8)
+SINGLES = 5  # units at the head of each of two orders that are asked alone, in sufficient mode
 
 
-def grow_fast(
-    question: Question, order: Sequence[int], longest: int | None = None, start: int = 0
-) -> Subset | None:
-    """Return a short prefix of `order` that is an explanation, or None.
+def guided_search(search: Search) -> dict[str, ExplainingSet]:
+    """Return the explaining set of every scope; the steps are those of the module's text.
 
-    Parameters
-    ----------
-    question : Question
-    order : sequence of int
-    longest : int, optional
-        Longest prefix to try; default is all of the order.
-    start : int
-        Prefixes up to this length were tried before.
-
-    Returns
-    -------
-    frozenset of int or None
-        The prefix one shorter was tried and failed (or it is the first unit alone). If passing is
-        not monotone a shorter one may pass too.
-
-    Raises
-    ------
-    BudgetEnded
-        When the budget ends first.
+    Never raises for a budget or Ctrl-C.
     """
-    end = len(order) if longest is None else min(longest, len(order))
-    lengths, length = [], 0
-    while length < end:
-        # One more at a time up to four, then about a quarter more: passing is not monotone, and a
-        # prefix that is twice as long may fail where one in between passes.
-        length = min(length + max(1, length // STEP), end)
-        lengths.append(length)
-    lengths = [n for n in lengths if n > start]
-    found = question.first(order[:n] for n in lengths)
-    if found is None:
-        return None
-    high = len(found)
-    low = max((n for n in lengths if n < high), default=min(start, high - 1))
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if question.ask([order[:middle]])[0] else (middle, high)
-    return frozenset(order[:high])
+    cases = [case for case in search.cases if case.question.scope]
+    budget = search.budget
+    everything = budget.max_runs
+    common = everything - min(search.n_random * len(cases), (everything - budget.used) // 4)
+    for case in cases:
+        _announce(search, case)
+        _stage(search, case, start, budget.used + int((common - budget.used) * case.share))
+    for case in reversed(cases):
+        if case.state.ended is None:
+            _stage(search, case, replace_two, common)
+    # With what was set aside for controls at first, then with all of it.
+    for until in (common, everything):
+        for case in cases:
+            if _unfinished(case):
+                _announce(search, case)
+                _stage(search, case, seek, until)
+        for case in cases:
+            _stage(search, case, claim, until)
+        for case in cases:
+            _stage(search, case, control, everything)
+    if any(_unfinished(case) for case in cases):  # a proof may have met a smaller set
+        for case in cases:
+            _stage(search, case, seek, everything)
+            _stage(search, case, control, everything)
+    _search_parts(search, cases)
+    for case in cases:
+        if case.state.controls_of != case.state.best:  # a smaller set came too late for controls
+            case.state.random = (None, 0)
+    return {case.name: explaining_set(case, search.max_size) for case in search.cases}
 
 
-def best_start(
-    question: Question, orders: Sequence[Sequence[int]], known: Subset | None = None
-) -> tuple[Subset | None, int | None]:
-    """Grow and shrink along several orders; return the smallest set and the size it was grown to.
-
-    1. The first two orders are followed in turn, as far as the next of `BOUNDS`: a long prefix of
-       one is dear to shrink where a short prefix of the other passes. What passes is shrunk.
-    2. As long as nothing was found, and where the set has more than `LARGE` members, the other
-       orders are followed too.
-    3. Once there is a set, no prefix of more than twice its size is tried.
-    4. A set known before is shrunk if nothing smaller was found by then.
-
-    Parameters
-    ----------
-    question : Question
-    orders : sequence of sequences of int
-    known : frozenset of int, optional
-        An explaining set met before.
-
-    Returns
-    -------
-    subset : frozenset of int or None
-        Irreducible; None if no prefix of any order passes and nothing was known.
-    grown : int or None
-        Length of the first prefix that passed.
-
-    Raises
-    ------
-    BudgetEnded
-        When the budget ends first.
-    """
-    best, grown_size = known, None
-    shrunk_already = known is None
-    reach = [0] * len(orders)
-    for bound in BOUNDS:
-        for i, order in enumerate(orders):
-            if best is not None and len(best) == 1:
-                return best, grown_size
-            if i >= 2 and best is not None and len(best) <= LARGE:
-                break
-            size = len(order) if best is None else min(2 * len(best), len(order))
-            far = size if bound is None else min(bound, size)
-            if far <= reach[i]:
-                continue
-            grown = grow_fast(question, order, far, reach[i])
-            reach[i] = len(order) if grown else far
-            if grown is None:
-                continue
-            grown_size = len(grown) if grown_size is None else grown_size
-            smaller, _ = shrink(question, grown, order)
-            if best is None or len(smaller) < len(best):
-                best, shrunk_already = smaller, True
-    if best is not None and not shrunk_already:
-        best, _ = shrink(question, best, orders[0])
-    return best, grown_size
+def _search_parts(search: Search, cases: Sequence[Case]) -> None:
+    """Look for parts of the scopes that change nothing as a whole, with the runs left over."""
+    whole_fails = [c for c in cases if c.idle and c.state.best is None]
+    if search.mode == "sufficient" or not whole_fails:
+        return
+    budget = search.budget
+    for case in whole_fails:
+        _announce(search, case)
+        _stage(
+            search, case, seek_part, budget.used + int((budget.max_runs - budget.used) * case.share)
+        )
+    for case in cases:  # with all of them; a part may be smaller than the set of a larger scope
+        if _unfinished(case):
+            _stage(search, case, seek_part, budget.max_runs)
+    for case in whole_fails:
+        _stage(search, case, claim, budget.max_runs)
+    for case in cases:
+        _stage(search, case, control, budget.max_runs)
 
 
-def exchange(
-    question: Question,
-    subset: Subset,
-    order: Sequence[int],
-    widths: Sequence[int] = WIDTHS,
-) -> tuple[Subset, bool]:
-    """Replace two members by one, again and again, as long as that gives an explanation.
-
-    Parameters
-    ----------
-    question : Question
-    subset : frozenset of int
-        An irreducible explaining set.
-    order : sequence of int
-        Units worth trying, best first.
-    widths : sequence of int
-        How many units are tried with each pair; one pair for each number.
-
-    Returns
-    -------
-    subset : frozenset of int
-        As small as the one given, or smaller.
-    irreducible : bool
-        What `shrink` said of it.
-
-    Raises
-    ------
-    BudgetEnded
-        When the budget ends first; what was found is in the evaluator's cache.
-    """
-    best, irreducible = subset, True
-    while len(best) > 1:
-        smaller = _two_for_one(question, best, order, widths)
-        if smaller is None:
-            break
-        best, irreducible = shrink(question, smaller, order)
-    return best, irreducible
+def _announce(search: Search, case: Case) -> None:
+    """Name the stage that begins; Ctrl-C at that moment loses nothing either."""
+    if search.interrupted:
+        return
+    try:
+        search.tell(f"explaining set: {case.name}")
+    except KeyboardInterrupt:
+        case.state.ended = "interrupted"
+        search.interrupted = True
 
 
-def _two_for_one(
-    question: Question, best: Subset, order: Sequence[int], widths: Sequence[int]
-) -> Subset | None:
-    without = {u: question.distance(best - {u}) for u in best}
-    pairs = sorted(combinations(sorted(best), 2), key=lambda p: (without[p[0]] + without[p[1]], p))
-    outside = [u for u in order if u not in best]
-    for pair, width in zip(pairs, widths, strict=False):
-        rest = best - frozenset(pair)
-        trials = [rest | {u} for u in outside[:width]]
-        smaller = question.first([rest, *trials] if rest else trials)
-        if smaller is not None:
-            return smaller
-        # Those that brought the rest nearest to passing are tried with the next pair first.
-        near = sorted(outside[:width], key=lambda u: question.distance(rest | {u}))
-        outside = near + outside[width:]
-    return None
+def _stage(search: Search, case: Case, step: Callable[[Search, Case], None], until: int) -> None:
+    """Take one step in one scope until so many runs are used, and keep what it found."""
+    budget, state = search.budget, case.state
+    used = budget.used
+    if search.interrupted:  # Ctrl-C meant all of it: only report what is known
+        if not case.sought:
+            state.ended = "interrupted"
+    else:
+        try:
+            with budget.at_most(until - used):
+                step(search, case)
+        except BudgetEnded as ended:
+            if step is not control:  # fewer controls are no shorter search
+                state.ended = ended.reason
+        except KeyboardInterrupt:
+            state.ended = "interrupted"
+            search.interrupted = True
+    case.spent += budget.used - used
+    if state.ended is not None:
+        state.recover(case.question.met(), case.question.known(()) is False)
+
+
+def _unfinished(case: Case) -> bool:
+    """Whether the search of a scope was cut, or a smaller set of it is known by now."""
+    best = case.state.best
+    bound = len(case.question.scope) if best is None else len(best)
+    return case.state.ended is not None or any(len(s) < bound for s in case.question.met())
+
+
+def start(search: Search, case: Case) -> None:
+    """Grow and shrink along the orders of a scope, from the smallest set that is known."""
+    question, state = case.question, case.state
+    case.idle = question.is_idle()
+    case.sought = not case.idle or search.mode == "sufficient"
+    if case.idle:
+        state.ended = None
+        return
+    known = [s for s in question.met() if len(s) < len(question.scope)]
+    best = min(known, key=lambda s: (len(s), sorted(s)), default=None)
+    if best is None or len(best) > 1:
+        _set_orders(search, case)
+        if search.mode == "sufficient":
+            likely = question.first(_likely(search, case))
+            if likely is not None and (best is None or len(likely) < len(best)):
+                best, _ = shrink(question, likely, case.orders[0])
+        # Of two members only a single one could be better, and those were just asked.
+        if search.mode == "necessary" or best is None or len(best) > 2:
+            best, grown = best_start(question, case.orders, best)
+            state.grown = grown if state.grown is None else state.grown
+        if best is None:  # no prefix passes, only the scope as a whole
+            best, _ = shrink(question, frozenset(question.scope), case.orders[0])
+    _settle(search, case, best)
+
+
+def replace_two(search: Search, case: Case) -> None:
+    """Exchange two members for one, as long as that gives an explanation."""
+    if case.state.best is not None and case.orders:
+        better, _ = exchange(case.question, case.state.best, case.orders[0])
+        _settle(search, case, better)
+
+
+def seek(search: Search, case: Case) -> None:
+    """Start and exchange: what is known already costs nothing."""
+    start(search, case)
+    replace_two(search, case)
+
+
+def claim(search: Search, case: Case) -> None:
+    """Try every smaller subset, size by size."""
+    state = case.state
+    if state.best is not None and state.ended is None and state.minimality != "minimum":
+        state.best, state.minimality = prove(
+            case.question, state.best, state.irreducible, always_singles=False
+        )
+
+
+def control(search: Search, case: Case) -> None:
+    """Ask about random sets like the one that was found."""
+    state = case.state
+    enough = state.controls_of == state.best and state.random[1] >= search.n_random
+    if state.best is not None and not enough:
+        state.controls_of = state.best
+        state.random = random_rate(case.question, state.best, search.n_random, search.seed)
+
+
+def seek_part(search: Search, case: Case) -> None:
+    """Seek in a scope; look for a part of it where the whole changes nothing."""
+    start(search, case)
+    case.sought = True
+    if case.idle:
+        _set_orders(search, case)
+        best, grown = part_of(case.question, case.orders)
+        if best is None:
+            best, case.hopeless = every_part_fails(case.question)
+        if best is not None:
+            case.state.grown = grown
+            _settle(search, case, best)
+    replace_two(search, case)
+
+
+def _likely(search: Search, case: Case) -> Iterator[Subset]:
+    """Yield what is often enough by itself: single units, and the sets of the parts."""
+    for pair in zip(*(order[:SINGLES] for order in case.orders[:2]), strict=True):
+        yield from (frozenset((unit,)) for unit in dict.fromkeys(pair))
+    inside = set(case.question.scope)
+    parts = [c for c in search.cases if c.question.scope and set(c.question.scope) < inside]
+    sets = [frozenset() if part.idle else part.state.best for part in parts]
+    together: Subset = frozenset().union(*(s for s in sets if s is not None))
+    if together and None not in sets:
+        yield together
+
+
+def _settle(search: Search, case: Case, best: Subset) -> None:
+    """Take over the result of a search that came to its end."""
+    question, state = case.question, case.state
+    if len(best) > 1 and any(question.known(best - {u}) is not False for u in best):
+        # Shrinking was cut by the budget, which then has a reason to give.
+        search.budget.allowance()
+        best, irreducible = shrink(question, best, ())
+        if not irreducible:
+            raise BudgetEnded("max_runs")
+    if state.best is None or len(best) < len(state.best) or not state.irreducible:
+        state.best, state.irreducible, state.minimality = None, False, "none"
+        state.offer(best, irreducible=True)
+    state.ended = None
+
+
+def _set_orders(search: Search, case: Case) -> None:
+    """Order the units of a scope in three ways, see the module's text; once only."""
+    if case.orders:
+        return
+    by, question = search.passed.orders, case.question
+    depth, far = distances(case.trees), search.max_radius + 1
+    by_attention = ranked(question, by.attended)
+    by_graph = sorted(by_attention, key=lambda u: depth.get(u, far))  # stable within a distance
+    case.orders = [by_graph, ranked(question, by.gradient_norm), ranked(question, by.composed)]

@@ -7,25 +7,24 @@ from typing import Any
 
 import numpy as np
 
+from causal_lvlm.asker import MASKINGS
 from causal_lvlm.checks import check_choice, number, shown, whole_number
 from causal_lvlm.errors import (
     BudgetError,
     OptionError,
     OptionTypeError,
     SelfCheckError,
-    TargetError,
 )
-from causal_lvlm.explanation.testers import TESTERS, Tester
+from causal_lvlm.explanation.testers import TESTERS
+from causal_lvlm.results import SelfCheck
 from causal_lvlm.source_options import check_source
 from causal_lvlm.structure.algorithms import ALGORITHMS
-from causal_lvlm.tokens import Target
 
 __all__ = [
     "BACKENDS",
     "MASKINGS",
     "MODES",
     "SEARCHES",
-    "ask_unmasked",
     "check_against",
     "check_budget",
     "check_choice",
@@ -37,7 +36,6 @@ __all__ = [
     "whole_number",
 ]
 
-MASKINGS = ("remove", "edges", "neutral", "pixels-blur", "pixels-mean")
 MODES = ("necessary", "sufficient")
 
 
@@ -140,12 +138,12 @@ def check_budget(max_runs: Any, time_limit: Any, least: int) -> None:
         raise BudgetError(f"{error}{more}") from None
 
 
-def check_self_check(trace: Any, force: bool) -> None:
-    """Raise SelfCheckError if the trace is not the computation that generated the answer."""
-    if not force and (trace.self_check is None or not trace.self_check.passed):
+def check_self_check(found: SelfCheck | None, force: bool) -> None:
+    """Raise SelfCheckError if a trace is not the computation that generated the answer."""
+    if not force and (found is None or not found.passed):
         raise SelfCheckError(
             "the teacher-forced pass does not reproduce this generation "
-            f"({trace.self_check}); an explanation would be of another computation. "
+            f"({found}); an explanation would be of another computation. "
             "Load the model in float32, or pass force=True"
         )
 
@@ -167,55 +165,3 @@ def scope_option(candidates: Any, masking: str) -> str | list[int]:
             raise OptionError(f"masking={masking!r} changes pixels; text has none: use 'remove'")
         return "image"
     return candidates
-
-
-def ask_unmasked(
-    trace: Any,
-    target: Target,
-    *,
-    tester: str,
-    drop_ratio: float,
-    against: str | int | None,
-    backend: str,
-) -> tuple[Tester, Any, int]:
-    """Run the model with nothing masked and make the tester that compares with it.
-
-    Returns
-    -------
-    tester : Tester
-    evaluation : Evaluation
-        One row.
-    runs : int
-        1, or 2 where the rival had to be found first.
-
-    Raises
-    ------
-    TargetError
-        If the rival is unknown or the target itself, or if the target is not the model's choice.
-    """
-    check_choice("tester", tester, TESTERS)
-    check_against(tester, against)
-    everything = np.ones((1, len(trace.layout)), dtype=np.bool_)
-    rival: int | None = None
-    runs = 1
-    if tester != "contrast":
-        pass
-    elif against is None:
-        full = trace.evaluate(everything, target, masking="remove", backend=backend)
-        rival, runs = int(full.runner_up[0, 0]), 2
-    else:
-        try:
-            rival = int(trace.token_id(against))
-        except (KeyError, ValueError) as error:
-            raise TargetError(f"against={against!r} is no token of this model: {error}") from error
-        if rival == target.token_ids[0]:
-            raise TargetError(f"against={against!r} is the target itself; name another token")
-    full = trace.evaluate(everything, target, masking="remove", backend=backend, against=rival)
-    judge = Tester(tester, target.token_ids, float(full.log_prob[0]), drop_ratio, rival)
-    if bool(judge.changed(full)[0]):
-        raise TargetError(
-            f"with nothing masked the model's choice is not {target.text!r} (tester {tester!r}): "
-            "the token was sampled or the rival is stronger already, so nothing can be explained; "
-            "generate greedily, or name another rival"
-        )
-    return judge, full, runs

@@ -16,8 +16,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain, combinations
 
-from causal_lvlm.explanation.evaluator import BudgetEnded, Question, Subset
-from causal_lvlm.explanation.guided import best_start
+from causal_lvlm.asker import Subset
+from causal_lvlm.budget import BudgetEnded
+from causal_lvlm.explanation.question import Question
+from causal_lvlm.explanation.search import best_start
 
 __all__ = ["every_part_fails", "part_of"]
 
@@ -43,12 +45,12 @@ def part_of(
     Raises
     ------
     BudgetEnded
-        When the budget ends first; what was found is in the evaluator's cache.
+        When the budget ends first; what was found is known to the question.
     """
     best, grown = best_start(question, orders)
     if best is not None:
         return best, grown
-    count = question.evaluator.budget.allowance() * 2 // 3
+    count = question.asker.budget.allowance() * 2 // 3
     singles = list(orders[0])[:count]
     full = question.distance(())
     effect = {u: full - question.distance((u,)) for u in singles}
@@ -67,9 +69,7 @@ def every_part_fails(question: Question) -> tuple[Subset | None, bool]:
         Whether every subset was asked and failed.
     """
     units = question.scope
-    budget = question.evaluator.budget
-    left = (budget.max_runs if budget.limit is None else budget.limit) - budget.used
-    if 2 ** len(units) - 1 - question.n_asked() > left:
+    if 2 ** len(units) - 1 - question.n_asked() > question.asker.budget.left:
         return None, False
     subsets = chain.from_iterable(combinations(units, size) for size in range(1, len(units) + 1))
     try:

@@ -1,7 +1,7 @@
 """What an explanation is: sets of tokens, how they were verified, all that is needed to repeat it.
 
-`ExplainingSet` is one set for one scope (joint, image, text); `Explanation` holds them with the
-graphs they came from, and saves to one JSON file that embeds image, tokens and answer.
+`Explanation` holds one set for each scope (joint, image, text) with the graphs they came from, and
+saves to one JSON file that embeds image, tokens and answer.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from causal_lvlm.cards import explanation_card
 from causal_lvlm.explanation.graphs import EVIDENCE, HeadGraph
+from causal_lvlm.explanation.sentences import sentence
+from causal_lvlm.explanation.sets import ExplainingSet
 from causal_lvlm.explanation.tried import TriedSet
 from causal_lvlm.fields import (
-    Check,
     damaged,
-    instance,
     many,
     maybe,
     number,
@@ -34,137 +35,14 @@ from causal_lvlm.fields import (
 )
 from causal_lvlm.npz import read_beside
 from causal_lvlm.storage import read_json, write_bytes, write_json
-from causal_lvlm.summary import MAX_POSITIONS, check_summary, target_check
+from causal_lvlm.summary import check_summary, target_check
 from causal_lvlm.tokens import Target
 
-__all__ = ["ExplainingSet", "Explanation"]
+__all__ = ["Explanation"]
 
 # Pairs without an edge whose separating sets still fit into a readable JSON file.
 MAX_PAIRS_IN_JSON = 50_000
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class ExplainingSet:
-    """A set of tokens that explains the target within one scope, or why there is none.
-
-    Attributes
-    ----------
-    scope : {"joint", "image", "text", "custom"}
-        Which units could be masked; all others stayed visible.
-    outcome : str
-        ``explained``; ``not_found`` (masking the whole scope does not change the prediction, and
-        neither does any of the `n_tried` sets that were masked; another may); ``not_maskable``
-        (necessary mode: masking any set of the scope leaves the prediction, all of them were
-        tried; sufficient mode: masking the whole scope keeps it, so nothing in it is needed);
-        ``no_candidates``; ``max_size``; ``max_runs``, ``time_limit`` or ``interrupted`` (ended
-        before a verified set was found). Older files say ``not_maskable`` where the whole scope
-        was masked and nothing smaller was looked for: there `n_tried` is 0.
-    positions : tuple of int
-        Sequence positions of the set; empty unless explained.
-    units : tuple of tuple of int
-        The same, unit by unit.
-    verified : bool
-        The model was run with exactly this mask and the tester said yes.
-    minimality : {"minimum", "irreducible", "none"}
-        ``minimum``: every smaller subset of the scope was tried and failed. ``irreducible``: no
-        single member can be left out.
-    found_by : {"graph", "fallback"} or None
-        ``graph`` if one head's PDS-tree held the whole set.
-    head, radius : int or None
-        The head whose PDS-tree held it at the smallest radius. The head is None where heads are
-        combined.
-    probability_before, probability_after : float or None
-        Of the target (product over its tokens): with everything visible, and under the mask that
-        verified the set.
-    margin_before, margin_after : float or None
-        Smallest logit difference between a target token and its strongest rival.
-    predicted_after : tuple of str
-        What the model says instead, token by token (teacher-forced).
-    random_flip_rate : float or None
-        Share of random sets of the same size and modality that pass the same test.
-    n_random : int
-    alternatives : tuple of tuple of int
-        Positions of other verified sets of the same size that were met on the way.
-    model_runs : int
-        Masked rows evaluated for this scope; what an earlier scope had evaluated costs nothing.
-    grown_size : int or None
-        Units in the set before it was shrunk.
-    ended : str or None
-        Which budget ended the search (also of a verified set), if any.
-    n_tried : int
-        Different sets of this scope of which the model's answer is known; 0 in older files.
-    """
-
-    scope: str
-    outcome: str
-    positions: tuple[int, ...] = ()
-    units: tuple[tuple[int, ...], ...] = ()
-    verified: bool = False
-    minimality: str = "none"
-    found_by: str | None = None
-    head: int | None = None
-    radius: int | None = None
-    probability_before: float | None = None
-    probability_after: float | None = None
-    margin_before: float | None = None
-    margin_after: float | None = None
-    predicted_after: tuple[str, ...] = ()
-    random_flip_rate: float | None = None
-    n_random: int = 0
-    alternatives: tuple[tuple[int, ...], ...] = ()
-    model_runs: int = 0
-    grown_size: int | None = None
-    ended: str | None = None
-    n_tried: int = 0
-
-    @property
-    def size(self) -> int:
-        """Number of units in the set."""
-        return len(self.units)
-
-    @property
-    def claim(self) -> str:
-        """What is proven about the size; empty where nothing is, or where it goes without saying.
-
-        A set of one member is as small as a set can be.
-        """
-        return "" if self.size == 1 or self.minimality == "none" else self.minimality
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> ExplainingSet:
-        """Rebuild from JSON, where tuples have become lists; raises `OutputError`."""
-        found: ExplainingSet = cls.check(MAX_POSITIONS)(value, "")
-        return found
-
-    @staticmethod
-    def check(n_positions: int) -> Check:
-        """Return the check of a saved set (see `causal_lvlm.fields`).
-
-        Parameters
-        ----------
-        n_positions : int
-            Of the run.
-        """
-        position = whole(0, n_positions - 1)
-        count, share = whole(0), maybe(number(0.0, 1.0 + 1e-6))
-        read = instance(
-            ExplainingSet,
-            positions=many(position), units=many(many(position, least=1)),
-            alternatives=many(many(position)), radius=maybe(count), head=maybe(count),
-            probability_before=share, probability_after=share, random_flip_rate=share,
-            n_random=count, model_runs=count, grown_size=maybe(count),
-        )  # fmt: skip
-
-        def check(value: Any, where: str) -> ExplainingSet:
-            found: ExplainingSet = read(value, where)
-            if sorted(found.positions) != sorted(p for unit in found.units for p in unit):
-                raise damaged(where, "has other positions than its units")
-            if found.verified and not found.units:
-                raise damaged(where, "is verified, but has no members")
-            return found
-
-        return check
 
 
 @dataclass(frozen=True)
@@ -201,6 +79,8 @@ class Explanation:
     seconds : float
     tried : tuple of TriedSet
         What the model said under the masks that the search tried, the smallest masks first.
+    layer_remark : str or None
+        What is remarked on the layer whose attention was the source.
     """
 
     target: Target
@@ -223,6 +103,13 @@ class Explanation:
     seconds: float
     against: str | None = None
     tried: tuple[TriedSet, ...] = ()
+    layer_remark: str | None = None
+
+    @property
+    def saved_parameters(self) -> dict[str, Any]:
+        """Parameters as files have them: with the remark on the layer, if there is one."""
+        remark = {} if self.layer_remark is None else {"layer_remark": self.layer_remark}
+        return {**self.parameters, **remark}
 
     @property
     def main(self) -> ExplainingSet:
@@ -282,15 +169,11 @@ class Explanation:
 
     def sentence(self) -> str:
         """Say in plain words what was found, and how sure it is."""
-        from causal_lvlm.explanation.wording import sentence
-
         remark = self.summary.get("parameters", {}).get("geometry_remark")
         return sentence(self) + (f" Note: {remark}." if remark else "")
 
     def _repr_html_(self) -> str:
         """Show the explanation in a notebook."""
-        from causal_lvlm.cards import explanation_card
-
         return explanation_card(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -301,25 +184,18 @@ class Explanation:
             "target": asdict(self.target),
             "sentence": self.sentence(),
             "sets": {name: asdict(s) for name, s in self.sets.items()},
-            "mode": self.mode,
-            "tester": self.tester,
-            "against": self.against,
-            "masking": self.masking,
-            "backend": self.backend,
-            "graph_outcome": self.graph_outcome,
+            "mode": self.mode, "tester": self.tester, "against": self.against,
+            "masking": self.masking, "backend": self.backend, "graph_outcome": self.graph_outcome,
             "dropped_heads": list(self.dropped_heads),
             "excluded": [list(e) for e in self.excluded],
-            "model_runs": self.model_runs,
-            "seconds": self.seconds,
-            "seed": self.seed,
-            "model_id": self.model_id,
-            "revision": self.revision,
-            "parameters": dict(self.parameters),
+            "model_runs": self.model_runs, "seconds": self.seconds, "seed": self.seed,
+            "model_id": self.model_id, "revision": self.revision,
+            "parameters": self.saved_parameters,
             "versions": dict(self.versions),
             "graphs": [g.to_dict() for g in self.graphs],
             "tried": [asdict(t) for t in self.tried],
             "trace": dict(self.summary),
-        }
+        }  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the explanation as JSON; it embeds image, tokens and answer.
@@ -408,7 +284,8 @@ class Explanation:
         for name, one in fields["sets"].items():
             if one.scope != name:
                 raise damaged(f"sets.{name}", f"is of the scope {one.scope!r}")
-        return cls(summary=value["trace"], **fields)
+        remark = fields["parameters"].pop("layer_remark", None)
+        return cls(summary=value["trace"], layer_remark=remark, **fields)
 
 
 def _add_arrays(value: dict[str, Any], path: Path) -> None:

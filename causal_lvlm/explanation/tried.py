@@ -1,18 +1,21 @@
-"""What the model said under the masks that the search tried: stored answers to "what if?"."""
+"""What the model said under the masks that the search tried, and what no mask could hold.
+
+These are stored answers to "what if?".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from causal_lvlm.explanation.evaluator import SubsetEvaluator
+from causal_lvlm.asker import Asker
+from causal_lvlm.explanation.testers import Tester
 from causal_lvlm.fields import Check, instance, many, number, whole
-from causal_lvlm.summary import MAX_POSITIONS
+from causal_lvlm.tokens import Target, TokenLayout, Units
 
-__all__ = ["MAX_TRIED", "TriedSet", "tried_sets"]
+__all__ = ["MAX_TRIED", "TriedSet", "excluded", "tried_sets"]
 
 MAX_TRIED = 400  # more would make the file larger than the image in it
 
@@ -42,12 +45,6 @@ class TriedSet:
     changed: bool
     margin: float
 
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> TriedSet:
-        """Rebuild from JSON, where tuples have become lists; raises `OutputError`."""
-        found: TriedSet = cls.check(MAX_POSITIONS)(value, "")
-        return found
-
     @staticmethod
     def check(n_positions: int) -> Check:
         """Return the check of a saved one (see `causal_lvlm.fields`).
@@ -66,34 +63,49 @@ class TriedSet:
 
 
 def tried_sets(
-    evaluator: SubsetEvaluator,
-    token_text: Callable[[int], str],
-    verified: Iterable[tuple[tuple[int, ...], ...]] = (),
+    asker: Asker, tester: Tester, verified: Iterable[tuple[tuple[int, ...], ...]] = ()
 ) -> tuple[TriedSet, ...]:
-    """Return what the evaluator remembers, the smallest masks first, at most `MAX_TRIED`.
+    """Return what the model was asked, the smallest masks first, at most `MAX_TRIED`.
 
     Parameters
     ----------
-    evaluator : SubsetEvaluator
-    token_text : callable
-        Text of a token id.
+    asker : Asker
+    tester : Tester
     verified : iterable
         Units of reported sets: their masks are kept whatever their size.
     """
-    members = evaluator.units.members
+    members, answers = asker.units.members, asker.answers
+    changed, log_prob = tester.changed(answers), answers.log_prob
     unit_of = {m: u for u, m in enumerate(members)}
     first = {frozenset(unit_of[m] for m in units if m in unit_of) for units in verified}
-    masks = sorted(evaluator.masked, key=lambda s: (s not in first, len(s), sorted(s)))[:MAX_TRIED]
+    masks = sorted(asker.memory, key=lambda s: (s not in first, len(s), sorted(s)))[:MAX_TRIED]
     found = []
     for mask in sorted(masks, key=lambda s: (len(s), sorted(s))):
-        outcome = evaluator.masked[mask]
+        row = asker.memory[mask]
         found.append(
             TriedSet(
                 units=tuple(members[u] for u in sorted(mask)),
-                probability=float(np.exp(outcome.log_prob)),
-                first_choice=tuple(token_text(t) for t in outcome.argmax),
-                changed=outcome.changed,
-                margin=float(outcome.margin),
+                probability=float(np.exp(log_prob[row])),
+                first_choice=tuple(asker.trace.token_text(int(t)) for t in answers.argmax[row]),
+                changed=bool(changed[row]),
+                margin=float(answers.margin[row]),
             )
         )
     return tuple(found)
+
+
+def excluded(layout: TokenLayout, target: Target, units: Units) -> tuple[tuple[int, str], ...]:
+    """Return every position before the target that no set can hold, and why."""
+    inside = units.unit_of()
+    reasons = []
+    for p in range(target.start):
+        if p in inside:
+            continue
+        if layout.modality[p] == "special":
+            reason = "special or template token"
+        elif p == target.predictor:
+            reason = "its row predicts the target, so it cannot be left out"
+        else:
+            reason = "not among the candidates"
+        reasons.append((p, reason))
+    return tuple(reasons)

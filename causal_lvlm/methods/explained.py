@@ -42,7 +42,8 @@ from causal_lvlm.arrays import FloatArray
 from causal_lvlm.attribution.result import Attribution, spread
 from causal_lvlm.errors import quoted
 from causal_lvlm.explanation.graphs import HeadGraph
-from causal_lvlm.explanation.result import ExplainingSet, Explanation
+from causal_lvlm.explanation.result import Explanation
+from causal_lvlm.explanation.sets import ExplainingSet
 from causal_lvlm.rasters import decode_images
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.summary import layout_of, pictures_of
@@ -126,7 +127,7 @@ def from_explanation(
                 "combined": _COMBINED,
                 "scopes": {k: s.outcome for k, s in explanation.sets.items()},
                 "heads": [g.head for g in explanation.graphs],
-                "explain": dict(explanation.parameters),
+                "explain": explanation.saved_parameters,
             }
         ),
         model_runs=explanation.model_runs,

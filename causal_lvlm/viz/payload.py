@@ -20,9 +20,11 @@ from matplotlib import colormaps
 
 from causal_lvlm.attribution.result import Attribution
 from causal_lvlm.explanation.head_graphs import HeadGraphs
-from causal_lvlm.explanation.result import ExplainingSet, Explanation
+from causal_lvlm.explanation.result import Explanation
+from causal_lvlm.explanation.sentences import how
+from causal_lvlm.explanation.sets import ExplainingSet
 from causal_lvlm.explanation.trust import TargetStability
-from causal_lvlm.explanation.wording import how, outcome, random_controls, said
+from causal_lvlm.explanation.wording import outcome, random_controls, said
 from causal_lvlm.metrics.masked_top import SCOPES, ranked
 from causal_lvlm.metrics.result import MetricTable
 from causal_lvlm.storage import to_jsonable

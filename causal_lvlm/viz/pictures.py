@@ -11,9 +11,11 @@ from PIL import Image
 
 from causal_lvlm.attribution.result import Attribution
 from causal_lvlm.explanation.graphs import HeadGraph
-from causal_lvlm.explanation.result import ExplainingSet, Explanation
+from causal_lvlm.explanation.names import amount
+from causal_lvlm.explanation.result import Explanation
+from causal_lvlm.explanation.sentences import question
+from causal_lvlm.explanation.sets import ExplainingSet
 from causal_lvlm.explanation.union import TokenUnion, union_graph
-from causal_lvlm.explanation.wording import amount, question
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.graph import draw_graph
 from causal_lvlm.viz.overlay import draw_heat, draw_patches

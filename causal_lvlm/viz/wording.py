@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from causal_lvlm.explanation.result import ExplainingSet
+from causal_lvlm.explanation.sets import ExplainingSet
 
 __all__ = [
     "ended",

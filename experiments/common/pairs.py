@@ -60,6 +60,7 @@ class MemoTrace:
             runner_up=np.array([k[3] for k in kept]),
             against_log_prob=None,
             backend=self.backend,
+            check=None,
         )
 
 

@@ -14,19 +14,14 @@ from typing import Any
 import numpy as np
 
 from causal_lvlm import attribute
+from causal_lvlm.asker import Asker
+from causal_lvlm.budget import Budget, BudgetEnded
 from causal_lvlm.correlation import attention_correlations
 from causal_lvlm.covariance import TokenCorrelation
 from causal_lvlm.explanation.candidates import unit_tree
-from causal_lvlm.explanation.controls import random_rate
-from causal_lvlm.explanation.evaluator import (
-    Budget,
-    BudgetEnded,
-    Question,
-    SubsetEvaluator,
-    unit_effects,
-)
 from causal_lvlm.explanation.explain import MAX_TESTS, N_RANDOM
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
+from causal_lvlm.explanation.question import Question, random_rate, unit_effects
 from causal_lvlm.explanation.search import shrink
 from causal_lvlm.explanation.testers import Tester
 from causal_lvlm.tokens import Target, Units, candidate_units, resolve_target
@@ -62,11 +57,9 @@ class Job:
         tester = Tester("flip", target.token_ids, float(full.log_prob[0]))
         return cls(pair.trace, target, units, tester)
 
-    def question(self, scope: tuple[int, ...], max_runs: int) -> Question:
-        evaluator = SubsetEvaluator(
-            self.trace, self.target, self.units, self.tester, Budget(max_runs)
-        )
-        return Question(evaluator, scope, "necessary")
+    def question(self, scope: tuple[int, ...], max_runs: int, at_once: int = 16) -> Question:
+        asker = Asker(self.trace, self.target, self.units, at_once=at_once, budget=Budget(max_runs))
+        return Question(asker, self.tester, scope, "necessary")
 
     def scope(self, name: str) -> tuple[int, ...]:
         return tuple(
@@ -148,10 +141,10 @@ def greedy(job: Job, question: Question) -> list[int]:
     chosen: list[int] = []
     while len(chosen) < len(question.scope):
         rest = [u for u in question.scope if u not in chosen]
-        outcomes = question.evaluator.outcomes([frozenset([*chosen, u]) for u in rest])
-        best = min(range(len(rest)), key=lambda i: (outcomes[i].margin, rest[i]))
+        answers = question.asker.sets([[*chosen, u] for u in rest])
+        best = min(range(len(rest)), key=lambda i: (answers.margin[i], rest[i]))
         chosen.append(rest[best])
-        if outcomes[best].changed:
+        if question.tester.changed(answers)[best]:
             break
     return chosen + [u for u in question.scope if u not in chosen]
 
@@ -186,14 +179,11 @@ def measure(
     Random control sets of the same size and modality are measured for every order alike, and not
     charged.
     """
-    question = job.question(job.scope(scope), max_runs + 1)
     # Whether anything can flip at all is asked once for every order and not charged.
-    maskable = bool(question.scope) and question.ask([question.scope])[0]
-    question.evaluator.budget.used = 0
-    question.evaluator.budget.max_runs = max_runs
-    if not maskable:
+    whole = job.question(job.scope(scope), 1)
+    if not whole.scope or not whole.ask([whole.scope])[0]:
         return Measured(False, None, None, (), 0)
-    question.evaluator.masked.clear()
+    question = job.question(whole.scope, max_runs)
     grown: frozenset[int] | None = None
     try:
         ranked = order(job, question)
@@ -209,10 +199,8 @@ def measure(
     except BudgetEnded:
         pass
     if grown is None:
-        return Measured(True, None, None, (), question.evaluator.budget.used)
-    question.evaluator.batch_size = 1
+        return Measured(True, None, None, (), question.asker.runs)
+    question.asker.at_once = 1
     best, _ = shrink(question, grown, ranked)
     rate, _ = random_rate(job.question(job.scope(scope), 1000), best, N_RANDOM, seed)
-    return Measured(
-        True, len(grown), len(best), tuple(sorted(best)), question.evaluator.budget.used, rate
-    )
+    return Measured(True, len(grown), len(best), tuple(sorted(best)), question.asker.runs, rate)

@@ -2,7 +2,7 @@
 
 Every order says which units to mask first. The smallest prefix that changes the answer is grown one
 unit at a time and shrunk by delta debugging, within `settings.BUDGET` model runs; runs that an
-order itself needs are counted. "Exchange" is the step of `causal_lvlm.explanation.guided` on top.
+order itself needs are counted. "Exchange" is the step of `causal_lvlm.explanation.search` on top.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 import causal_lvlm as cl
-from causal_lvlm.explanation.evaluator import Budget, BudgetEnded, Question, SubsetEvaluator
-from causal_lvlm.explanation.guided import best_start, exchange
-from causal_lvlm.explanation.search import shrink
+from causal_lvlm.asker import Asker
+from causal_lvlm.budget import Budget, BudgetEnded
+from causal_lvlm.explanation.question import Question
+from causal_lvlm.explanation.search import best_start, exchange, shrink
 from experiments.first_light.orders import AHEAD, PLAIN, Job, greedy, one_by_one, random_order
 from experiments.search import settings
 from experiments.search.watch import Watched
@@ -67,10 +68,8 @@ def fixed_orders(job: Job, graphs: dict[str, Graph], seed: int) -> dict[str, Ord
 def asking(job: Job, scope: tuple[int, ...], budget: int) -> tuple[Question, Watched]:
     """Return a question with a budget, and the trace that notes what it asks."""
     watched = Watched(job)
-    evaluator = SubsetEvaluator(
-        watched, job.target, job.units, job.tester, Budget(budget), batch_size=1
-    )
-    return Question(evaluator, scope, "necessary"), watched
+    asker = Asker(watched, job.target, job.units, at_once=1, budget=Budget(budget))
+    return Question(asker, job.tester, scope, "necessary"), watched
 
 
 def measure(
@@ -88,7 +87,7 @@ def measure(
     return {
         "size": None if best is None else len(best),
         "units": [] if best is None else sorted(best),
-        "runs": question.evaluator.budget.used,
+        "runs": question.asker.runs,
         "curve": watched.curve(scope),
     }
 
@@ -112,9 +111,9 @@ def asked_first(order: Callable[[Job, Question], Order], job: Job) -> Callable[[
     """Grow and shrink along an order that needs model runs itself."""
 
     def search(question: Question) -> None:
-        question.evaluator.batch_size = 64  # all of them are asked, whatever the answers are
+        question.asker.at_once = 64  # all of them are asked, whatever the answers are
         ranked = order(job, question)
-        question.evaluator.batch_size = 1
+        question.asker.at_once = 1
         along(ranked)(question)
 
     return search
@@ -153,7 +152,7 @@ def _within(question: Question, order: Sequence[int]) -> Order:
 
 def _look_ahead(question: Question, ranked: Order, start: int) -> None:
     """Fill the memory with the next prefixes at once: the processor works in batches."""
-    watched = question.evaluator.trace
+    watched = question.asker.trace
     masks = [ranked[:k] for k in range(start, min(start + AHEAD, len(ranked) + 1))]
     keep = watched.job.units.keep_without(masks, len(watched.layout))
     watched.job.trace.evaluate(keep, watched.job.target, **PLAIN)

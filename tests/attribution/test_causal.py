@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from causal_lvlm.explanation import Explanation, explain
-from causal_lvlm.explanation.result import ExplainingSet
+from causal_lvlm.explanation.sets import ExplainingSet
 from causal_lvlm.methods import attribute, from_explanation
 from causal_lvlm.tokens import TokenLayout, Units, candidate_units, resolve_target
 from tests.explanation.fakes import OTHER, SAID, FakeTrace, layout

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from causal_lvlm.results import Evaluation
 from causal_lvlm.tokens import ImageGrid, TokenLayout
 
 SAID, OTHER = 7, 8
@@ -76,7 +77,7 @@ class FakeTrace:
             language=lambda: iter(layers),
         )
 
-    def evaluate(self, keep: np.ndarray, target: Any, **options: Any) -> Any:
+    def evaluate(self, keep: np.ndarray, target: Any, **options: Any) -> Evaluation:
         said, length = [], len(self.layout)
         for row in keep:
             self.rows += 1
@@ -86,14 +87,14 @@ class FakeTrace:
             visible = frozenset(int(p) for p in np.flatnonzero(row))
             self.asked.append(frozenset(range(length)) - visible)
             said.append(self.keeps(visible))
-        ok = np.array(said, dtype=bool)
-        log_prob = np.log(np.array([0.9 if s else 0.1 for s in said]))
-        argmax = np.array([[SAID if s else OTHER] for s in said])
-        against = np.log(np.array([0.1 if s else 0.9 for s in said]))
-        return SimpleNamespace(
-            log_prob=log_prob, token_log_probs=log_prob[:, None], argmax=argmax,
-            margin=np.where(ok, 1.0, -1.0)[:, None], against_log_prob=against,
-            runner_up=np.full((len(keep), 1), OTHER), runs=len(keep), backend="fake", check=None,
+        ok = np.array(said, dtype=bool)[:, None]
+        log_prob = np.log(np.where(ok, 0.9, 0.1))
+        return Evaluation(
+            token_log_probs=log_prob, argmax=np.where(ok, SAID, OTHER),
+            margin=np.where(ok, 1.0, -1.0), runner_up=np.full(ok.shape, OTHER),
+            top_log_prob=np.full(ok.shape, np.log(0.9)),
+            against_log_prob=np.log(np.where(ok, 0.1, 0.9))[:, 0], runs=len(keep),
+            masking=options.get("masking", "remove"), backend="fake",
         )  # fmt: skip
 
     def layer_remark(self, layer: int) -> str | None:

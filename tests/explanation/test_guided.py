@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from causal_lvlm.asker import Asker
+from causal_lvlm.budget import Budget
 from causal_lvlm.explanation import PUBLISHED, exhaustive_explanation, explain
-from causal_lvlm.explanation.evaluator import Budget, Question, SubsetEvaluator
-from causal_lvlm.explanation.guided import best_start, exchange, grow_fast
-from causal_lvlm.explanation.search import prove, shrink
+from causal_lvlm.explanation.question import Question, prove
+from causal_lvlm.explanation.search import best_start, exchange, grow_fast, shrink
 from causal_lvlm.explanation.testers import Tester
 from causal_lvlm.tiny import sample_inputs
 from causal_lvlm.tokens import TokenLayout, candidate_units, resolve_target
@@ -28,8 +29,8 @@ def question(keeps, max_runs=10_000, mode="necessary", shape=None) -> Question:
     units = candidate_units(shape, target)
     tester = Tester("flip", (SAID,), float(np.log(0.9)))
     trace = FakeTrace(keeps, layout=shape)
-    evaluator = SubsetEvaluator(trace, target, units, tester, Budget(max_runs), batch_size=1)
-    return Question(evaluator, tuple(range(len(units))), mode)
+    asker = Asker(trace, target, units, at_once=1, budget=Budget(max_runs))
+    return Question(asker, tester, tuple(range(len(units))), mode)
 
 
 def flips(clauses, masked) -> bool:
@@ -53,7 +54,7 @@ def test_growing_fast_ends_where_growing_one_by_one_would_on_monotone_models(cla
     found = grow_fast(asked, order)
     shortest = next(k for k in range(1, N + 1) if flips(clauses, set(order[:k])))
     assert found == frozenset(order[:shortest])
-    assert asked.evaluator.budget.used <= 11  # lengths 1 to 8, 10, 12; then 9 or 11
+    assert asked.asker.budget.used <= 11  # lengths 1 to 8, 10, 12; then 9 or 11
 
 
 @examples(60)
@@ -103,7 +104,7 @@ def test_a_known_set_bounds_how_far_an_order_is_followed():
     asked = asking([frozenset({11}), frozenset({4, 5})])
     best, grown = best_start(asked, [[0, 1, 2, 3, 6, 7, 8, 9, 11]], frozenset({4, 5}))
     assert best == frozenset({4, 5}) and grown is None
-    assert all(len(m) <= 4 for m in asked.evaluator.masked)
+    assert all(len(m) <= 4 for m in asked.asker.memory)
 
 
 def test_the_distance_of_a_set_falls_towards_an_explanation_in_both_modes():
@@ -117,14 +118,14 @@ def test_the_distance_of_a_set_falls_towards_an_explanation_in_both_modes():
 def test_a_proof_that_cannot_be_finished_is_not_begun(always_singles):
     asked = asking([frozenset({0, 1})], max_runs=N - 1)
     assert prove(asked, frozenset({0, 1}), True, always_singles=always_singles)[1] == "irreducible"
-    assert (asked.evaluator.budget.used > 0) == always_singles
+    assert (asked.asker.budget.used > 0) == always_singles
 
 
 def test_what_was_asked_before_counts_towards_a_proof():
     asked = asking([frozenset({0, 1})], max_runs=N)
     asked.ask([{u} for u in range(N // 2)])
     assert prove(asked, frozenset({0, 1}), True, always_singles=False)[1] == "minimum"
-    assert asked.evaluator.budget.used == N
+    assert asked.asker.budget.used == N
 
 
 @examples(30)

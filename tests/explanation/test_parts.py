@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from causal_lvlm.budget import BudgetEnded
 from causal_lvlm.explanation import (
     PUBLISHED,
     ExplainingSet,
     Explanation,
     exhaustive_explanation,
     explain,
-    guided_search,
-    scope_search,
+    guided,
+    published,
 )
-from causal_lvlm.explanation.evaluator import BudgetEnded
 from causal_lvlm.explanation.parts import every_part_fails, part_of
 from tests.explanation.fakes import FakeTrace, layout
 from tests.explanation.test_guided import N, asking, question
@@ -58,8 +58,8 @@ def test_units_that_only_change_together_are_found_by_what_each_does_alone(optio
         def evaluate(self, keep, target, **rest):
             found = super().evaluate(keep, target, **rest)
             lead = [1 - 0.1 * len(wanted - set(np.flatnonzero(row))) for row in keep]
-            found.margin = np.where(found.margin > 0, np.array(lead)[:, None], found.margin)
-            return found
+            margin = np.where(found.margin > 0, np.array(lead)[:, None], found.margin)
+            return replace(found, margin=margin)
 
     result = explain(Graded(keeps, layout=shape), 0, **options)
     assert frozenset(result.image.positions) == wanted and result.image.verified
@@ -118,7 +118,7 @@ def test_a_scope_that_changes_nothing_takes_no_run_from_one_that_does(options, m
     def nothing(*_):
         raise BudgetEnded("max_runs")
 
-    for module in (guided_search, scope_search):
+    for module in (guided, published):
         monkeypatch.setattr(module, "part_of", nothing)
     without = run()
     assert without.text.positions == (19, 20)
@@ -140,9 +140,9 @@ def test_what_is_tried_in_order_and_when_all_of_it_was():
     assert found == frozenset({0, 1, 2}) and grown == 3
     asked = asking([], max_runs=2**N)
     assert every_part_fails(asked) == (None, True)
-    assert asked.n_asked() == 2**N - 1 == asked.evaluator.budget.used
+    assert asked.n_asked() == 2**N - 1 == asked.asker.budget.used
     short = asking([], max_runs=2**N - 2)
-    assert every_part_fails(short) == (None, False) and short.evaluator.budget.used == 0
+    assert every_part_fails(short) == (None, False) and short.asker.budget.used == 0
     hidden = question(lambda v: frozenset({1, 5, 7}) & v or len(v) < 11)
     met, complete = every_part_fails(hidden)
     assert met == frozenset({0, 4, 6}) and not complete

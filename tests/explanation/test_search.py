@@ -9,9 +9,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from causal_lvlm.asker import Asker
+from causal_lvlm.budget import Budget
 from causal_lvlm.explanation.candidates import merged_candidates, unit_tree
-from causal_lvlm.explanation.controls import random_sets
-from causal_lvlm.explanation.evaluator import Budget, Question, SubsetEvaluator
+from causal_lvlm.explanation.question import Question, random_sets
 from causal_lvlm.explanation.search import grow, shrink
 from causal_lvlm.explanation.testers import Tester
 from causal_lvlm.tokens import candidate_units, resolve_target
@@ -24,8 +25,8 @@ def question(keeps, shape, max_runs=10_000, mode="necessary") -> Question:
     target = resolve_target(shape, 0)
     units = candidate_units(shape, target)
     tester = Tester("flip", (SAID,), float(np.log(0.9)))
-    evaluator = SubsetEvaluator(trace, target, units, tester, Budget(max_runs))
-    return Question(evaluator, tuple(range(len(units))), mode)
+    asker = Asker(trace, target, units, at_once=16, budget=Budget(max_runs))
+    return Question(asker, tester, tuple(range(len(units))), mode)
 
 
 clause = st.frozensets(st.integers(0, 11), min_size=1, max_size=4)

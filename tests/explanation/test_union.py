@@ -64,9 +64,9 @@ def test_sinks_do_not_count_as_candidates():
 def test_candidate_mass_is_saved_and_may_be_missing():
     _, _, graphs = learned()
     value = json.loads(json.dumps(to_jsonable(graphs[0].to_dict())))
-    assert HeadGraph.from_dict(value).candidate_mass == graphs[0].candidate_mass
+    assert HeadGraph.check(99)(value, "").candidate_mass == graphs[0].candidate_mass
     del value["candidate_mass"]
-    assert math.isnan(HeadGraph.from_dict(value).candidate_mass)
+    assert math.isnan(HeadGraph.check(99)(value, "").candidate_mass)
 
 
 def test_votes_and_weights_by_position():

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 
 from causal_lvlm.attribution import Attribution
 from causal_lvlm.explanation.graphs import HeadGraph
-from causal_lvlm.explanation.result import ExplainingSet, Explanation
+from causal_lvlm.explanation.result import Explanation
+from causal_lvlm.explanation.sets import ExplainingSet
 from causal_lvlm.record import TraceRecord
 from causal_lvlm.results import SelfCheck
 from causal_lvlm.structure import (

@@ -10,7 +10,7 @@ from PIL import Image, ImageColor
 
 import causal_lvlm as cl
 from causal_lvlm.errors import OutputError
-from causal_lvlm.explanation.result import ExplainingSet
+from causal_lvlm.explanation.sets import ExplainingSet
 from causal_lvlm.reporting import report
 from causal_lvlm.tokens import resolve_target
 from causal_lvlm.viz.bundle import write_bundle

@@ -23,9 +23,9 @@ def test_a_windowed_layer_is_named_and_the_global_one_is_not():
     windowed = [i for i, kind in enumerate(trace.attention_kinds) if kind != "full"]
     assert windowed, "this family has windows"
     published = cl.explain(trace, 1, **{**PUBLISHED, "layer": windowed[-1]}, **FEW)
-    assert "looks at a window" in published.parameters["layer_remark"]
+    assert "looks at a window" in (published.layer_remark or "")
     whole = cl.explain(trace, 1, **{**PUBLISHED, "layer": "global"}, **FEW)
-    assert "layer_remark" not in whole.parameters
+    assert whole.layer_remark is None
 
 
 def test_a_decoder_of_windows_alone_has_no_global_layer():
@@ -45,7 +45,7 @@ def test_a_set_over_two_images_says_which_patch_is_of_which():
     )
     word = int(trace.layout.positions("prompt")[0])
     units = ((int(first[0]),), (int(second[0]),), (int(second[1]),), (word,))
-    named = members(found, replace(found.main, units=units))
+    named = members(found.summary, replace(found.main, units=units))
     text = trace.layout.tokens[word].strip()
     member = f"the token “{text}” (of “Which”)"
     assert named == f"1 patch of image 0, 2 patches of image 1 and {member}"

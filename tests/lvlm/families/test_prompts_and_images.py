@@ -92,8 +92,7 @@ def test_the_terminal_speaks_of_images_and_passes_remarks_on():
         assert f"  {heading}" in describe(explanation)
         assert "Note" not in describe(explanation)
         remark = trace.layer_remark(-1)
-        said = {**explanation.parameters, "layer_remark": remark}
-        last = describe(replace(explanation, parameters=said)).splitlines()[-1]
+        last = describe(replace(explanation, layer_remark=remark)).splitlines()[-1]
         assert last == f"  Note: {remark}."
 
 
