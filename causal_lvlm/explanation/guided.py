@@ -57,14 +57,7 @@ def guided_search(search: Search) -> dict[str, ExplainingSet]:
             _stage(search, case, replace_two, common)
     # With what was set aside for controls at first, then with all of it.
     for until in (common, everything):
-        for case in cases:
-            if _unfinished(case):
-                _announce(search, case)
-                _stage(search, case, seek, until)
-        for case in cases:
-            _stage(search, case, claim, until)
-        for case in cases:
-            _stage(search, case, control, everything)
+        _finish(search, cases, until)
     if any(_unfinished(case) for case in cases):  # a proof may have met a smaller set
         for case in cases:
             _stage(search, case, seek, everything)
@@ -74,6 +67,18 @@ def guided_search(search: Search) -> dict[str, ExplainingSet]:
         if case.state.controls_of != case.state.best:  # a smaller set came too late for controls
             case.state.random = (None, 0)
     return {case.name: explaining_set(case, search.max_size) for case in search.cases}
+
+
+def _finish(search: Search, cases: Sequence[Case], until: int) -> None:
+    """Take steps 2 to 4 until so many runs are used."""
+    for case in cases:
+        if _unfinished(case):
+            _announce(search, case)
+            _stage(search, case, seek, until)
+    for case in cases:
+        _stage(search, case, claim, until)
+    for case in cases:
+        _stage(search, case, control, search.budget.max_runs)
 
 
 def _search_parts(search: Search, cases: Sequence[Case]) -> None:

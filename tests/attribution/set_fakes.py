@@ -72,6 +72,7 @@ class SetTrace:
             token_log_probs=np.log(p),
             log_prob=np.log(p).sum(axis=1),
             argmax=np.zeros(p.shape, dtype=np.int64),
+            runner_up=np.ones(p.shape, dtype=np.int64),
             margin=np.log(p) - np.log1p(-p),
             against_log_prob=None if options.get("against") is None else np.log((1 - p[:, 0]) / 2),
             backend="fake",

@@ -62,7 +62,7 @@ class FunctionTrace:
         return SimpleNamespace(
             log_prob=log_prob, token_log_probs=log_prob[:, None], margin=margin[:, None],
             argmax=np.where(margin > 0, SAID, OTHER)[:, None], runs=len(p), against_log_prob=None,
-            backend="fake", check=None,
+            runner_up=np.full((len(p), 1), OTHER), backend="fake", check=None,
         )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ class Additive:
             token_log_probs=np.log(p)[:, None],
             log_prob=np.log(p),
             argmax=np.where(p > 0.5, RED, GREEN)[:, None],
+            runner_up=np.where(p > 0.5, GREEN, RED)[:, None],
             margin=(p - 0.5)[:, None],
             against_log_prob=None,
             backend="fake",
