@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from causal_lvlm.explanation.result import ExplainingSet, Explanation
+from causal_lvlm.explanation.result import Explanation
+from causal_lvlm.explanation.sets import ExplainingSet
 from causal_lvlm.explanation.wording import amount, outcome, random_controls, said
 from causal_lvlm.source_options import SPANNING
 from causal_lvlm.storage import to_jsonable
