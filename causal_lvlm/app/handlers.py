@@ -1,7 +1,7 @@
 """What happens when something on the page is used: from an event to a session, and back.
 
-Handlers are generators where something takes long: each value is a dict of parts to be changed.
-They know the page's session by the key that Gradio gives every open page.
+Opening, pictures, asking and choosing a token are here; what happens in the tabs is in
+`attention_handlers`, `causal_handlers` and `tab_handlers`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from typing import Any
 import gradio as gr
 
 from causal_lvlm.app import view
+from causal_lvlm.app.attention_handlers import AttentionHandlers
+from causal_lvlm.app.causal_handlers import CausalHandlers
 from causal_lvlm.app.errors import error_text
+from causal_lvlm.app.following import Changes, Following
 from causal_lvlm.app.records import Asked
 from causal_lvlm.app.session import Session
-from causal_lvlm.app.tab_handlers import Changes, TabHandlers
+from causal_lvlm.app.tab_handlers import TabHandlers
 from causal_lvlm.app.turns import News
 from causal_lvlm.app.uploads import checked_image
 from causal_lvlm.errors import CausalLVLMError, PromptError
@@ -53,18 +56,23 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
     return generated if inspect.isgeneratorfunction(handler) else called
 
 
-class Handlers(TabHandlers):
+class Handlers:
     """Handlers of one page's parts.
 
     Parameters
     ----------
-    bench : Workbench
-    parts : Parts
+    page : Following
     """
+
+    def __init__(self, page: Following) -> None:
+        self.page = page
+        self.attention = AttentionHandlers(page)
+        self.causal = CausalHandlers(page, self.attention)
+        self.tabs = TabHandlers(page)
 
     def outputs(self) -> list[Any]:
         """Return every part that a new answer changes."""
-        p = self.p
+        p = self.page.parts
         return [
             p.status, p.chat, p.question, p.picture, p.tokens, p.sentence, p.stages, p.mask,
             p.readout, p.report, p.heat, p.matrix, p.layer, p.head, p.looked, p.strip,
@@ -75,19 +83,23 @@ class Handlers(TabHandlers):
 
     def closed(self, request: gr.Request) -> None:
         """Forget everything: the page was closed."""
-        self.bench.close_session(str(request.session_hash))
+        self.page.bench.close_session(str(request.session_hash))
 
     def stop(self, request: gr.Request) -> Changes:
         """Stop what this page waits for, and say so at once."""
-        running = self._session(request).stop()
-        return {self.p.status: view.status_html("Stopped." if running else "Nothing is running.")}
+        running = self.page.session(request).stop()
+        return {
+            self.page.parts.status: view.status_html(
+                "Stopped." if running else "Nothing is running."
+            )
+        }
 
     # -- opening ---------------------------------------------------------------------------
 
     def opened(self, request: gr.Request) -> Iterator[Changes]:
         """Load the model, and the explanation that the address names: the page was opened."""
-        session = self._session(request)
-        yield from self._follow(session, lambda: session.choose_model(""), done=self._facts)
+        session = self.page.session(request)
+        yield from self.page.follow(session, lambda: session.choose_model(""), done=self._facts)
         name = str(dict(request.query_params).get("open", ""))
         if name:
             yield from self._open(session, lambda: session.open_link(name))
@@ -98,43 +110,43 @@ class Handlers(TabHandlers):
             f"parameters, {facts['layers']} layers of {facts['heads']} heads, {facts['dtype']} on "
             f"{facts['device']}"
         )
-        return {self.p.model_facts: view.status_html(text)}
+        return {self.page.parts.model_facts: view.status_html(text)}
 
     def load(self, name: str, request: gr.Request) -> Iterator[Changes]:
         """Load another model."""
-        session = self._session(request)
-        yield from self._follow(session, lambda: session.choose_model(name), done=self._facts)
+        session = self.page.session(request)
+        yield from self.page.follow(session, lambda: session.choose_model(name), done=self._facts)
 
     def open(self, path: str, request: gr.Request) -> Iterator[Changes]:
         """Open an uploaded explanation."""
-        session = self._session(request)
+        session = self.page.session(request)
         yield from self._open(session, lambda: session.open_file(path))
 
     def _open(self, session: Session, start: Callable[[], Iterator[News]]) -> Iterator[Changes]:
         found: list[Asked] = []
-        yield from self._follow(session, start, done=_into(found))
+        yield from self.page.follow(session, start, done=_into(found))
         if not found:
             return
-        asked, p = found[0], self.p
+        asked, p = found[0], self.page.parts
         session.image, session.strokes = asked.trace.image, []
         chat = [_message("user", asked.question), _message("assistant", asked.trace.answer)]
         yield {
             **self._cleared(), p.picture: view.paint_board(session.image), p.chat: chat,
             p.question: asked.question, p.question_a: asked.question,
-            **self._chosen(session, asked), **self._explained(session, asked),
+            **self._chosen(session, asked), **self.causal.explained(session, asked),
         }  # fmt: skip
         if asked.attached:
-            yield from self._attention(session, asked)
+            yield from self.attention.read(session, asked)
 
     # -- picture ---------------------------------------------------------------------------
 
     def upload(self, path: str, request: gr.Request) -> Changes:
         """Take a picture."""
-        p, session = self.p, self._session(request)
+        p, session = self.page.parts, self.page.session(request)
         try:
             session.image = session.take_image(path)
         except CausalLVLMError as error:
-            return {p.status: view.status_html(error_text(error), bad=True)}
+            return self.page.failed(error)
         session.strokes = []
         size = f"{session.image.width} × {session.image.height} pixels"
         return {
@@ -147,10 +159,10 @@ class Handlers(TabHandlers):
         """Take one of the bundled pictures and its question."""
         from causal_lvlm.tiny import sample_inputs
 
-        p, session = self.p, self._session(request)
+        p, session = self.page.parts, self.page.session(request)
         chosen = next((s for s in sample_inputs() if s.name == name), None)
         if chosen is None:
-            return {p.status: view.status_html()}
+            return self.page.said()
         session.image, session.strokes = checked_image(chosen.image_path), []
         return {
             p.picture: view.paint_board(session.image),
@@ -160,16 +172,18 @@ class Handlers(TabHandlers):
 
     def paint(self, event: gr.EventData, request: gr.Request) -> Changes:
         """Remember what was painted over the picture."""
-        session = self._session(request)
+        session = self.page.session(request)
         before, session.strokes = session.strokes, list(event._data.get("strokes") or [])
         try:
             session.picture()
         except CausalLVLMError as error:
             session.strokes = before
-            return {self.p.status: view.status_html(error_text(error), bad=True)}
+            return self.page.failed(error)
         count = len(session.strokes)
         text = f"{count} stroke{'s' * (count != 1)} painted; ask again to see what changes."
-        return {self.p.status: view.status_html(text if count else "Nothing is painted over.")}
+        return {
+            self.page.parts.status: view.status_html(text if count else "Nothing is painted over.")
+        }
 
     # -- asking ----------------------------------------------------------------------------
 
@@ -183,7 +197,7 @@ class Handlers(TabHandlers):
         request: gr.Request,
     ) -> Iterator[Changes]:
         """Ask about the picture; show the answer as it comes, then attention, then sets."""
-        p, session = self.p, self._session(request)
+        p, session = self.page.parts, self.page.session(request)
         history = list(chat or [])
         earlier = session.turns(_turns(history)) if talk else []
         said = [*history, _message("user", question)]
@@ -200,7 +214,7 @@ class Handlers(TabHandlers):
                 session.picture(), question, earlier=earlier, max_new_tokens=int(tokens_most)
             )
 
-        job = yield from self._follow(session, start, stage=stage, done=_into(found))
+        job = yield from self.page.follow(session, start, stage=stage, done=_into(found))
         if not found:
             return
         asked = found[0]
@@ -210,36 +224,36 @@ class Handlers(TabHandlers):
             **self._chosen(session, asked),
         }  # fmt: skip
         if session.jobs.get("main") is not job:  # asked again, or another token was chosen
-            yield self._unchanged()
+            yield self.page.unchanged()
             return
         if session.stops > stops:  # the answer was there already, but nothing more was wanted
-            yield {p.status: view.status_html("Stopped.")}
+            yield self.page.said("Stopped.")
             return
         if auto:
-            yield from self._explain(session, asked, {})
+            yield from self.causal.search(session, asked, {})
         else:
-            yield from self._attention(session, asked)
+            yield from self.attention.read(session, asked)
 
     def pick(self, auto: bool, event: gr.EventData, request: gr.Request) -> Iterator[Changes]:
         """Choose the token that everything is about."""
-        session = self._session(request)
+        session = self.page.session(request)
         try:
             asked = session.look_at(int(event._data["token"]))
         except (CausalLVLMError, KeyError, TypeError, ValueError) as error:
-            yield {self.p.status: view.status_html(error_text(error), bad=True)}
+            yield self.page.failed(error)
             return
         yield {**self._cleared(), **self._chosen(session, asked)}
         if asked.explanation() is not None:
-            yield self._explained(session, asked)
-            yield from self._attention(session, asked)
+            yield self.causal.explained(session, asked)
+            yield from self.attention.read(session, asked)
         elif auto and asked.attached:
-            yield from self._explain(session, asked, {})
+            yield from self.causal.search(session, asked, {})
         else:
-            yield from self._attention(session, asked)
+            yield from self.attention.read(session, asked)
 
     def _cleared(self) -> Changes:
         """Return the results' parts, empty."""
-        p = self.p
+        p = self.page.parts
         return {
             p.sentence: "", p.stages: "", p.report: "", p.strip: "", p.maps: "", p.files: None,
             p.looked: view.answer_tokens(None), p.heat: view.NOTHING, p.matrix: view.NOTHING,
@@ -247,7 +261,7 @@ class Handlers(TabHandlers):
 
     def _chosen(self, session: Session, asked: Asked) -> Changes:
         """Return answer and mask for the chosen token."""
-        p = self.p
+        p = self.page.parts
         changes: Changes = {p.tokens: view.answer_tokens(asked)}
         if asked.target is None:
             return changes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,13 +19,18 @@ from causal_lvlm.app.uris import picture_uri
 from causal_lvlm.app.view import cells_of, shown, words_of
 from causal_lvlm.arrays import FloatArray
 
+if TYPE_CHECKING:
+    from causal_lvlm.app.work import Scored
+    from causal_lvlm.attribution import Attribution
+    from causal_lvlm.explanation import Explanation
+
 __all__ = ["compare_html", "graphs_difference", "heads_html", "maps_html", "side_html"]
 
 _LARGE, _SMALL = 420, 180  # longest side of a map in pixels
 _WORDS = 40  # shown of long prompts: those with the largest scores
 
 
-def maps_html(asked: Asked, results: Sequence[Any]) -> str:
+def maps_html(asked: Asked, results: Sequence[Scored]) -> str:
     """Return maps of several methods side by side; (name, message) stands for one that failed.
 
     Parameters
@@ -47,7 +52,7 @@ def maps_html(asked: Asked, results: Sequence[Any]) -> str:
     return f'<div class="maps">{"".join(figures)}</div>'
 
 
-def _method(asked: Asked, result: Any) -> str:
+def _method(asked: Asked, result: Attribution) -> str:
     scores = np.asarray(result.scores, dtype=np.float64)
     words = words_of(asked)
     patches = [int(p) for p in asked.trace.layout.positions("image")]
@@ -169,7 +174,11 @@ def side_html(image: Image.Image | None) -> str:
     return f'<img class="thumb" src="{picture_uri(image, 240)}" alt="the picture of side B">'
 
 
-def compare_html(sides: Sequence[tuple[Asked, Any]], difference: Any = None, text: str = "") -> str:
+def compare_html(
+    sides: Sequence[tuple[Asked, Explanation]],
+    difference: Image.Image | None = None,
+    text: str = "",
+) -> str:
     """Return two runs side by side: answers, sentences, sets on the picture, graphs' difference."""
     from causal_lvlm.explanation.sentences import question, target_name
     from causal_lvlm.viz import draw_patches, view_of
@@ -215,7 +224,9 @@ def _answer(asked: Asked) -> str:
     return f'<p class="answer">{" ".join(words)}</p>'
 
 
-def graphs_difference(sides: Sequence[tuple[Asked, Any]]) -> tuple[Any, str]:
+def graphs_difference(
+    sides: Sequence[tuple[Asked, Explanation]],
+) -> tuple[Image.Image | None, str]:
     """Return the picture of how two runs' graphs differ, and a sentence about it."""
     from causal_lvlm.explanation.compare import graph_difference
     from causal_lvlm.structure import PAG

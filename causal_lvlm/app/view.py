@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,9 @@ from causal_lvlm.app.turns import News
 from causal_lvlm.app.uris import picture_uri
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.tokens import TokenLayout, Units
+
+if TYPE_CHECKING:
+    from causal_lvlm.explanation import Explanation
 
 __all__ = [
     "NOTHING",
@@ -44,7 +47,7 @@ __all__ = [
 NOTHING = "{}"
 
 
-def _board(mode: str, pictures: Sequence[Any], alt: str, **more: Any) -> str:
+def _board(mode: str, pictures: Sequence[dict[str, Any]], alt: str, **more: Any) -> str:
     value = {
         "mode": mode,
         "pictures": pictures,
@@ -101,7 +104,7 @@ def words_of(asked: Asked) -> list[int]:
     return [int(p) for p in layout.positions("prompt", "generated") if p < end]
 
 
-def _name(number: int, images: Sequence[Any]) -> str:
+def _name(number: int, images: Sequence[Image.Image]) -> str:
     return f"Picture {number + 1}" if len(images) > 1 else "Picture"
 
 
@@ -241,7 +244,7 @@ def _members(asked: Asked, found: Verified) -> str:
     return ", ".join(parts) + (" …" if len(words) > 12 else "")
 
 
-def sentence_html(explanation: Any) -> str:
+def sentence_html(explanation: Explanation) -> str:
     """Return an explanation as a sentence."""
     return f'<p class="sentence">{escape(explanation.sentence())}</p>'
 

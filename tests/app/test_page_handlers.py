@@ -21,11 +21,12 @@ class Names:
 def opened(bench, samples, name="colour"):
     # Gradio reads its settings when it is imported, so no test may do that before the app has
     pytest.importorskip("gradio", reason="the extra 'app' is not installed")
+    from causal_lvlm.app.following import Following
     from causal_lvlm.app.handlers import Handlers
 
     page = bench.session("a")
     page.image, question = samples[name]
-    return Handlers(bench, Names()), page, question
+    return Handlers(Following(bench, Names())), page, question
 
 
 def test_stop_between_an_answer_and_its_search_starts_no_search(bench, samples):
@@ -64,13 +65,13 @@ def test_another_token_chosen_while_a_report_is_drawn_is_not_overwritten(
     bench, samples, monkeypatch
 ):
     do, _, question = opened(bench, samples)
-    drawn = do._reported
+    drawn = do.causal.reported
 
     def slow(session, asked, found):
         session.look_at(0)
         return drawn(session, asked, found)
 
-    monkeypatch.setattr(do, "_reported", slow)
+    monkeypatch.setattr(do.causal, "reported", slow)
     told = list(do.ask(question, [], False, True, 64, ME))
     assert any(changes.get("sentence") for changes in told)
     assert not any(changes.get("report") for changes in told)
@@ -79,7 +80,7 @@ def test_another_token_chosen_while_a_report_is_drawn_is_not_overwritten(
 
 def test_exports_say_that_they_are_written_and_hand_out_files(bench, samples):
     do, _, question = opened(bench, samples)
-    write = do.exporter("numbers")
+    write = do.tabs.exporter("numbers")
     assert "nothing has been asked" in next(write(ME))["status"].lower()
     list(do.ask(question, [], False, True, 64, ME))
     told = list(write(ME))

@@ -31,7 +31,7 @@ from tests.app.conftest import last
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    for name in ("page", "handlers", "tab_handlers"):
+    for name in ("page", "handlers", "following", "parts"):
         monkeypatch.delitem(sys.modules, f"causal_lvlm.app.{name}", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     done = CliRunner().invoke(command, ["app"])
@@ -274,7 +274,7 @@ def test_maps_show_the_scores_of_words_on_the_scale_of_the_patches(bench, sample
 def test_methods_are_grouped_and_none_is_missing():
     pytest.importorskip("gradio", reason="the extra 'app' is not installed")
     import causal_lvlm
-    from causal_lvlm.app.tab_handlers import method_groups
+    from causal_lvlm.app.choices import method_groups
 
     offered = [name for choices in method_groups().values() for _, name in choices]
     assert sorted(offered) == sorted(m.name for m in causal_lvlm.list_methods())
