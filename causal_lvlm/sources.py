@@ -142,6 +142,11 @@ def source_matrices(
     ]
 
 
+def passes_of(source: str) -> int:
+    """Return how many forward passes `source_matrices` makes, without that of a `TargetPass`."""
+    return 0 if source in SPANNING else 2 if source == "output" else 1
+
+
 def numbered_layer(trace: Readable, layer: int | str) -> int:
     """Return the number of one layer of a trace's model; raise AttentionError if there is none."""
     if layer == "global":

@@ -55,11 +55,17 @@ class TargetPass:
     target : Target
     source : str
         ``"influence"`` or ``"relevancy"`` if that matrix is wanted too; anything else if not.
+
+    Attributes
+    ----------
+    made : bool
+        Whether the pass was made.
     """
 
     trace: Differentiates
     target: Target
     source: str = ""
+    made: bool = field(default=False, init=False)
     _matrix: FloatArray | None = field(default=None, init=False, repr=False)
 
     def take_matrix(self) -> FloatArray:
@@ -74,6 +80,7 @@ class TargetPass:
     def orders(self) -> Orders:
         """What the positions can be ordered by; the pass is made here."""
         backward = self.trace.backward(self.target)
+        self.made = True
         length = len(self.trace.layout)
         rows = _Rows(length, self.target.predictor)
         matrix = np.eye(length) if self.source in SPANNING else None

@@ -52,7 +52,7 @@ from causal_lvlm.explanation.state import Case, Search, scopes_of
 from causal_lvlm.explanation.testers import ask_unmasked
 from causal_lvlm.explanation.tried import excluded, tried_sets
 from causal_lvlm.protocols import TraceLike
-from causal_lvlm.sources import numbered_layer
+from causal_lvlm.sources import numbered_layer, passes_of
 from causal_lvlm.storage import versions
 from causal_lvlm.structure.compiling import COMPILING, compile_kernels
 from causal_lvlm.target_pass import TargetPass
@@ -252,6 +252,7 @@ def explain(
         tried=tried_sets(asker, judge, [s.units for s in sets.values()]), model_runs=budget.used,
         parameters=given, layer_remark=remark, summary=trace.to_dict(), versions=versions(),
         model_id=trace.model_id, revision=trace.revision, seed=seed,
+        forward_passes=passes_of(given["source"]) + passed.made, backward_passes=int(passed.made),
         seconds=time.monotonic() - started - compiled,
     )  # fmt: skip
 
@@ -283,12 +284,10 @@ def _read(
     """Resolve target, units and options in place; return what is remarked on the layer, too."""
     if given["source"] is None:
         given["source"] = default_source(given["heads"], given["layer"], given["row"])
-    chosen = resolve_target(trace.layout, target)
-    masking, layer = given["masking"], given["layer"]
-    given["candidates"] = scope_option(given["candidates"], masking)
-    units = candidate_units(
-        trace.layout, chosen, candidates=given["candidates"], pool=given["pool"]
-    )
+    layout, masking, layer = trace.layout, given["masking"], given["layer"]
+    chosen = resolve_target(layout, target)
+    scope = given["candidates"] = scope_option(given["candidates"], masking)
+    units = candidate_units(layout, chosen, candidates=scope, pool=given["pool"])
     if masking.startswith("pixels") and any(m != "image" for m in units.modality):
         raise OptionError(f"masking={masking!r} changes pixels, but candidates hold text positions")
     if not isinstance(given["heads"], str):

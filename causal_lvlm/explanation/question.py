@@ -191,7 +191,7 @@ def prove(
 def _unknown(question: Question, size: int) -> int:
     """Return how many subsets of one size were not asked yet."""
     inside = frozenset(question.scope)
-    asked = sum(
+    asked: int = sum(
         mask <= inside and len(question.mask_of(mask)) == size for mask in question.asker.memory
     )
     return comb(len(question.scope), size) - asked

@@ -81,6 +81,8 @@ class Explanation:
         What the model said under the masks that the search tried, the smallest masks first.
     layer_remark : str or None
         What is remarked on the layer whose attention was the source.
+    forward_passes, backward_passes : int
+        Passes for attention and gradients, beside the masked rows; files do not have them.
     """
 
     target: Target
@@ -104,6 +106,8 @@ class Explanation:
     against: str | None = None
     tried: tuple[TriedSet, ...] = ()
     layer_remark: str | None = None
+    forward_passes: int = 0
+    backward_passes: int = 0
 
     @property
     def saved_parameters(self) -> dict[str, Any]:
@@ -270,11 +274,9 @@ class Explanation:
                 "mode": text, "tester": text, "against": maybe(text),
                 "masking": text, "backend": text, "graph_outcome": text,
                 "graphs": many(HeadGraph.check(n)),
-                "dropped_heads": many(text),
-                "excluded": many(rows(whole(0, n - 1), text)),
-                "model_runs": whole(0),
+                "dropped_heads": many(text), "excluded": many(rows(whole(0, n - 1), text)),
                 "parameters": settings(layer_remark=maybe(text)),
-                "versions": table(text),
+                "model_runs": whole(0), "versions": table(text),
                 "model_id": text, "revision": maybe(text),
                 "seed": whole(None, None), "seconds": number(0.0),
                 "tried": many(TriedSet.check(n)),

@@ -101,7 +101,7 @@ def ask_unmasked(
     if tester == "contrast" and against is None:
         plain = Asker(trace, target, units, backend=backend, budget=budget)
         rival = int(plain.unmasked().runner_up[0, 0])
-    elif tester == "contrast":
+    elif against is not None:
         try:
             rival = int(trace.token_id(against))
         except (KeyError, ValueError) as error:

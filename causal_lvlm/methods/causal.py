@@ -97,17 +97,19 @@ def causal(
     if span == "each" and len(target.positions) > 1:
         tokens, given = _one_by_one(trace, target, options)
         units = units if units is not None else candidate_units(trace.layout, target)
-    counted = _Counted(trace)
     made: list[Attribution] = []
+    forwards = backwards = 0
     apart = 0.0  # compiling kernels is in no explanation's seconds
     for number, token in enumerate(tokens):
         tell = progress
         if progress is not None and len(tokens) > 1:
             tell = _of_token(progress, number, len(tokens))
         began = time.monotonic()
-        found = explain(counted, token, seed=seed, n_random=n_random, progress=tell, **given)
+        found = explain(trace, token, seed=seed, n_random=n_random, progress=tell, **given)
         apart += max(0.0, time.monotonic() - began - found.seconds)
-        attended = effective_attention(counted)[found.target.predictor]
+        forwards += found.forward_passes + 1
+        backwards += found.backward_passes
+        attended = effective_attention(trace)[found.target.predictor]
         made.append(from_explanation(found, units, weights=weights, attended=attended))
     parameters = {**made[0].parameters, "span": span}
     notes = made[0].notes
@@ -137,8 +139,8 @@ def causal(
     return Scores(
         np.mean([one.scores for one in made], axis=0),
         parameters,
-        model_runs=sum(one.model_runs for one in made) + counted.forwards,
-        backward_passes=counted.backwards,
+        model_runs=sum(one.model_runs for one in made) + forwards,
+        backward_passes=backwards,
         notes=notes,
         seconds_apart=apart,
     )
@@ -168,27 +170,6 @@ def _of_token(progress: Progress, number: int, n_tokens: int) -> Progress:
         progress(f"token {number + 1} of {n_tokens}: {stage}", used, total)
 
     return tell
-
-
-class _Counted:
-    """A trace that counts the passes that are no masked rows."""
-
-    _FORWARD = frozenset(
-        ("attention", "iter_attention", "head_outputs", "head_values", "image_attention",
-         "hidden_states", "lens", "embedding_gradient", "backward"),
-    )  # fmt: skip
-    _BACKWARD = frozenset(("backward", "embedding_gradient"))
-
-    def __init__(self, trace: Any) -> None:
-        self._trace = trace
-        self.forwards = self.backwards = 0
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self._FORWARD:
-            self.forwards += 1
-        if name in self._BACKWARD:
-            self.backwards += 1
-        return getattr(self._trace, name)
 
 
 def _scope(units: Units) -> str:

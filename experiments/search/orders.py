@@ -152,7 +152,7 @@ def _within(question: Question, order: Sequence[int]) -> Order:
 
 def _look_ahead(question: Question, ranked: Order, start: int) -> None:
     """Fill the memory with the next prefixes at once: the processor works in batches."""
-    watched = question.asker.trace
+    watched: Any = question.asker.trace
     masks = [ranked[:k] for k in range(start, min(start + AHEAD, len(ranked) + 1))]
     keep = watched.job.units.keep_without(masks, len(watched.layout))
     watched.job.trace.evaluate(keep, watched.job.target, **PLAIN)
