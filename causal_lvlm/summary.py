@@ -107,14 +107,20 @@ _RUN = record(
 _TOKENS = record({"tokens": many(text, least=1), "grids": many(lambda value, where: value)})
 
 
-def layout_of(summary: Mapping[str, Any], where: str = "") -> TokenLayout:
-    """Return the layout of a saved run.
+def layout_of(
+    summary: Mapping[str, Any], where: str = "", *, whole_run: bool = True
+) -> TokenLayout:
+    """Return the layout of a saved run; see `check_summary`.
 
     Raises
     ------
     OutputError
         If a field is missing, or is not what it must be.
     """
+    if not whole_run and isinstance(summary.get("tokens"), list):
+        length = len(summary["tokens"])
+        blank = {"token_ids": [0] * length, "words": [-1] * length, "n_prompt": 0, "grids": []}
+        summary = {**blank, **summary}
     lead = f"{where}." if where else ""
     source = summary["layout"] if isinstance(summary.get("layout"), Mapping) else summary
     tokens = _TOKENS(source, where)["tokens"]
@@ -211,11 +217,7 @@ def check_summary(value: Any, where: str = "", *, whole_run: bool = True) -> Tok
         raise OutputError(f"{lead}more_images: at most {MAX_PICTURES} pictures are allowed")
     if run.get("image") is None and run.get("more_images"):
         raise damaged(f"{lead}image", "is missing, but there are more images")
-    if not whole_run and isinstance(value.get("tokens"), list):
-        length = len(value["tokens"])
-        blank = {"token_ids": [0] * length, "words": [-1] * length, "n_prompt": 0, "grids": []}
-        value = {**blank, **value}
-    layout = layout_of(value, where)
+    layout = layout_of(value, where, whole_run=whole_run)
     said = run.get("log_probs")
     if said is not None and len(said) != len(layout) - layout.n_prompt:
         raise damaged(f"{lead}log_probs", "must hold one number for each generated token")

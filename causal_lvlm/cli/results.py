@@ -10,6 +10,7 @@ import typer
 
 from causal_lvlm.cli.support import INTERRUPTED, say
 from causal_lvlm.storage import to_jsonable
+from causal_lvlm.summary import pictures_of
 
 __all__ = ["describe", "finish", "result_json", "was_interrupted"]
 
@@ -29,14 +30,14 @@ def describe(explanation: Any) -> str:
     from causal_lvlm.viz import wording
 
     summary = explanation.summary
-    n_images = (summary.get("image") is not None) + len(summary.get("more_images", ()))
+    n_images = len(pictures_of(summary))
     lines = [explanation.sentence()]
     for name, item in explanation.sets.items():
         if item is None:
             continue
         parts = [outcome(item, explanation.mode, explanation.tester)]
         if item.units:
-            parts = [members(summary, item), "not verified"]
+            parts = [members(explanation.layout, item), "not verified"]
         if item.verified:
             parts[-1] = ", ".join(p for p in ("verified", item.claim) if p)
             parts.append(random_controls(item, explanation.mode, explanation.tester))

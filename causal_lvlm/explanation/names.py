@@ -8,10 +8,9 @@ where there are lines).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from causal_lvlm.tokens import TokenLayout
 
@@ -47,11 +46,9 @@ class TokenNames:
     words: Sequence[int] = ()
 
     @classmethod
-    def of(cls, source: TokenLayout | Mapping[str, Any]) -> TokenNames:
-        """Return the names of a layout, or of the summary of a trace."""
-        if isinstance(source, TokenLayout):
-            return cls(source.tokens, source.modality.tolist(), source.words.tolist())
-        return cls(source["tokens"], source["modality"], source.get("words", ()))
+    def of(cls, layout: TokenLayout) -> TokenNames:
+        """Return the names of a run's tokens."""
+        return cls(layout.tokens, layout.modality.tolist(), layout.words.tolist())
 
     @cached_property
     def _texts(self) -> list[str | None]:

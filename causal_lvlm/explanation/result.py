@@ -10,12 +10,13 @@ import io
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from causal_lvlm.cards import explanation_card
+from causal_lvlm.explanation.card import explanation_card
 from causal_lvlm.explanation.graphs import EVIDENCE, HeadGraph
 from causal_lvlm.explanation.sentences import sentence
 from causal_lvlm.explanation.sets import ExplainingSet
@@ -32,11 +33,12 @@ from causal_lvlm.fields import (
     table,
     text,
     whole,
-)
+)  # fmt: skip
 from causal_lvlm.npz import read_beside
+from causal_lvlm.record import TraceRecord
 from causal_lvlm.storage import read_json, write_bytes, write_json
-from causal_lvlm.summary import check_summary, target_check
-from causal_lvlm.tokens import Target
+from causal_lvlm.summary import check_summary, layout_of, target_check
+from causal_lvlm.tokens import Target, TokenLayout
 
 __all__ = ["Explanation"]
 
@@ -115,6 +117,11 @@ class Explanation:
         remark = {} if self.layer_remark is None else {"layer_remark": self.layer_remark}
         return {**self.parameters, **remark}
 
+    @cached_property
+    def layout(self) -> TokenLayout:
+        """What stood at each position of the run, as far as its summary says."""
+        return layout_of(self.summary, "trace", whole_run=False)
+
     @property
     def main(self) -> ExplainingSet:
         """The joint set, or the only one where `candidates` restricted the scope."""
@@ -178,7 +185,8 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """Show the explanation in a notebook."""
-        return explanation_card(self)
+        run = TraceRecord.from_dict(self.summary, "trace")
+        return explanation_card(self, run, self.sentence())
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data; `load` reads it back."""
@@ -202,19 +210,15 @@ class Explanation:
         }  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the explanation as JSON; it embeds image, tokens and answer.
+        """Write the explanation as JSON; raises `OutputError` if it cannot.
 
-        The separating sets of large graphs go to a ``.npz`` of the same name beside it.
+        It embeds image, tokens and answer. The separating sets of large graphs go to a ``.npz`` of
+        the same name beside it.
 
         Parameters
         ----------
         path : str or path-like
             Of the JSON file.
-
-        Raises
-        ------
-        OutputError
-            If a file cannot be written.
         """
         target, value = Path(path), self.to_dict()
         if sum(len(g.structure.separator_start) - 1 for g in self.graphs) > MAX_PAIRS_IN_JSON:
@@ -233,17 +237,12 @@ class Explanation:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Explanation:
-        """Read an explanation saved by `save`.
+        """Read what `save` wrote; raises `OutputError` if it is missing, damaged or another thing.
 
         Parameters
         ----------
         path : str or path-like
             A file that `save` wrote.
-
-        Raises
-        ------
-        OutputError
-            If a file is missing, damaged, or no explanation.
         """
         value = read_json(path, "explanation", format=FORMAT)
         with reading(path, "explanation"):

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from causal_lvlm.explanation.names import TokenNames, amount, visible
 from causal_lvlm.explanation.sets import ExplainingSet
 from causal_lvlm.explanation.wording import ENDS, in_vain, members, said
-from causal_lvlm.tokens import Target
+from causal_lvlm.tokens import Target, TokenLayout
 
 __all__ = ["Told", "how", "question", "sentence", "target_name"]
 
@@ -79,8 +79,8 @@ class Told(Protocol):
         """Options of the explanation."""
 
     @property
-    def summary(self) -> Mapping[str, Any]:
-        """What the trace was."""
+    def layout(self) -> TokenLayout:
+        """What stands at each position of the run."""
 
 
 def how(explanation: Told) -> str:
@@ -150,7 +150,7 @@ def _thing(explanation: Told) -> str:
 def target_name(explanation: Told) -> str:
     """Return the target, with its number where the answer has it several times."""
     thing = _thing(explanation)
-    names, own = TokenNames.of(explanation.summary), explanation.target.positions
+    names, own = TokenNames.of(explanation.layout), explanation.target.positions
     if _is_end(explanation) or max(own) >= len(names.tokens):
         return thing
     spoken = [p for p in names.places(own) if names.modality[p] == "generated"]
@@ -177,7 +177,7 @@ def sentence(explanation: Told) -> str:
 
 
 def _found(explanation: Told, found: ExplainingSet) -> str:
-    what, says = members(explanation.summary, found), _does(explanation)["says"]
+    what, says = members(explanation.layout, found), _does(explanation)["says"]
     numbers = _probabilities(found, _thing(explanation))
     if explanation.mode == "sufficient":
         kept = says if explanation.tester != "drop" else _does(explanation)["kept"]
@@ -232,7 +232,7 @@ def _not_found(explanation: Told, found: ExplainingSet) -> str:
 def _changed(explanation: Told, found: ExplainingSet) -> str:
     """Say what the model does with the set masked, in the terms of the tester."""
     masked = f"With {'it' if found.size == 1 else 'them'} masked"
-    tokens = explanation.summary["tokens"]
+    tokens = explanation.layout.tokens
     target = [visible(tokens[p]) for p in explanation.target.positions]
     other = [visible(t) for t in found.predicted_after]
     first = next((k for k, (a, b) in enumerate(zip(target, other, strict=False)) if a != b), None)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from causal_lvlm.explanation.names import TokenNames, amount, visible
 from causal_lvlm.explanation.sets import ExplainingSet
+from causal_lvlm.tokens import TokenLayout
 
 __all__ = ["ENDS", "amount", "in_vain", "members", "outcome", "random_controls", "said"]
 
@@ -29,47 +29,45 @@ ENDS = frozenset(
 )
 
 
-def members(summary: Mapping[str, Any], found: ExplainingSet) -> str:
+def members(layout: TokenLayout, found: ExplainingSet) -> str:
     """Name the members of a set: how many patches, and which words; empty if it has none.
 
     Parameters
     ----------
-    summary : dict
-        Of the trace, as in ``Explanation.summary``.
+    layout : TokenLayout
     found : ExplainingSet
     """
-    modality = summary["modality"]
-    image = [u for u in found.units if modality[u[0]] == "image"]
-    placed = {int(p) for grid in summary.get("grids", ()) for p in grid["positions"]}
-    unplaced = [u for u in image if u[0] not in placed]  # of models without a grid
-    image = [u for u in image if u[0] in placed]
-    parts = [amount(len(unplaced), "image token")] if unplaced else []
+    words = [u for u in found.units if layout.modality[u[0]] != "image"]
+    image = [u for u in found.units if layout.patch_cell(u[0]) is not None]
+    unplaced = len(found.units) - len(words) - len(image)  # of models without a grid
+    parts = [amount(unplaced, "image token")] if unplaced else []
     if image:
         blocks = any(len(u) > 1 for u in image)
         one, several = ("block", "blocks") if blocks else ("patch", "patches")
         tail = " of patches" if blocks else ""
-        for number, own in _by_image(summary, image):
+        for number, own in _by_image(layout, image):
             what = one if len(own) == 1 else several
             parts.append(
                 f"{len(own)} image {what}{tail}"
                 if number is None
                 else f"{len(own)} {what}{tail} of image {number}"
             )
-    names = TokenNames.of(summary)
-    parts += names.listed([u for u in found.units if modality[u[0]] != "image"])
+    parts += TokenNames.of(layout).listed(words)
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def _by_image(
-    summary: Mapping[str, Any], units: Sequence[tuple[int, ...]]
+    layout: TokenLayout, units: Sequence[tuple[int, ...]]
 ) -> list[tuple[int | None, list[tuple[int, ...]]]]:
     """Group image units by the image they are of; one group without a number if there is one."""
-    if not summary.get("more_images"):
+    if len({grid.image for grid in layout.grids}) < 2:
         return [(None, list(units))]
-    grids = summary["grids"]
-    image_of = {int(p): int(grid["image"]) for grid in grids for p in grid["positions"]}
-    numbers = sorted({image_of.get(u[0], 0) for u in units})
-    return [(n, [u for u in units if image_of.get(u[0], 0) == n]) for n in numbers]
+    groups: dict[int | None, list[tuple[int, ...]]] = {}
+    for unit in units:
+        cell = layout.patch_cell(unit[0])
+        if cell is not None:
+            groups.setdefault(layout.grids[cell[0]].image, []).append(unit)
+    return sorted(groups.items(), key=lambda group: group[0] or 0)
 
 
 def said(tokens: Sequence[str]) -> str:

@@ -46,7 +46,7 @@ from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.explanation.sets import ExplainingSet
 from causal_lvlm.rasters import decode_images
 from causal_lvlm.storage import to_jsonable
-from causal_lvlm.summary import layout_of, pictures_of
+from causal_lvlm.summary import pictures_of
 from causal_lvlm.tokens import TokenLayout, Units, candidate_units
 from causal_lvlm.units import make_units, units_name
 
@@ -101,7 +101,7 @@ def from_explanation(
     """
     used = _checked(weights)
     target = explanation.target
-    length = len(explanation.summary["tokens"])
+    length = len(explanation.layout)
     resolved, name = _resolved(explanation, units)
     if any(not 0 <= p < length for members in resolved.members for p in members):
         raise ValueError(
@@ -158,7 +158,7 @@ def _resolved(
 ) -> tuple[Units, str]:
     if isinstance(units, Units):
         return units, units_name(units)
-    layout = units if isinstance(units, TokenLayout) else layout_of(explanation.summary)
+    layout = units if isinstance(units, TokenLayout) else explanation.layout
     if not isinstance(units, str):
         return candidate_units(layout, explanation.target), "patch+token"
     images = decode_images(pictures_of(explanation.summary)) or None

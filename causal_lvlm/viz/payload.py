@@ -212,8 +212,8 @@ def _other_words(explanation: Explanation, words: Sequence[str]) -> bool:
     Testers other than flip count more, or less, as a change: a page that says what the model says
     must not call that a change of the answer.
     """
-    tokens = explanation.summary["tokens"]
-    target = [str(tokens[p]).strip() for p in explanation.target.positions]
+    tokens = explanation.layout.tokens
+    target = [tokens[p].strip() for p in explanation.target.positions]
     return [word.strip() for word in words] != target
 
 

@@ -7,14 +7,13 @@ import io
 import json
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from causal_lvlm.cards import explanation_card, trace_card
+from causal_lvlm.cards import trace_card
 from causal_lvlm.cli import app
 from causal_lvlm.cli.report import read_results
 from causal_lvlm.errors import OutputError
@@ -25,6 +24,7 @@ from tests.viz.fakes import (
     explaining_set,
     fake_attribution,
     fake_explanation,
+    fake_trace,
     fake_view,
     several_view,
     text_view,
@@ -42,7 +42,7 @@ def pictures(html):
 
 
 def test_card_shows_sentence_verdict_and_the_words_of_the_set():
-    html = explanation_card(fake_explanation(VIEW))
+    html = fake_explanation(VIEW)._repr_html_()
     assert "because of 1 image patch and the word “circle”" in html
     assert ">verified</span>" in html and ">minimum</span>" in html and "137 model runs" in html
     assert re.search(r"background:#fbe3d2\">circle<sup>2</sup>", html)
@@ -51,7 +51,7 @@ def test_card_shows_sentence_verdict_and_the_words_of_the_set():
 
 
 def test_card_outlines_the_patch_at_its_place():
-    (picture,) = pictures(explanation_card(fake_explanation(VIEW)))
+    (picture,) = pictures(fake_explanation(VIEW)._repr_html_())
     left, top, right, bottom = (v * picture.width / 96 for v in VIEW.layout.patch_box(13))
     edge = np.asarray(picture)[round(top) : round(bottom), round(left)]
     orange = np.abs(edge.astype(int) - (0xB3, 0x47, 0x00)).max(axis=1) < 8
@@ -64,16 +64,16 @@ def test_card_outlines_the_patch_at_its_place():
 
 def test_card_of_an_unverified_set_does_not_call_it_verified():
     sets = {"joint": explaining_set("joint", (13,), verified=False, minimality="none")}
-    html = explanation_card(fake_explanation(VIEW, sets=sets))
+    html = fake_explanation(VIEW, sets=sets)._repr_html_()
     assert ">not verified</span>" in html and ">verified<" not in html
 
 
 def test_card_describes_each_picture_as_it_is():
-    (one,) = re.findall('alt="([^"]*)"', explanation_card(fake_explanation(VIEW)))
+    (one,) = re.findall('alt="([^"]*)"', fake_explanation(VIEW)._repr_html_())
     assert one == "the image with 1 member of the set outlined"  # the other member is a word
     view = several_view()
     sets = {"joint": explaining_set("joint", (8,), (9,))}
-    html = explanation_card(fake_explanation(view, "red", sets=sets, graphs=(), model_runs=1))
+    html = fake_explanation(view, "red", sets=sets, graphs=(), model_runs=1)._repr_html_()
     none = "no member of the set is on it"
     assert re.findall('alt="([^"]*)"', html) == [
         f"image 0; {none}", "image 1 with 2 members of the set outlined", f"image 2; {none}"
@@ -84,14 +84,14 @@ def test_card_describes_each_picture_as_it_is():
 
 def test_card_escapes_what_comes_from_outside():
     view = fake_view(("<b>bold</b>", "red"))
-    html = explanation_card(fake_explanation(view, "red"))
+    html = fake_explanation(view, "red")._repr_html_()
     assert "<b>bold" not in html and "&lt;b&gt;bold" in html
 
 
 def test_card_shows_every_image_with_its_own_patches():
     view = several_view()
     sets = {"joint": explaining_set("joint", (8,))}
-    shown = pictures(explanation_card(fake_explanation(view, "red", sets=sets, graphs=())))
+    shown = pictures(fake_explanation(view, "red", sets=sets, graphs=())._repr_html_())
     assert len(shown) == 3
     marked = [len(picture.getcolors(1 << 20)) > 1 for picture in shown]
     assert marked == [False, True, False]
@@ -99,16 +99,12 @@ def test_card_shows_every_image_with_its_own_patches():
 
 
 def test_card_of_a_trace_gives_answer_and_probabilities():
-    view = fake_view()
-    trace = SimpleNamespace(
-        layout=view.layout, images=view.images, answer="red <circle>", model_id="m",
-        log_probs=np.log([0.9, 0.25]),
-    )  # fmt: skip
+    said = {"answer": "red <circle>", "log_probs": np.log([0.9, 0.25])}
+    trace = replace(fake_trace(), **said)
     html = trace_card(trace)
     assert "red &lt;circle&gt;" in html and 'title="probability 0.25"' in html
     assert "64 of them image tokens" in html and len(pictures(html)) == 1
-    trace.images, trace.layout = (), text_view().layout
-    assert pictures(trace_card(trace)) == []
+    assert pictures(trace_card(text_view().run)) == []
 
 
 # -- figures ------------------------------------------------------------------------------------

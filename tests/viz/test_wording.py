@@ -53,7 +53,7 @@ def test_members_are_named():
     explanation = fake_explanation(view)
 
     def named(*units):
-        return wording.members(explanation.summary, explaining_set("joint", *units))
+        return wording.members(explanation.layout, explaining_set("joint", *units))
 
     assert named((13,), (word,)) == "1 image patch and the word “circle”"
     assert named((13,), (14,)) == "2 image patches"

@@ -45,7 +45,7 @@ def test_a_set_over_two_images_says_which_patch_is_of_which():
     )
     word = int(trace.layout.positions("prompt")[0])
     units = ((int(first[0]),), (int(second[0]),), (int(second[1]),), (word,))
-    named = members(found.summary, replace(found.main, units=units))
+    named = members(found.layout, replace(found.main, units=units))
     text = trace.layout.tokens[word].strip()
     member = f"the token “{text}” (of “Which”)"
     assert named == f"1 patch of image 0, 2 patches of image 1 and {member}"

@@ -88,7 +88,7 @@ def test_trace_explanation_and_report_say_that_a_geometry_is_guessed_or_absent(t
         one = replace(found.main, units=(unit,))
         from causal_lvlm.explanation.wording import members
 
-        assert members(found.summary, one) == (
+        assert members(found.layout, one) == (
             "1 image patch" if name == "llava" else "1 image token"
         )
     known = case("llava")[1]
