@@ -30,6 +30,7 @@ __all__ = [
     "Readable",
     "SourceMatrix",
     "effective_attention",
+    "forward_passes",
     "mean_attention",
     "numbered_layer",
     "source_matrices",
@@ -142,9 +143,11 @@ def source_matrices(
     ]
 
 
-def passes_of(source: str) -> int:
-    """Return how many forward passes `source_matrices` makes, without that of a `TargetPass`."""
-    return 0 if source in SPANNING else 2 if source == "output" else 1
+def forward_passes(source: str, layer: int | str) -> int:
+    """Return how many passes `source_matrices` makes itself, beside the one that it is given."""
+    if source in SPANNING:
+        return 0
+    return 1 + (source == "output" and layer not in COMBINED)
 
 
 def numbered_layer(trace: Readable, layer: int | str) -> int:

@@ -52,7 +52,7 @@ from causal_lvlm.explanation.state import Case, Search, scopes_of
 from causal_lvlm.explanation.testers import ask_unmasked
 from causal_lvlm.explanation.tried import excluded, tried_sets
 from causal_lvlm.protocols import TraceLike
-from causal_lvlm.sources import numbered_layer, passes_of
+from causal_lvlm.sources import forward_passes, numbered_layer
 from causal_lvlm.storage import versions
 from causal_lvlm.structure.compiling import COMPILING, compile_kernels
 from causal_lvlm.target_pass import TargetPass
@@ -252,8 +252,8 @@ def explain(
         tried=tried_sets(asker, judge, [s.units for s in sets.values()]), model_runs=budget.used,
         parameters=given, layer_remark=remark, summary=trace.to_dict(), versions=versions(),
         model_id=trace.model_id, revision=trace.revision, seed=seed,
-        forward_passes=passes_of(given["source"]) + passed.made, backward_passes=int(passed.made),
         seconds=time.monotonic() - started - compiled,
+        passes=(forward_passes(given["source"], layer) + passed.made, int(passed.made)),
     )  # fmt: skip
 
 

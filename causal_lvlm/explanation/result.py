@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,8 @@ class Explanation:
         What the model said under the masks that the search tried, the smallest masks first.
     layer_remark : str or None
         What is remarked on the layer whose attention was the source.
-    forward_passes, backward_passes : int
-        Passes for attention and gradients, beside the masked rows; files do not have them.
+    passes : (int, int)
+        Forward and backward, for attention and gradients beside `model_runs`; not in files.
     """
 
     target: Target
@@ -108,8 +108,7 @@ class Explanation:
     against: str | None = None
     tried: tuple[TriedSet, ...] = ()
     layer_remark: str | None = None
-    forward_passes: int = 0
-    backward_passes: int = 0
+    passes: tuple[int, int] = field(default=(0, 0), compare=False)
 
     @property
     def saved_parameters(self) -> dict[str, Any]:

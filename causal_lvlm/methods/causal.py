@@ -107,9 +107,9 @@ def causal(
         began = time.monotonic()
         found = explain(trace, token, seed=seed, n_random=n_random, progress=tell, **given)
         apart += max(0.0, time.monotonic() - began - found.seconds)
-        forwards += found.forward_passes + 1
-        backwards += found.backward_passes
         attended = effective_attention(trace)[found.target.predictor]
+        forwards += found.passes[0] + 1
+        backwards += found.passes[1]
         made.append(from_explanation(found, units, weights=weights, attended=attended))
     parameters = {**made[0].parameters, "span": span}
     notes = made[0].notes

@@ -132,6 +132,47 @@ def test_the_only_cause_comes_first_and_the_runs_are_those_of_the_trace():
     assert attribution.units_name == "patch+token"
 
 
+class Passes(FakeTrace):
+    """Counts what is asked of it besides masked rows."""
+
+    forwards = backwards = 0
+
+    def attention(self, layers=(-1,)):
+        self.forwards += 1
+        return super().attention(layers)
+
+    def iter_attention(self):
+        self.forwards += 1
+        yield 0, super().attention()[0]
+
+    def head_values(self, layer=-1):
+        self.forwards += 1
+        return super().head_values(layer)
+
+    def backward(self, target, **options):
+        self.forwards += 1
+        self.backwards += 1
+        before = self.forwards
+        found = super().backward(target, **options)  # the fake reads its own attention
+        self.forwards = before
+        return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"source": "relevancy"}, {"source": "attention"}, {"source": "output"},
+        {"source": "attention", "layer": "effective"}, {"source": "attention", "layer": "mean"},
+        {"source": "attention", "layer": 0, "search": "graph"}, {"max_runs": 3},
+    ],
+)  # fmt: skip
+def test_every_pass_is_counted(options):
+    trace = Passes(needs(3))
+    found = attribute(trace, "red", "causal", **options)
+    assert found.model_runs == trace.rows + trace.forwards
+    assert found.backward_passes == trace.backwards
+
+
 def test_image_units_restrict_the_search_to_the_image():
     either = needs(3)
     attribution = attribute(FakeTrace(either), "red", "causal", units="patch")
