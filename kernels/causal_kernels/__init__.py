@@ -45,17 +45,10 @@ with own_cache():
         pds_tree,
     )
     from causal_kernels.selection import SELECTION_RULES, complete_selection
-    from causal_kernels.separation import (
-        BEYOND,
-        ICD_SEP,
-        NEIGHBOURS,
-        inverse_rest,
-        needed_roots,
-        order_one,
-        order_r,
-        prepare_one,
-    )
+    from causal_kernels.separation import BEYOND, ICD_SEP, NEIGHBOURS, order_r
     from causal_kernels.sequential import order_one_sequential, order_r_sequential
+    from causal_kernels.single import inverse_rest, order_one, prepare_one
+    from causal_kernels.subsets import needed_roots
     from causal_kernels.tails import complete_tails
 
 __all__ = [

@@ -31,7 +31,7 @@ def order_one_sequential(
     correlation, marks, tiers, edges, squared_threshold, tolerance,
     best, member, tests, undecided,
 ):  # fmt: skip
-    """Like `separation.order_one`, but stops at the first separating node and deletes in `marks`.
+    """Like `single.order_one`, but stops at the first separating node and deletes in `marks`.
 
     An edge was separated exactly if it is gone from ``marks`` afterwards. Returns the number of
     candidates met.

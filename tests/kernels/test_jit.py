@@ -25,6 +25,8 @@ from causal_kernels import (
     selection,
     separation,
     sequential,
+    single,
+    subsets,
     tails,
 )
 
@@ -55,7 +57,7 @@ def check_one_signature_each():
     kernels.warm_up()
     modules = (
         adjacent, bookkeeping, cycles, graph, meek, orientation, partial, pds, selection,
-        separation, sequential, tails,
+        separation, sequential, single, subsets, tails,
     )  # fmt: skip
 
     def signatures():
