@@ -34,7 +34,7 @@ import numpy as np
 from causal_kernels.compiled import kernel
 from causal_kernels.partial import NOISE, OK, partial_correlation, tie_bound
 from causal_kernels.pds import is_pds_set
-from causal_kernels.subsets import all_adjacent, fill_pool, is_in_pool, keep_reached, note_set
+from causal_kernels.subsets import all_adjacent, is_in_pool, keep_reached, note_set
 
 __all__ = ["BEYOND", "ICD_SEP", "NEIGHBOURS", "order_r"]
 
@@ -123,10 +123,21 @@ def order_r(
                     root = a
                 row = 2 * e + side if beyond else root
                 row_b = 2 * e if beyond else b
-                # 1. the pool
-                size, near = fill_pool(
-                    distance[row], ancestor, walks, a, b, farthest, pool, pool_near
-                )
+                # 1. the pool: near nodes (adjacent to the root) first
+                size = np.int64(0)
+                near = size
+                for step in range(2):
+                    for z in range(n):
+                        d = distance[row, z]
+                        if d == 0 or d > farthest or (d == 1) != (step == 0) or z == a or z == b:
+                            continue
+                        if walks and ancestor[a, z] == 0 and ancestor[b, z] == 0:
+                            continue
+                        pool[size] = z
+                        pool_near[size] = 1 if d == 1 else 0
+                        size += 1
+                    if step == 0:
+                        near = size
                 if walks and size >= r and 0 < near < size:
                     # a member of a PDS-set is reached inside the set, so inside the pool
                     kept = keep_reached(

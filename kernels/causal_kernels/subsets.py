@@ -12,7 +12,7 @@ import numpy as np
 from causal_kernels.compiled import kernel
 from causal_kernels.graph import ARROW, NONE
 
-__all__ = ["all_adjacent", "fill_pool", "is_in_pool", "keep_reached", "needed_roots", "note_set"]
+__all__ = ["all_adjacent", "is_in_pool", "keep_reached", "needed_roots", "note_set"]
 
 
 @kernel
@@ -132,27 +132,3 @@ def note_set(current, r, ordered, row, always):
             return
     for i in range(r):
         row[i] = ordered[i]
-
-
-@kernel
-def fill_pool(distance, ancestor, walks, a, b, farthest, pool, pool_near):
-    """Fill the pool of (a, b) from the distances of its root; return (size, number of near ones).
-
-    ``distance`` int16 (N,): 0 nowhere, 1 adjacent, up to ``farthest``. With ``walks`` only possible
-    ancestors of an end are taken. ``pool_near`` uint8 (N,) becomes 1 for near nodes.
-    """
-    size = np.int64(0)
-    near = size
-    for step in range(2):
-        for z in range(len(distance)):
-            d = distance[z]
-            if d == 0 or d > farthest or (d == 1) != (step == 0) or z == a or z == b:
-                continue
-            if walks and ancestor[a, z] == 0 and ancestor[b, z] == 0:
-                continue
-            pool[size] = z
-            pool_near[size] = 1 if d == 1 else 0
-            size += 1
-        if step == 0:
-            near = size
-    return size, near
