@@ -254,8 +254,9 @@ def of_trace(model: Any) -> Items:
     yield "randomised", lambda: trace.on(model.randomised(1, seed=0)).to_dict()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        yield "saved", lambda: json.loads(trace.save(folder / "t.json").read_text("utf-8"))
-        loaded = cl.Trace.load(folder / "t.json")
+        path = trace.save(folder / "t.json")
+        yield "saved", lambda: json.loads(path.read_text("utf-8"))
+        loaded = cl.Trace.load(path)
         yield "loaded", lambda: loaded.to_dict()
         for verb in ("attention", "embeddings", "head_outputs"):
             yield f"wrong/detached {verb}", getattr(loaded, verb)
@@ -299,8 +300,10 @@ TIME = re.compile(r'\d[\d.,]* (s|ms|seconds|minutes|MiB|MB)\b|"seconds": ?[\d.e+
 def of_commands(model: Any) -> Items:
     sample = next(s for s in sample_inputs() if s.name == "colour")
     values = np.random.default_rng(0).normal(size=(200, 6)).cumsum(axis=1)
-    words = {"PICTURE": str(Path(sample.image_path).resolve()), "PROMPT": sample.prompt}
+    words = {"PICTURE": "picture.png", "PROMPT": sample.prompt}
+    picture = Path(sample.image_path).read_bytes()
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+        Path("picture.png").write_bytes(picture)
         np.savetxt("data.csv", values, delimiter=",", header="a,b,c,d,e,f", comments="")
         item = {"image": words["PICTURE"], "prompt": sample.prompt, "target": "yellow"}
         Path("items.jsonl").write_text(json.dumps(item) + "\n", encoding="utf-8")

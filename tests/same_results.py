@@ -43,10 +43,10 @@ TARGETS = 20
 @singledispatch
 def plain(value: Any) -> Any:
     """Return a value as something JSON can hold, exactly, without what is volatile."""
-    if is_dataclass(value):
-        return plain({f.name: getattr(value, f.name) for f in fields(value)})
     if hasattr(value, "to_dict"):
         return plain(value.to_dict())
+    if is_dataclass(value):
+        return plain({f.name: getattr(value, f.name) for f in fields(value)})
     raise TypeError(f"no plain value for a {type(value).__name__}")
 
 
