@@ -26,22 +26,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from causal_lvlm.answers import Answers
 from causal_lvlm.arrays import BoolArray, Float32Array
 from causal_lvlm.budget import Budget
 from causal_lvlm.checks import check_choice
 from causal_lvlm.protocols import TraceLike
-from causal_lvlm.results import Answers, EmbeddingEvaluation, Evaluation
+from causal_lvlm.results import EmbeddingEvaluation, Evaluation
 from causal_lvlm.tokens import Target, Units
 
 __all__ = [
     "EMBEDDING_MASKINGS",
-    "MASKINGS",
     "Asker",
     "Subset",
 ]
-
-MASKINGS = ("remove", "edges", "neutral", "pixels-blur", "pixels-mean")
-"""Interventions of ``trace.evaluate``."""
 
 EMBEDDING_MASKINGS = ("zero", "pad", "blur")
 """Masked embeddings are replaced: by zeros, by padding, or by features of the blurred image."""
@@ -62,7 +59,7 @@ class Asker:
     units : Units
         All that may be masked.
     masking : str
-        One of `MASKINGS` or `EMBEDDING_MASKINGS`.
+        One of `causal_lvlm.protocols.MASKINGS`, or of `EMBEDDING_MASKINGS`.
     backend, against, batch_size, max_memory
         As ``trace.evaluate`` takes them.
     at_once : int, optional

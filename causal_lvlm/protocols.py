@@ -39,6 +39,8 @@ from causal_lvlm.results import (
 from causal_lvlm.tokens import TargetLike, TokenLayout
 
 __all__ = [
+    "BACKENDS",
+    "MASKINGS",
     "Attends",
     "BackwardLike",
     "Differentiates",
@@ -56,6 +58,12 @@ __all__ = [
     "Speaks",
     "TraceLike",
 ]
+
+MASKINGS = ("remove", "edges", "neutral", "pixels-blur", "pixels-mean")
+"""Interventions of `Masks.evaluate`."""
+
+BACKENDS = ("auto", "drop", "block")
+"""How ``remove`` is computed."""
 
 Rows: TypeAlias = "Float32Array | FloatArray | Callable[[int], Float32Array | FloatArray]"
 """Embeddings (K, T, D), or a function of the row's index that returns one (T, D)."""

@@ -16,7 +16,7 @@ from causal_lvlm.attribution.result import Attribution
 from causal_lvlm.errors import DetachedTraceError
 from causal_lvlm.explanation.head_graphs import HeadGraphs, head_graphs
 from causal_lvlm.explanation.result import Explanation
-from causal_lvlm.explanation.trust import TargetStability
+from causal_lvlm.explanation.stability import TargetStability
 from causal_lvlm.methods.faithfulness import measure_faithfulness
 from causal_lvlm.metrics.result import MetricTable
 from causal_lvlm.protocols import TraceLike

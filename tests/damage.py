@@ -225,8 +225,8 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
 
     from causal_lvlm.attribution.head_choice import HeadChoice
     from causal_lvlm.explanation.head_graphs import HeadGraphs
+    from causal_lvlm.explanation.stability import TargetStability
     from causal_lvlm.explanation.tried import TriedSet
-    from causal_lvlm.explanation.trust import TargetStability
     from causal_lvlm.metrics.result import MetricTable, MetricValue
     from causal_lvlm.runner import run_items
     from causal_lvlm.structure import learn_structure

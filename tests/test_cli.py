@@ -22,7 +22,7 @@ from causal_lvlm import cli
 from causal_lvlm.cli.report import read_results
 from causal_lvlm.errors import PromptError, TargetError
 from causal_lvlm.explanation.head_graphs import HeadGraphs
-from causal_lvlm.explanation.trust import TargetStability
+from causal_lvlm.explanation.stability import TargetStability
 from causal_lvlm.metrics.result import MetricTable, MetricValue
 from causal_lvlm.structure.stability_result import EdgeStability
 from causal_lvlm.viz.bundle import write_cases

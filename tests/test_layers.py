@@ -34,7 +34,7 @@ FILES = (
     "runner",
 )  # fmt: skip
 LANGUAGE = (
-    "tokens", "results", "protocols", "summary", "cards", "record", "units", "asker",
+    "tokens", "results", "answers", "protocols", "summary", "cards", "record", "units", "asker",
 )  # fmt: skip
 MODEL = ("numpy", "PIL", "torch", "transformers", "safetensors")
 LEAVES = ("files", "language")

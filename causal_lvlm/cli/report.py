@@ -98,7 +98,7 @@ def read_results(files: Sequence[Path]) -> tuple[list[Case], list[str]]:
     from causal_lvlm.attribution.result import Attribution
     from causal_lvlm.explanation.head_graphs import HeadGraphs
     from causal_lvlm.explanation.result import Explanation
-    from causal_lvlm.explanation.trust import TargetStability
+    from causal_lvlm.explanation.stability import TargetStability
     from causal_lvlm.metrics.result import MetricTable
     from causal_lvlm.viz.case import Case
 

@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
+
+from causal_lvlm.structure.pds import PDSTree
 
 __all__ = ["UnitTree", "distances", "merged_candidates", "unit_tree", "within_radii"]
 
@@ -99,7 +100,7 @@ def _minimal(ways: set[frozenset[int]]) -> frozenset[frozenset[int]]:
 
 
 def unit_tree(
-    head: int | None, tree: Any, node_units: Sequence[int | None], scope: Iterable[int]
+    head: int | None, tree: PDSTree, node_units: Sequence[int | None], scope: Iterable[int]
 ) -> UnitTree:
     """Translate a PDS-tree over nodes to units of one scope.
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from typing import Any
 
 import numpy as np
 
+from causal_lvlm.explanation.graphs import HeadGraph
 from causal_lvlm.structure import PAG, compare_graphs
 from causal_lvlm.structure.compare import GraphComparison
 from causal_lvlm.tokens import TokenLayout
@@ -23,7 +23,7 @@ __all__ = ["common_nodes", "graph_difference"]
 _TARGET = ("target",)
 
 
-def node_names(graph: Any, layout: TokenLayout) -> list[tuple[Hashable, ...]]:
+def node_names(graph: HeadGraph, layout: TokenLayout) -> list[tuple[Hashable, ...]]:
     """Return what identifies each node of a graph in any run."""
     seen: Counter[str] = Counter()
     names: list[tuple[Hashable, ...]] = []
@@ -41,7 +41,7 @@ def node_names(graph: Any, layout: TokenLayout) -> list[tuple[Hashable, ...]]:
 
 
 def common_nodes(
-    first: Any, first_layout: TokenLayout, second: Any, second_layout: TokenLayout
+    first: HeadGraph, first_layout: TokenLayout, second: HeadGraph, second_layout: TokenLayout
 ) -> tuple[PAG, PAG, list[str]]:
     """Return both graphs over the union of their nodes, and the nodes' labels.
 
@@ -74,7 +74,7 @@ def _label(name: tuple[Hashable, ...], target: str) -> str:
 
 
 def graph_difference(
-    first: Any, first_layout: TokenLayout, second: Any, second_layout: TokenLayout
+    first: HeadGraph, first_layout: TokenLayout, second: HeadGraph, second_layout: TokenLayout
 ) -> tuple[GraphComparison, PAG, PAG, list[str]]:
     """Compare the graphs of two explanations; see `causal_lvlm.compare_graphs`."""
     one, two, labels = common_nodes(first, first_layout, second, second_layout)

@@ -19,8 +19,6 @@ import numpy as np
 from causal_lvlm.budget import Budget
 from causal_lvlm.errors import BudgetError
 from causal_lvlm.explanation.options import (
-    BACKENDS,
-    MASKINGS,
     MODES,
     check_against,
     check_choice,
@@ -29,7 +27,7 @@ from causal_lvlm.explanation.options import (
     whole_number,
 )
 from causal_lvlm.explanation.testers import TESTERS, ask_unmasked
-from causal_lvlm.protocols import TraceLike
+from causal_lvlm.protocols import BACKENDS, MASKINGS, TraceLike
 from causal_lvlm.tokens import TargetLike, candidate_units, check_trace, resolve_target
 
 __all__ = ["ExhaustiveResult", "exhaustive_explanation"]

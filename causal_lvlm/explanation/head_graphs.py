@@ -16,6 +16,7 @@ from causal_lvlm.correlation import attention_correlations
 from causal_lvlm.covariance import TokenCorrelation
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
 from causal_lvlm.fields import many, maybe, reading, record, settings, table, text
+from causal_lvlm.protocols import TraceLike
 from causal_lvlm.storage import read_json, to_jsonable, versions, write_json
 from causal_lvlm.summary import MAX_POSITIONS, target_check
 from causal_lvlm.tokens import Target, TargetLike, resolve_target
@@ -95,7 +96,7 @@ _SAVED = record(
 
 
 def head_graphs(
-    trace: Any,
+    trace: TraceLike,
     target: TargetLike,
     *,
     layer: int = -1,
@@ -147,6 +148,6 @@ def head_graphs(
             "max_tests": max_tests,
             **to_jsonable(options),
         },
-        model_id=getattr(trace, "model_id", None),
-        revision=getattr(trace, "revision", None),
+        model_id=trace.model_id,
+        revision=trace.revision,
     )

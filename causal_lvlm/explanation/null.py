@@ -19,6 +19,7 @@ from causal_lvlm.covariance import TokenCorrelation, find_sinks
 from causal_lvlm.errors import AttentionError, StructureError
 from causal_lvlm.explanation.changed import LEARN_OPTIONS, ChangedTrace
 from causal_lvlm.source_options import SPANNING
+from causal_lvlm.sources import Readable
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.structure.learn import learn_structure
 from causal_lvlm.structure.null_result import NullEdges
@@ -33,7 +34,7 @@ Members = tuple[tuple[int, ...], ...]
 
 
 def target_null(
-    trace: Any,
+    trace: Readable,
     target: TargetLike,
     *,
     head: int | None = None,
@@ -84,7 +85,7 @@ def target_null(
     if head is None and options.get("layer") not in ("effective", "mean"):
         raise AttentionError("one head must be chosen: pass head=0, 1, ...")
 
-    def graph(source: Any) -> tuple[LearnedStructure, TokenCorrelation]:
+    def graph(source: Readable) -> tuple[LearnedStructure, TokenCorrelation]:
         (found,) = attention_correlations(source, chosen, heads=heads, **options)
         if not isinstance(found, TokenCorrelation):
             raise found

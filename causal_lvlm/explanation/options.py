@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from causal_lvlm.asker import MASKINGS
 from causal_lvlm.checks import check_choice, number, shown, whole_number
 from causal_lvlm.errors import (
     BudgetError,
@@ -16,13 +15,12 @@ from causal_lvlm.errors import (
     SelfCheckError,
 )
 from causal_lvlm.explanation.testers import TESTERS
+from causal_lvlm.protocols import BACKENDS, MASKINGS
 from causal_lvlm.results import SelfCheck
 from causal_lvlm.source_options import check_source
 from causal_lvlm.structure.algorithms import ALGORITHMS
 
 __all__ = [
-    "BACKENDS",
-    "MASKINGS",
     "MODES",
     "SEARCHES",
     "check_against",
@@ -37,9 +35,6 @@ __all__ = [
 ]
 
 MODES = ("necessary", "sufficient")
-
-
-BACKENDS = ("auto", "drop", "block")
 SEARCHES = ("guided", "graph")
 VARIANTS = ("stable", "sequential")
 

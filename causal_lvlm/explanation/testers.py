@@ -24,12 +24,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from causal_lvlm.answers import Answers
 from causal_lvlm.arrays import BoolArray
 from causal_lvlm.asker import Asker
 from causal_lvlm.budget import Budget
 from causal_lvlm.errors import TargetError
 from causal_lvlm.protocols import TraceLike
-from causal_lvlm.results import Answers
 from causal_lvlm.tokens import Target, Units
 
 __all__ = ["TESTERS", "Tester", "ask_unmasked"]

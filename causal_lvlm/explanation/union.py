@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -144,8 +144,16 @@ class TokenUnion:
         }
 
 
+class HasGraphs(Protocol):
+    """An `Explanation`, or anything else that has graphs of heads."""
+
+    @property
+    def graphs(self) -> Sequence[HeadGraph]:
+        """One graph per head."""
+
+
 def union_graph(
-    graphs: Any,
+    graphs: HasGraphs | Sequence[HeadGraph],
     *,
     weights: str | Sequence[float] | None = "candidate_mass",
     min_share: float = 0.0,

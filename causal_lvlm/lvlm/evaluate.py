@@ -49,13 +49,11 @@ from causal_lvlm.lvlm.plan import Plan
 from causal_lvlm.lvlm.prepared import Prepared
 from causal_lvlm.lvlm.rows import Answers, MaskedRows
 from causal_lvlm.lvlm.spotcheck import chosen_rows, tolerance_for
+from causal_lvlm.protocols import BACKENDS, MASKINGS
 from causal_lvlm.results import BackendCheck, Evaluation
 from causal_lvlm.tokens import Target, TargetLike
 
-__all__ = ["BACKENDS", "MASKINGS", "Masks", "masked_rows"]
-
-MASKINGS = ("remove", "edges", "neutral", "pixels-blur", "pixels-mean")
-BACKENDS = ("auto", "drop", "block")
+__all__ = ["Masks", "masked_rows"]
 
 
 class Masks(Live):

@@ -22,13 +22,13 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from causal_lvlm.answers import Answers
 from causal_lvlm.arrays import BoolArray, FloatArray
 from causal_lvlm.asker import EMBEDDING_MASKINGS, Asker
-from causal_lvlm.asker import MASKINGS as INTERVENTIONS
 from causal_lvlm.checks import check_choice, whole_number
 from causal_lvlm.errors import TargetError
+from causal_lvlm.protocols import MASKINGS as INTERVENTIONS
 from causal_lvlm.protocols import TraceLike
-from causal_lvlm.results import Answers
 from causal_lvlm.tokens import TargetLike, Units, resolve_target
 from causal_lvlm.units import make_units, units_name
 

@@ -9,7 +9,7 @@ from typing import Any
 from causal_lvlm.attribution.result import Attribution
 from causal_lvlm.explanation.head_graphs import HeadGraphs
 from causal_lvlm.explanation.result import Explanation
-from causal_lvlm.explanation.trust import TargetStability
+from causal_lvlm.explanation.stability import TargetStability
 from causal_lvlm.metrics.result import MetricTable
 from causal_lvlm.protocols import Recorded
 from causal_lvlm.viz.pictures import Picture, attribution_picture, pictures_of

@@ -23,7 +23,7 @@ from causal_lvlm.explanation.head_graphs import HeadGraphs
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.explanation.sentences import how
 from causal_lvlm.explanation.sets import ExplainingSet
-from causal_lvlm.explanation.trust import TargetStability
+from causal_lvlm.explanation.stability import TargetStability
 from causal_lvlm.explanation.wording import outcome, random_controls, said
 from causal_lvlm.metrics.masked_top import SCOPES, ranked
 from causal_lvlm.metrics.result import MetricTable

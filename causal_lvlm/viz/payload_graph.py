@@ -23,7 +23,7 @@ from causal_lvlm.arrays import FloatArray
 from causal_lvlm.explanation.graphs import HeadGraph
 from causal_lvlm.explanation.head_graphs import HeadGraphs
 from causal_lvlm.explanation.result import Explanation
-from causal_lvlm.explanation.trust import TargetStability
+from causal_lvlm.explanation.stability import TargetStability
 from causal_lvlm.explanation.union import TokenUnion, union_graph
 from causal_lvlm.explanation.wording import amount
 from causal_lvlm.structure import LearnedStructure, PDSTree

@@ -10,8 +10,8 @@ import torch
 
 from causal_lvlm.errors import AttentionError
 from causal_lvlm.lvlm import LVLM
-from causal_lvlm.lvlm.evaluate import MASKINGS
 from causal_lvlm.lvlm.interventions import mask_pixels
+from causal_lvlm.protocols import MASKINGS
 from tests.lvlm.helpers import PROMPT, candidate_positions, noise_image, random_masks
 from tests.lvlm.test_capture import decoder
 from tests.models import tiny_llava

@@ -12,7 +12,8 @@ from causal_lvlm.correlation import attention_correlation
 from causal_lvlm.errors import StructureError
 from causal_lvlm.explanation.explain import PUBLISHED
 from causal_lvlm.explanation.head_graphs import HeadGraphs, head_graphs
-from causal_lvlm.explanation.trust import TargetStability, explanation_stability
+from causal_lvlm.explanation.stability import TargetStability
+from causal_lvlm.explanation.trust import explanation_stability
 from causal_lvlm.explanation.union import union_graph
 from causal_lvlm.tiny import sample_inputs
 from causal_lvlm.tokens import resolve_target

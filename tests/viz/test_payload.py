@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from causal_lvlm.explanation.stability import TargetStability
 from causal_lvlm.explanation.tried import TriedSet
-from causal_lvlm.explanation.trust import TargetStability
 from causal_lvlm.explanation.union import union_graph
 from causal_lvlm.metrics.result import MetricTable, MetricValue
 from causal_lvlm.structure import EdgeStability
