@@ -137,21 +137,7 @@ def from_pywhy(graph: Any) -> NamedGraph:
     StructureError
         If it is no such graph, or two nodes are joined in a way that is no edge of a PAG.
     """
-    try:
-        parts = graph.get_graphs()
-        nodes = list(graph.nodes)
-    except (AttributeError, TypeError) as error:
-        raise StructureError(
-            f"a PAG or CPDAG of pywhy-graphs is needed, not {type(graph).__name__}"
-        ) from error
-    names = {
-        part: getattr(graph, f"{part}_edge_name", part)
-        for part in ("directed", "undirected", "bidirected", "circle")
-    }
-    unknown = set(parts) - set(names.values())
-    if unknown:
-        raise StructureError(f"edges of the kind {sorted(unknown)} have no place in a PAG or CPDAG")
-    found = {part: parts[name].edges if name in parts else () for part, name in names.items()}
+    nodes, found, kind = _pywhy_edges(graph)
     position = {node: k for k, node in enumerate(nodes)}
     marks = np.zeros((len(nodes), len(nodes)), dtype=np.uint8)
 
@@ -169,12 +155,29 @@ def from_pywhy(graph: Any) -> NamedGraph:
             put(u, v, mark)
             put(v, u, mark)
     marks[(marks == 0) & (marks.T != 0)] = TAIL  # one mark alone: the other end is a tail
-    directed = np.zeros_like(marks, dtype=bool)
-    for u, v in found["directed"]:
-        directed[position[u], position[v]] = True
-    both = np.argwhere(np.triu(directed & directed.T))
-    if len(both):
-        u, v = (nodes[int(k)] for k in both[0])
+    directed = {(position[u], position[v]) for u, v in found["directed"]}
+    both = sorted((i, j) for i, j in directed if i <= j and (j, i) in directed)
+    if both:
+        u, v = (nodes[k] for k in both[0])
         raise StructureError(f"{u!r} and {v!r} are joined by directed edges both ways")
-    kind = "pag" if names["circle"] in parts else "cpdag"
     return NamedGraph(PAG(marks), tuple(str(node) for node in nodes), kind)
+
+
+def _pywhy_edges(graph: Any) -> tuple[list[Any], dict[str, Any], str]:
+    """Return the nodes, the edges of each of the four kinds, and the kind of the graph."""
+    try:
+        parts = graph.get_graphs()
+        nodes = list(graph.nodes)
+    except (AttributeError, TypeError) as error:
+        raise StructureError(
+            f"a PAG or CPDAG of pywhy-graphs is needed, not {type(graph).__name__}"
+        ) from error
+    names = {
+        part: getattr(graph, f"{part}_edge_name", part)
+        for part in ("directed", "undirected", "bidirected", "circle")
+    }
+    unknown = set(parts) - set(names.values())
+    if unknown:
+        raise StructureError(f"edges of the kind {sorted(unknown)} have no place in a PAG or CPDAG")
+    found = {part: parts[name].edges if name in parts else () for part, name in names.items()}
+    return nodes, found, "pag" if names["circle"] in parts else "cpdag"

@@ -180,10 +180,7 @@ def read_table(
     else:
         n, p = columns.shape
     texts = checked_names(names if names is not None else own, p)
-    if texts is not None and own is not None and carried is not None:
-        renamed = dict(zip(map(str, own), texts, strict=True))
-        carried = tuple(renamed.get(label, label) for label in carried)
-    carried = tuple(str(row) for row in rows) if rows is not None else carried
+    carried = _row_names(carried, rows, own, texts)
     if carried is not None and len(carried) != n:
         raise DataError(f"{len(carried)} names were given for {n} rows")
     notes = data.notes if isinstance(data, Table) else ()
@@ -194,7 +191,26 @@ def read_table(
         notes = (left_out(texts[labels]),)
         carried = tuple(str(label) for label in columns.pop(labels))
         texts = texts[:labels] + texts[labels + 1 :]
-    table = Table(np.empty((n, len(columns))), texts, carried, notes)
+    return _filled(Table(np.empty((n, len(columns))), texts, carried, notes), columns)
+
+
+def _row_names(
+    carried: tuple[str, ...] | None,
+    given: Sequence[Any] | None,
+    own: Sequence[Any] | None,
+    texts: tuple[str, ...] | None,
+) -> tuple[str, ...] | None:
+    """Return the names given for rows, else the table's own, renamed as columns were."""
+    if given is not None:
+        return tuple(str(row) for row in given)
+    if carried is None or own is None or texts is None:
+        return carried
+    renamed = dict(zip(map(str, own), texts, strict=True))
+    return tuple(renamed.get(label, label) for label in carried)
+
+
+def _filled(table: Table, columns: Sequence[Any]) -> Table:
+    """Write the columns into a table; DataError naming all that hold no numbers."""
     refused = []
     for k, column in enumerate(columns):
         numbers = _numbers(column)

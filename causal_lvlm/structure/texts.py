@@ -198,26 +198,7 @@ def from_tetrad(text: str) -> NamedGraph:
     StructureError
         If the text has no nodes or edges, or an edge names an unknown node or comes twice.
     """
-    names: list[str] = []
-    section = ""
-    found: list[tuple[str, str, str, str]] = []
-    for line in (raw.strip() for raw in text.splitlines()):
-        if not line:
-            continue
-        # Below "Graph Nodes:" a line may end in ":" because a name does; sections after the edges
-        # have many titles ("Ambiguous triples (...):"), and edges begin with a number.
-        other = line.endswith(":") and not line[0].isdigit() and section != "graph nodes"
-        if other or _HEADING.fullmatch(line):
-            section = line.removesuffix(":").lower()
-        elif section == "graph nodes":
-            names += [name.strip() for name in re.split("[;,]", line) if name.strip()]
-        elif section == "graph edges":
-            edge = _EDGE.fullmatch(line)
-            if edge is None:
-                raise StructureError(
-                    f"not an edge of a Tetrad graph: {line!r}; edges look like '1. X1 o-> X2'"
-                )
-            found.append((edge[1], edge[2], edge[3], edge[4]))
+    names, found = _tetrad_parts(text)
     if not names:
         raise StructureError("no Tetrad graph: a line 'Graph Nodes:' and the names are missing")
     number = {name: node for node, name in enumerate(names)}
@@ -231,3 +212,26 @@ def from_tetrad(text: str) -> NamedGraph:
             raise StructureError(f"there is more than one edge between {left!r} and {right!r}")
         marks[j, i], marks[i, j] = _MARKS[at_left], _MARKS[at_right]
     return NamedGraph(PAG(marks), tuple(names))
+
+
+def _tetrad_parts(text: str) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Return the names of nodes, and (name, left mark, right mark, name) of each edge."""
+    names: list[str] = []
+    section = ""
+    found: list[tuple[str, ...]] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        # Below "Graph Nodes:" a line may end in ":" because a name does; sections after the edges
+        # have many titles ("Ambiguous triples (...):"), and edges begin with a number.
+        other = line.endswith(":") and not line[0].isdigit() and section != "graph nodes"
+        if other or _HEADING.fullmatch(line):
+            section = line.removesuffix(":").lower()
+        elif section == "graph nodes":
+            names += [name.strip() for name in re.split("[;,]", line) if name.strip()]
+        elif section == "graph edges":
+            edge = _EDGE.fullmatch(line)
+            if edge is None:
+                raise StructureError(
+                    f"not an edge of a Tetrad graph: {line!r}; edges look like '1. X1 o-> X2'"
+                )
+            found.append(edge.groups())
+    return names, found
