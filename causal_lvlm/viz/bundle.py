@@ -29,6 +29,7 @@ from causal_lvlm.protocols import Recorded
 from causal_lvlm.storage import output_folder, to_utf8, write_bytes, write_json
 from causal_lvlm.viz.case import Case
 from causal_lvlm.viz.report import report_cases
+from causal_lvlm.viz.view import view_of
 
 __all__ = ["file_stem", "write_bundle", "write_cases"]
 
@@ -109,7 +110,7 @@ def write_cases(
         _write_numbers(cases, names, place, True)  # seconds at most: finish them, then stop
         raise
     for case, stems, heats in zip(cases, names.explanations, names.attributions, strict=True):
-        view = case.view()
+        view = view_of(case.trace)
         for explanation, stem in zip(case.explanations, stems, strict=True):
             if progress is not None:
                 progress(f"drawing “{explanation.target.text}”")
@@ -219,7 +220,7 @@ def _index(cases: Sequence[Case], names: _Names, interrupted: bool) -> dict[str,
     for case, stems, heats, others in zip(
         cases, names.explanations, names.attributions, names.others, strict=True
     ):
-        run = case.view().run
+        run = view_of(case.trace).run
         runs.append(
             {
                 "name": case.name,

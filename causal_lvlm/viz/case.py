@@ -13,7 +13,7 @@ from causal_lvlm.explanation.stability import TargetStability
 from causal_lvlm.metrics.result import MetricTable
 from causal_lvlm.protocols import Recorded
 from causal_lvlm.viz.pictures import Picture, attribution_picture, pictures_of
-from causal_lvlm.viz.view import TraceView, view_of
+from causal_lvlm.viz.view import TraceView
 
 __all__ = ["Case"]
 
@@ -44,10 +44,6 @@ class Case:
     stability: Sequence[TargetStability] = ()
     heads: Sequence[HeadGraphs] = ()
     drawn: dict[int, list[Picture]] = field(default_factory=dict, compare=False, repr=False)
-
-    def view(self) -> TraceView:
-        """Return the trace as pictures need it; pictures of a saved one are decoded for it."""
-        return view_of(self.trace)
 
     def pictures(self, view: TraceView, explanation: Explanation) -> list[Picture]:
         """Return an explanation's pictures; they are drawn once, for page and folder alike."""

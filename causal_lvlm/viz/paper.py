@@ -28,6 +28,7 @@ from matplotlib.patheffects import withStroke
 
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.explanation.graphs import HeadGraph
+from causal_lvlm.explanation.names import visible
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.protocols import Recorded
 from causal_lvlm.tokens import Target
@@ -132,7 +133,7 @@ def _laid_out(view: TraceView, target: Target, needed: set[int]) -> _Panel:
         words = [p for p in words if p in needed]
     x, y = 0.0, bottom + (16.0 if images else 0.0)
     for p in [*words, target.start]:
-        text = target.text if p == target.start else view.word(p).strip()
+        text = target.text if p == target.start else visible(view.layout.tokens[p]).strip()
         text = shorten(text, 10, _WIDTH - 14.0)
         extent = font(10).getlength(text) + 14.0
         if x and x + extent > _WIDTH:

@@ -20,6 +20,7 @@ from matplotlib import colormaps
 
 from causal_lvlm.attribution.result import Attribution
 from causal_lvlm.explanation.head_graphs import HeadGraphs
+from causal_lvlm.explanation.names import visible
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.explanation.sentences import how
 from causal_lvlm.explanation.sets import ExplainingSet
@@ -108,7 +109,10 @@ def case_payload(
             {"width": image.width, "height": image.height, "pixels": max(image.size) < SMALL}
             for image in view.images
         ],
-        "tokens": [view.word(p) if k != "image" else "" for p, k in enumerate(layout.modality)],
+        "tokens": [
+            "" if kind == "image" else token if token.strip() else visible(token)
+            for token, kind in zip(layout.tokens, layout.modality, strict=True)
+        ],
         "spaced": [token[:1].isspace() for token in layout.tokens],
         "kinds": "".join(_KINDS[str(kind)] for kind in layout.modality),
         "labels": [view.label((p,)) for p in range(len(layout))],

@@ -27,6 +27,7 @@ from causal_lvlm.storage import to_utf8, versions, write_bytes
 from causal_lvlm.viz.case import Case
 from causal_lvlm.viz.payload import case_payload, colour_tables, json_for_html
 from causal_lvlm.viz.sections import case_html
+from causal_lvlm.viz.view import view_of
 
 __all__ = ["page_script", "report_cases"]
 
@@ -63,7 +64,7 @@ def report_cases(
     scale, several = _scale(cases), len(cases) > 1
     bodies, runs, images = [], [], False
     for number, case in enumerate(cases, start=1):
-        view, key = case.view(), f"case{number}"  # of a saved run: in memory only meanwhile
+        view, key = view_of(case.trace), f"case{number}"  # of a saved run: in memory only meanwhile
         bodies.append(case_html(case, view, key, heading=several, scale=scale))
         runs.append(
             case_payload(

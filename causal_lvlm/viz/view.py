@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from causal_lvlm.explanation.names import TokenNames, visible
+from causal_lvlm.explanation.names import TokenNames
 from causal_lvlm.protocols import Recorded
 from causal_lvlm.record import TraceRecord
 from causal_lvlm.tokens import TokenLayout
@@ -84,11 +84,6 @@ class TraceView:
             tile = f"tile {cells[0][0]} " if len(self.layout.grids) > 1 else ""
         rows = _span([c[1] for c in cells])
         return f"{tile}[{rows},{_span([c[2] for c in cells])}]"
-
-    def word(self, position: int) -> str:
-        """Return the text of a token, with what cannot be seen spelled out."""
-        text = self.layout.tokens[position]
-        return text if text.strip() else visible(text)
 
 
 def _span(values: Sequence[int]) -> str:
