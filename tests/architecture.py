@@ -34,6 +34,11 @@ FLOW = (
     ("explanation", "viz", "5 verified sets"),
     ("viz", "report", ""),
 )
+# What is drawn side by side, in this order.
+ROWS = (
+    ("causal_kernels", "core", "lvlm", "picture and prompt"), ("structure", "attribution"),
+    ("methods", "viz", "report"),
+)  # fmt: skip
 
 
 def rooms() -> nx.DiGraph:
@@ -89,8 +94,10 @@ def draw() -> str:
             penwidth=2, fontcolor=HANDED, constraint=False, arrowsize=0.8,
             style="dashed" if seam else "solid", dir=ends,
         )  # fmt: skip
-    graph.add_subgraph(["picture and prompt", "lvlm"], rank="same")
-    graph.add_subgraph(["report", "viz"], rank="same")
+    for row in ROWS:
+        graph.add_subgraph(row, rank="same")
+        for left, right in zip(row[:-1], row[1:], strict=True):
+            graph.add_edge(left, right, key="beside", id=f"flow-{left}", style="invis")
     text = graph.draw(format="svg", prog="dot").decode("utf-8")
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 

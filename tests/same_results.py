@@ -35,7 +35,7 @@ import causal_lvlm as cl
 from tests.same_calls import CALLS, Items
 
 # What no two runs have in common.
-VOLATILE = {"seconds", "versions", "peak_memory", "commit", "processor_seconds"}
+VOLATILE = {"digest", "seconds", "versions", "peak_memory", "commit", "processor_seconds"}
 BATCH = 8
 TARGETS = 20
 

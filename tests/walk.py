@@ -22,6 +22,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ def first_calls(work: Callable[[], Any]) -> list[tuple[str, str, str]]:
             return
         seen.add(code)
         owner = getattr(type(frame.f_locals.get("self")), code.co_name, None)
-        if isinstance(owner, property):
+        if isinstance(owner, property | cached_property):
             return
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         if any(holds_question(frame.f_locals.get(name)) for name in names):
