@@ -12,6 +12,7 @@ from __future__ import annotations
 import html
 import re
 import textwrap
+from itertools import pairwise
 from pathlib import Path
 
 import networkx as nx
@@ -96,7 +97,7 @@ def draw() -> str:
         )  # fmt: skip
     for row in ROWS:
         graph.add_subgraph(row, rank="same")
-        for left, right in zip(row[:-1], row[1:], strict=True):
+        for left, right in pairwise(row):
             graph.add_edge(left, right, key="beside", id=f"flow-{left}", style="invis")
     text = graph.draw(format="svg", prog="dot").decode("utf-8")
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
