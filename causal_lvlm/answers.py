@@ -67,7 +67,9 @@ class Answers:
 
     def take(self, rows: Sequence[int]) -> Answers:
         """Return the answers of some runs, in that order."""
-        index = np.array(rows, dtype=np.int64)
+        # A search takes one row at a time, and a slice copies nothing.
+        single = len(rows) == 1
+        index = slice(rows[0], rows[0] + 1) if single else np.array(rows, dtype=np.int64)
         return Answers(
             self.token_ids,
             self.token_log_probs[index],

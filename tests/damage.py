@@ -380,7 +380,8 @@ def read_choice(path: Path) -> object:
     from causal_lvlm.attribution.head_choice import HeadChoice
 
     choice = HeadChoice.load(path)
-    choice.check(SimpleNamespace(model_id="fake <model>", revision=None, model=None))
+    model = SimpleNamespace(fingerprint=lambda: None)
+    choice.check(SimpleNamespace(model_id="fake <model>", revision=None, model=model))
     with tempfile.TemporaryDirectory() as folder:
         return choice.save(Path(folder) / "again.json")
 

@@ -40,7 +40,7 @@ SEAM = f"{PACKAGE}.lvlm"
 LEAVES = {f"{PACKAGE}.{m}" for r in ROOMS if r.name in ("files", "language") for m in r.members}
 LEAVES.remove(f"{PACKAGE}.asker")
 FILES = {str(file): name for name, file in MODULES.items() if name.startswith(PACKAGE)}
-DEPTH = 5  # a search holds its cases, a case its question, a question the evaluator, that the trace
+DEPTH = 5  # a search holds its cases, a case its question, a question the asker, that the trace
 
 
 class Stay(NamedTuple):
