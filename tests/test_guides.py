@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from causal_lvlm.cli import app
-from causal_lvlm.structure.inputs import CorrelationSource
 from causal_lvlm.structure.pag import PAG
+from causal_lvlm.structure.sources import CorrelationSource
 from experiments.guides.page import blocks, fill, sections
 from experiments.guides.reading_a_pag import draw
 from experiments.guides.structure_learning import run as guide

@@ -78,7 +78,7 @@ def learn_structure(
     ----------
     source : array_like, or an object with an attribute ``correlation``
         A correlation matrix (N, N), or what `input` says. From an object such as
-        `TokenCorrelation`, or what the helpers of `causal_lvlm.structure.inputs` return, ``names``,
+        `TokenCorrelation`, or what `correlation_from_data` and its like return, ``names``,
         ``tiers`` (for ``ordered_icd``), and ``threshold`` or ``n_samples`` are taken too, unless
         given here.
     input : {"auto", "correlation", "covariance", "data", "attention"}

@@ -31,7 +31,7 @@ from causal_lvlm.checks import check_choice, whole_number
 from causal_lvlm.covariance import correlation_of_rows
 from causal_lvlm.errors import AttentionError, StructureError
 from causal_lvlm.storage import to_jsonable
-from causal_lvlm.structure.inputs import correlation_from_data
+from causal_lvlm.structure.data import correlation_from_data
 from causal_lvlm.structure.learn import learn_structure
 from causal_lvlm.structure.null_result import NullEdges
 from causal_lvlm.structure.resample import Sampled, checked_table, in_threads, stop_if_interrupted

@@ -24,7 +24,7 @@ from causal_lvlm.checks import check_choice, whole_number
 from causal_lvlm.covariance import correlation_of_rows, find_sinks
 from causal_lvlm.errors import DataError, SampleSizeError, StructureError
 from causal_lvlm.structure.checks import check_correlation
-from causal_lvlm.structure.inputs import correlation_from_data
+from causal_lvlm.structure.data import correlation_from_data
 from causal_lvlm.structure.tables import Table, checked_names, read_table
 from causal_lvlm.structure.weights import attention_rows, checked_attention, jittered
 
@@ -153,7 +153,7 @@ def checked_table(source: Any, names: Sequence[str] | None = None) -> Table:
     Raises
     ------
     DataError, SampleSizeError
-        See `causal_lvlm.structure.inputs.correlation_from_data`.
+        See `causal_lvlm.structure.correlation_from_data`.
     """
     table = read_table(source, names)
     correlation_from_data(table.values, names=table.names)

@@ -19,12 +19,12 @@ from causal_lvlm.errors import (
     SampleSizeError,
     StructureError,
 )
-from causal_lvlm.structure.inputs import (
+from causal_lvlm.structure.data import correlation_from_data
+from causal_lvlm.structure.inputs import as_source
+from causal_lvlm.structure.sources import (
     CorrelationSource,
-    as_source,
     correlation_from_attention,
     correlation_from_covariance,
-    correlation_from_data,
 )
 from tests.examples import examples
 

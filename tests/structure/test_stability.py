@@ -18,7 +18,7 @@ from causal_lvlm.errors import (
     StructureError,
 )
 from causal_lvlm.structure import learn_structure
-from causal_lvlm.structure.inputs import correlation_from_data
+from causal_lvlm.structure.data import correlation_from_data
 from causal_lvlm.structure.knowledge import BackgroundKnowledge
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.structure.resample import shuffled_turns, wishart_correlation

@@ -20,9 +20,13 @@ from typing import Any
 import numpy as np
 
 from causal_lvlm.errors import CausalLVLMError
-from causal_lvlm.structure import LearnedStructure, learn_structure
+from causal_lvlm.structure import (
+    CorrelationSource,
+    LearnedStructure,
+    correlation_from_data,
+    learn_structure,
+)
 from causal_lvlm.structure.compare import compare_graphs
-from causal_lvlm.structure.inputs import CorrelationSource, correlation_from_data
 from causal_lvlm.structure.knowledge import BackgroundKnowledge
 from causal_lvlm.structure.marks import edge_symbol, edges
 from causal_lvlm.structure.null import null_edges
