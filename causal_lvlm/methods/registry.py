@@ -297,7 +297,6 @@ def _checked(
 def _peak_memory(trace: TraceLike) -> AbstractContextManager[Any]:
     """Return what measures the memory of a block, where there is a model that can run in it."""
     try:
-        measure = getattr(getattr(trace, "model", None), "peak_memory", None)
+        return trace.model.peak_memory()
     except DetachedTraceError:
-        measure = None
-    return nullcontext(SimpleNamespace(bytes=None)) if measure is None else measure()
+        return nullcontext(SimpleNamespace(bytes=None))

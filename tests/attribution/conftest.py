@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from causal_lvlm.tokens import ImageGrid, TokenLayout
+from tests.explanation.fakes import FakeModel
 
 N_HEADS = 3
 TEXTS = (
@@ -61,6 +62,7 @@ class FakeTrace:
     tower: list
     vision_positions: np.ndarray
     model_id: str = "fake"
+    model = FakeModel()
     revision: str | None = "r1"
     forwards: int = 0
     backwards: int = 0

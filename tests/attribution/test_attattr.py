@@ -15,6 +15,7 @@ from causal_lvlm.methods import attribute
 from causal_lvlm.tokens import TokenLayout
 from tests.attribution.conftest import make_layout
 from tests.attribution.traces import ALL, embedded, score_of, text_only, windowed
+from tests.explanation.fakes import FakeModel
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Toy:
     n_layers: int = 2
     attention_kinds: tuple[str, ...] = ()
     model_id: str = "toy"
+    model = FakeModel()
     revision: str | None = None
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from causal_lvlm.methods import attribute
 from causal_lvlm.tokens import Target, TokenLayout
 from tests.attribution.conftest import make_layout
 from tests.attribution.traces import ALL, WINDOW_REACH, embedded, score_of, windowed
+from tests.explanation.fakes import FakeModel
 
 METHODS = ("input_x_gradient", "integrated_gradients", "contrastive_integrated_gradients")
 
@@ -34,6 +35,7 @@ class Bilinear:
     rows: int = 0
     batches: list[Any] | None = None
     model_id: str = "bilinear"
+    model = FakeModel()
     revision: str | None = None
 
     def embeddings(self) -> np.ndarray:

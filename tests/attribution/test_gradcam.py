@@ -14,6 +14,7 @@ from causal_lvlm.methods import attribute
 from causal_lvlm.tokens import TokenLayout
 from tests.attribution.conftest import make_layout
 from tests.attribution.traces import ALL, embedded, score_of, text_only, windowed
+from tests.explanation.fakes import FakeModel
 
 METHODS = ("grad_cam", "feature_grad_cam", "llava_cam")
 
@@ -63,6 +64,7 @@ class FakeFeatures:
     images: tuple[Any, ...] = ("a picture",)
     n_layers: int = 4
     model_id: str = "fake"
+    model = FakeModel()
     revision: str | None = None
     asked: list[Any] = field(default_factory=list)
 

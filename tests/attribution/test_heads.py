@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -33,7 +34,9 @@ class Mediated:
 
     gains = np.array([[0.0, 0.3, -0.1], [0.2, 0.0, 0.25]])
     model_id, revision, n_layers = "fake", "r1", 2
-    model = SimpleNamespace(fingerprint=lambda: "f" * 32)
+    model = SimpleNamespace(
+        fingerprint=lambda: "f" * 32, peak_memory=lambda: nullcontext(SimpleNamespace(bytes=None))
+    )
 
     def __init__(self):
         self.layout = make_layout()

@@ -11,6 +11,7 @@ from causal_lvlm.attribution.lens import rank_gaussian
 from causal_lvlm.errors import AttentionError
 from causal_lvlm.methods import attribute
 from causal_lvlm.tokens import ImageGrid, TokenLayout
+from tests.explanation.fakes import FakeModel
 
 
 @dataclass
@@ -21,6 +22,7 @@ class LensTrace:
     seed: int = 0
     asked: list = field(default_factory=list)
     model_id: str = "fake"
+    model = FakeModel()
     revision: str | None = None
 
     def __post_init__(self):

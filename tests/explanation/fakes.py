@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,13 @@ from causal_lvlm.results import Evaluation
 from causal_lvlm.tokens import ImageGrid, TokenLayout
 
 SAID, OTHER = 7, 8
+
+
+class FakeModel:
+    """A model that nothing is asked of; its memory is not measured."""
+
+    def peak_memory(self) -> Any:
+        return nullcontext(SimpleNamespace(bytes=None))
 
 
 def layout(rows: int = 2, cols: int = 2, words: int = 2) -> TokenLayout:
@@ -46,6 +54,7 @@ class FakeTrace:
     asked: list[frozenset[int]] = field(default_factory=list)
     interrupt_at: int | None = None
     model_id: str = "fake"
+    model = FakeModel()
     revision: str | None = None
     n_layers: int = 1
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from causal_lvlm.metrics import Case
 from causal_lvlm.tokens import TokenLayout
-from tests.explanation.fakes import OTHER, SAID, layout
+from tests.explanation.fakes import OTHER, SAID, FakeModel, layout
 
 __all__ = ["OTHER", "SAID", "FunctionTrace", "additive", "boolean", "case_of", "layout"]
 
@@ -30,6 +30,7 @@ class FunctionTrace:
     rows: int = 0
     calls: list[str] = field(default_factory=list)
     model_id: str = "fake"
+    model = FakeModel()
     revision: str | None = None
 
     def evaluate(self, keep: np.ndarray, target: Any, *, masking: str = "remove", **_: Any) -> Any:
