@@ -13,6 +13,7 @@ from causal_lvlm.errors import AttentionError
 from causal_lvlm.methods import attribute
 from tests.attribution.conftest import make_layout
 from tests.attribution.traces import ALL, embedded, score_of, windowed
+from tests.explanation.fakes import FakeModel
 
 SPECIAL = (0, 1, 11)
 
@@ -40,7 +41,7 @@ class Backward:
 
 
 class FakeTrace:
-    model_id, revision = "fake", None
+    model_id, revision, model = "fake", None, FakeModel()
 
     def __init__(self, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
