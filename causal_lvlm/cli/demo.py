@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,13 @@ from causal_lvlm.cli.overwriting import EXPLAINED, results_folder
 from causal_lvlm.cli.results import describe, finish, was_interrupted
 from causal_lvlm.cli.support import Debug, Failures, Progress, clear_errors, one_thread, writing
 from causal_lvlm.cli.targets import default_target
+
+if TYPE_CHECKING:
+    from causal_lvlm.explanation import Explanation
+    from causal_lvlm.explanation.stability import TargetStability
+    from causal_lvlm.lvlm import Trace
+    from causal_lvlm.tiny import Sample
+    from causal_lvlm.viz.case import Case
 
 __all__ = ["demo"]
 
@@ -36,13 +43,14 @@ def demo(
         folder = results_folder(out, EXPLAINED)
         from causal_lvlm.tiny import sample_inputs
         from causal_lvlm.viz.bundle import write_cases
+        from causal_lvlm.viz.view import view_of
 
         with Progress(steps=len(sample_inputs()) + 1) as progress:
             cases, stopped = _explain_samples(sample_inputs(), max_runs, progress)
         failures = Failures(debug)
         with failures.kept("printing"):  # first, as a disk may be full
             for case in cases:
-                typer.echo(f"\n{case.name}: “{case.trace.answer}”")
+                typer.echo(f"\n{case.name}: “{view_of(case.trace).run.answer}”")
                 for explanation in case.explanations:
                     typer.echo(describe(explanation))
         written: list[Path] = []
@@ -63,15 +71,15 @@ def demo(
 
 
 def _explain_samples(
-    samples: Sequence[Any], max_runs: int, progress: Progress
-) -> tuple[list[Any], bool]:
+    samples: Sequence[Sample], max_runs: int, progress: Progress
+) -> tuple[list[Case], bool]:
     """Return one case per bundled sample, and whether Ctrl-C ended the work."""
     import causal_lvlm as cl
     from causal_lvlm.explanation.head_graphs import head_graphs
     from causal_lvlm.methods import measure_faithfulness
     from causal_lvlm.viz.case import Case
 
-    cases: list[Any] = []
+    cases: list[Case] = []
     try:
         progress.step("loading the embedded model")
         model = cl.load_model()
@@ -100,7 +108,7 @@ def _explain_samples(
     return cases, False
 
 
-def _stability(trace: Any, found: Any) -> list[Any]:
+def _stability(trace: Trace, found: Explanation) -> list[TargetStability]:
     """Return how stable the edges of an explanation's graph are; empty where it has no graph."""
     from causal_lvlm.explanation.trust import explanation_stability
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +33,10 @@ from causal_lvlm.cli.support import (
 from causal_lvlm.errors import OptionError
 from causal_lvlm.runner import UnsavedError
 from causal_lvlm.storage import to_jsonable, versions
+
+if TYPE_CHECKING:
+    from causal_lvlm.lvlm import LVLM
+    from causal_lvlm.workers import Setup
 
 __all__ = ["evaluate"]
 
@@ -200,7 +204,7 @@ def _remarks(items: dict[str, dict[str, Any]], config: dict[str, Any]) -> None:
 
 
 def _run(
-    items: dict[str, dict[str, Any]], config: dict[str, Any], out: Path, loading: Any, jobs: int,
+    items: dict[str, dict[str, Any]], config: dict[str, Any], out: Path, loading: Setup, jobs: int,
     *, restart: bool, retry: bool,
 ) -> int:  # fmt: skip
     """Do the work; return how many of these items have failed, now or before."""
@@ -241,7 +245,7 @@ def _run(
     return len(errors)
 
 
-def _load(model: str | None, options: dict[str, Any]) -> Any:
+def _load(model: str | None, options: dict[str, Any]) -> LVLM:
     import causal_lvlm as cl
 
     return cl.load_model(model, **options)

@@ -10,7 +10,10 @@ from causal_lvlm.cli.targets import default_target, find_target
 from causal_lvlm.errors import one_line
 
 if TYPE_CHECKING:
+    from causal_lvlm.arrays import BoolArray
     from causal_lvlm.attribution.result import Attribution
+    from causal_lvlm.lvlm import LVLM
+    from causal_lvlm.metrics import Case
     from causal_lvlm.tokens import Units
 
 __all__ = ["evaluate_item", "explaining_set"]
@@ -18,7 +21,7 @@ __all__ = ["evaluate_item", "explaining_set"]
 KEPT = ("model_runs", "backward_passes", "seconds", "peak_memory", "notes")
 
 
-def evaluate_item(item: dict[str, Any], model: Any, *, config: dict[str, Any]) -> dict[str, Any]:
+def evaluate_item(item: dict[str, Any], model: LVLM, *, config: dict[str, Any]) -> dict[str, Any]:
     """Ask, explain and measure.
 
     Parameters
@@ -66,7 +69,7 @@ def evaluate_item(item: dict[str, Any], model: Any, *, config: dict[str, Any]) -
     }
 
 
-def _measure(case: Any, config: dict[str, Any], region: Any) -> dict[str, Any]:
+def _measure(case: Case, config: dict[str, Any], region: BoolArray | None) -> dict[str, Any]:
     """Return what every method cost and how every metric judged it.
 
     A method that cannot be used here becomes an entry with its error; the others go on.

@@ -29,6 +29,9 @@ from causal_lvlm.cli.targets import default_target, find_target
 from causal_lvlm.errors import ImageError, TargetError
 
 if TYPE_CHECKING:
+    from causal_lvlm.attribution import Attribution
+    from causal_lvlm.explanation import Explanation
+    from causal_lvlm.lvlm import Trace
     from causal_lvlm.lvlm.images import ImageLike
     from causal_lvlm.tokens import Target
 
@@ -201,7 +204,7 @@ def explain(
             )
         with failures.kept("printing"):  # first, as a disk may be full
             if as_json:
-                typer.echo(result_json(trace, explanations, attributions, found.parts()))
+                typer.echo(result_json(trace, explanations, attributions, found))
             else:
                 typer.echo(f"answer: {trace.answer}")
                 if remark:
@@ -216,8 +219,9 @@ def explain(
 
             with writing(folder, failures, len(explanations)) as drawing:
                 written = write_bundle(
-                    trace, explanations, attributions, folder, **found.parts(),
-                    interrupted=stopped, progress=drawing,
+                    trace, explanations, attributions, folder, metrics=found.metrics,
+                    stability=found.stability, heads=found.heads, interrupted=stopped,
+                    progress=drawing,
                 )  # fmt: skip
         failures.say()
         if folder is not None and written and not as_json:
@@ -229,7 +233,7 @@ def explain(
         failures.end()
 
 
-def _relevant(explanation: Any, images: Sequence[Path]) -> Any:
+def _relevant(explanation: Explanation, images: Sequence[Path]) -> Explanation:
     """Leave out the set within the image where none was given: nobody asked for it."""
     if images or set(explanation.sets) == {"image"}:
         return explanation
@@ -267,14 +271,14 @@ def _is_file(text: str) -> bool:
 
 
 def _explain_targets(
-    trace: Any, targets: list[Target], methods: list[str], options: dict[str, Any],
+    trace: Trace, targets: list[Target], methods: list[str], options: dict[str, Any],
     looks: Looks, progress: Progress, failures: Failures,
-) -> tuple[list[Any], list[Any], Looked, bool]:  # fmt: skip
+) -> tuple[list[Explanation], list[Attribution], Looked, bool]:  # fmt: skip
     """Return explanations, attributions, what was measured, and whether Ctrl-C ended the work."""
     import causal_lvlm as cl
 
-    explanations: list[Any] = []
-    attributions: list[Any] = []
+    explanations: list[Explanation] = []
+    attributions: list[Attribution] = []
     looked = Looked()
     try:
         for wanted in targets:

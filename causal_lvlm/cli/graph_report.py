@@ -12,6 +12,7 @@ from causal_lvlm.errors import StructureError
 from causal_lvlm.storage import to_jsonable, to_utf8, write_bytes, write_json
 
 if TYPE_CHECKING:
+    from causal_lvlm.arrays import FloatArray
     from causal_lvlm.cli.learn_trust import Trust
     from causal_lvlm.structure.compare import GraphComparison
     from causal_lvlm.structure.null_result import NullEdges
@@ -27,7 +28,7 @@ SHOWN = 40
 
 
 def edge_rows(
-    structure: LearnedStructure, names: Sequence[str], confidence: Any = None
+    structure: LearnedStructure, names: Sequence[str], confidence: FloatArray | None = None
 ) -> list[dict[str, Any]]:
     """Return one row per edge, the strongest first (largest of the weakest |partial| met)."""
     from causal_lvlm.structure.export import to_dict

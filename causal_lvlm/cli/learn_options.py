@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -100,7 +99,7 @@ def tiers_of(text: str | None, names: Sequence[str]) -> tuple[list[int], list[in
     return [int(k) for k in np.argsort(tiers, kind="stable")], tiers
 
 
-def node_pairs(texts: Sequence[str], option: str, names: Sequence[str]) -> list[tuple[Any, Any]]:
+def node_pairs(texts: Sequence[str], option: str, names: Sequence[str]) -> list[tuple[int, int]]:
     """Return the pairs of nodes that an option gave as ``A,B``, as numbers.
 
     Raises

@@ -20,7 +20,9 @@ from causal_lvlm.cli.tables import Loaded
 from causal_lvlm.errors import DataError, quoted
 
 if TYPE_CHECKING:
+    from causal_lvlm.arrays import FloatArray
     from causal_lvlm.structure.null_result import NullEdges
+    from causal_lvlm.structure.pag import PAG
     from causal_lvlm.structure.result import LearnedStructure
     from causal_lvlm.structure.sources import CorrelationSource
     from causal_lvlm.structure.stability_result import EdgeStability
@@ -64,7 +66,7 @@ class Trust:
     interrupted: bool = False
 
     @property
-    def confidence(self) -> Any:
+    def confidence(self) -> FloatArray | None:
         """Share of runs with each edge, shape (N, N); None without ``--stability``."""
         return None if self.stability is None else self.stability.edge_frequency
 
@@ -208,7 +210,7 @@ def check_pictures(picture: Path | None, difference: Path | None, compare: Path 
 
 
 def draw_pictures(
-    structure: LearnedStructure, names: Sequence[str], trust: Trust, truth: Any,
+    structure: LearnedStructure, names: Sequence[str], trust: Trust, truth: PAG | None,
     picture: Path | None, difference: Path | None, called: str,
 ) -> list[Path]:  # fmt: skip
     """Draw the graph, and what differs from another one; return the paths.

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from causal_lvlm.cli.support import Failures, Progress
 from causal_lvlm.errors import OptionError
+
+if TYPE_CHECKING:
+    from causal_lvlm.attribution import Attribution
+    from causal_lvlm.explanation import Explanation
+    from causal_lvlm.explanation.head_graphs import HeadGraphs
+    from causal_lvlm.explanation.stability import TargetStability
+    from causal_lvlm.lvlm import Trace
+    from causal_lvlm.metrics import MetricTable
 
 __all__ = ["Looked", "Looks"]
 
@@ -16,14 +24,16 @@ __all__ = ["Looked", "Looks"]
 class Looked:
     """What was found, in the order of the words."""
 
-    metrics: list[Any] = field(default_factory=list)
-    stability: list[Any] = field(default_factory=list)
-    heads: list[Any] = field(default_factory=list)
+    metrics: list[MetricTable] = field(default_factory=list)
+    stability: list[TargetStability] = field(default_factory=list)
+    heads: list[HeadGraphs] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
-    def parts(self) -> dict[str, list[Any]]:
+    def parts(self) -> dict[str, Sequence[MetricTable | TargetStability | HeadGraphs]]:
         """Return what there is, by the names that reports use."""
-        parts = {"metrics": self.metrics, "stability": self.stability, "heads": self.heads}
+        parts: dict[str, Sequence[MetricTable | TargetStability | HeadGraphs]] = {
+            "metrics": self.metrics, "stability": self.stability, "heads": self.heads,
+        }  # fmt: skip
         return {name: found for name, found in parts.items() if found}
 
     def describe(self) -> list[str]:
@@ -37,7 +47,7 @@ class Looked:
         ]
 
 
-def _budget_said(table: Any) -> str:
+def _budget_said(table: MetricTable) -> str:
     """Return what the first number of a table is, empty if it has none."""
     for value in table.values:
         if value.metric.startswith("masked_top"):
@@ -89,9 +99,9 @@ class Looks:
 
     def look(
         self,
-        trace: Any,
-        found: Any,
-        attributions: Sequence[Any],
+        trace: Trace,
+        found: Explanation,
+        attributions: Sequence[Attribution],
         into: Looked,
         progress: Progress,
         failures: Failures,

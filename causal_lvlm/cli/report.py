@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
@@ -17,11 +17,19 @@ from causal_lvlm.storage import output_folder, read_object
 from causal_lvlm.summary import check_run, pictures_of
 
 if TYPE_CHECKING:
+    from causal_lvlm.attribution.result import Attribution
+    from causal_lvlm.explanation.head_graphs import HeadGraphs
+    from causal_lvlm.explanation.result import Explanation
+    from causal_lvlm.explanation.stability import TargetStability
+    from causal_lvlm.metrics.result import MetricTable
+    from causal_lvlm.tokens import Target
     from causal_lvlm.viz.case import Case
 
 __all__ = ["read_results", "report"]
 
-Group = tuple[Path, int] | None
+T = TypeVar("T")
+Group: TypeAlias = tuple[Path, int] | None
+Other: TypeAlias = "Attribution | MetricTable | TargetStability | HeadGraphs"
 INDEX = "explanation.json"  # as `causal_lvlm.viz.bundle` calls it
 MAX_FILES, MAX_BYTES = 5_000, 2_000_000_000  # of all files of a page
 MAX_PIXELS = 1_000_000_000  # of all runs of a page
@@ -102,66 +110,60 @@ def read_results(files: Sequence[Path]) -> tuple[list[Case], list[str]]:
     from causal_lvlm.metrics.result import MetricTable
     from causal_lvlm.viz.case import Case
 
-    readers: dict[str, Any] = {
-        "explanation": Explanation.load,
-        "attribution": Attribution.load,
-        "metrics": MetricTable.load,
-        "target-stability": TargetStability.load,
-        "head-graphs": HeadGraphs.load,
-    }
-    found: dict[str, list[tuple[Any, Group]]] = {kind: [] for kind in readers}
+    kinds: dict[str, type[Other]] = {
+        "attribution": Attribution, "metrics": MetricTable, "target-stability": TargetStability,
+        "head-graphs": HeadGraphs,
+    }  # fmt: skip
+    explanations: list[tuple[Explanation, Group]] = []
+    others: list[tuple[Other, Group]] = []
     for path, (named, group) in _expanded(files).items():
         kind = str(read_object(path).get("kind"))[:40]
-        if kind in readers:
-            result = readers[kind](path)
-            if kind == "explanation":
-                with reading(path, "explanation"):
-                    check_run(result.summary, "trace")
-            found[kind].append((result, group))
+        if kind == "explanation":
+            explanation = Explanation.load(path)
+            with reading(path, "explanation"):
+                check_run(explanation.summary, "trace")
+            explanations.append((explanation, group))
+        elif kind in kinds:
+            others.append((kinds[kind].load(path), group))
         elif named:
-            raise OutputError(
-                f"{str(path)!r} holds {kind!r}; a report is made of: {', '.join(readers)}"
-            )
-    if not found["explanation"]:
+            known = ", ".join(["explanation", *kinds])
+            raise OutputError(f"{str(path)!r} holds {kind!r}; a report is made of: {known}")
+    if not explanations:
         raise OutputError(
             f"there is no saved explanation in {', '.join(str(f) for f in files)}; write some "
             "with explain --out FOLDER or Explanation.save: they carry image, tokens and answer"
         )
-    runs: dict[tuple[Any, ...], list[tuple[Any, Group]]] = {}
-    for explanation, group in found["explanation"]:
+    runs: dict[tuple[Hashable, ...], list[tuple[Explanation, Group]]] = {}
+    for explanation, group in explanations:
         runs.setdefault(_run_of(explanation), []).append((explanation, group))
     _check_pixels(members[0][0] for members in runs.values())
     cases = []
-    remarks: list[str] = []
     used: set[int] = set()
-    others = [kind for kind in readers if kind != "explanation"]
     for members in runs.values():
-        first, groups = members[0][0], {group for _, group in members}
-        fitting = {
-            kind: [
-                result
-                for result, group in found[kind]
-                if (group is None or group in groups) and _fits(result, first)
-            ]
-            for kind in others
-        }
-        used.update(id(r) for results in fitting.values() for r in results)
+        first, groups = members[0][0], {None, *(group for _, group in members)}
+        fitting = [r for r, group in others if group in groups and _fits(r, first)]
+        used.update(map(id, fitting))
         cases.append(
             Case(
                 first.summary,
                 [explanation for explanation, _ in members],
-                fitting["attribution"],
+                _only(Attribution, fitting),
                 name=_short(str(first.summary["answer"])) if len(runs) > 1 else "",
-                metrics=fitting["metrics"],
-                stability=fitting["target-stability"],
-                heads=fitting["head-graphs"],
+                metrics=_only(MetricTable, fitting),
+                stability=_only(TargetStability, fitting),
+                heads=_only(HeadGraphs, fitting),
             )
         )
-    for kind in others:
-        lost = sum(id(r) not in used for r, _ in found[kind])
+    remarks = []
+    for name, kind_of in kinds.items():
+        lost = sum(id(result) not in used for result in _only(kind_of, [r for r, _ in others]))
         if lost:
-            remarks.append(f"{lost} of the {kind} files fit no run of an explanation: left out")
+            remarks.append(f"{lost} of the {name} files fit no run of an explanation: left out")
     return cases, remarks
+
+
+def _only(kind: type[T], results: Iterable[object]) -> list[T]:
+    return [result for result in results if isinstance(result, kind)]
 
 
 _NAMED = record({"file": text})
@@ -178,7 +180,7 @@ def _check_totals(paths: Iterable[Path]) -> None:
         )
 
 
-def _check_pixels(explanations: Iterable[Any]) -> None:
+def _check_pixels(explanations: Iterable[Explanation]) -> None:
     """Raise `OutputError` where all runs together have too many pixels, before any is drawn."""
     pixels = sum(
         width * height
@@ -232,26 +234,26 @@ def _listed_in(path: Path, value: dict[str, Any]) -> list[tuple[Path, int]]:
         ]
 
 
-def _run_of(explanation: Any) -> tuple[Any, ...]:
-    summary = explanation.summary
-    said = (summary["prompt"], summary["answer"], tuple(summary["token_ids"]))
+def _run_of(explanation: Explanation) -> tuple[Hashable, ...]:
+    summary, ids = explanation.summary, explanation.layout.token_ids
+    said = (summary["prompt"], summary["answer"], tuple(ids.tolist()))
     return explanation.model_id, *said, *pictures_of(summary)
 
 
-def _fits(result: Any, explanation: Any) -> bool:
+def _fits(result: Other, explanation: Explanation) -> bool:
     """Whether a result without a trace of its own can be of the same run."""
-    ids = explanation.summary["token_ids"]
-    if result.target is None:
+    ids, target = explanation.layout.token_ids, result.target
+    if target is None:
         return False
     return (
         getattr(result, "model_id", None) in (None, explanation.model_id)
         and len(getattr(result, "scores", ids)) == len(ids)
-        and _reach(result) < len(ids)
-        and tuple(ids[p] for p in result.target.positions) == tuple(result.target.token_ids)
+        and _reach(result, target) < len(ids)
+        and tuple(ids[list(target.positions)].tolist()) == target.token_ids
     )
 
 
-def _reach(result: Any) -> int:
+def _reach(result: Other, target: Target) -> int:
     """Return the last position that a result names."""
     graphs = getattr(result, "graphs", None) or [result]
     members = [p for graph in graphs for unit in getattr(graph, "members", ()) for p in unit]
@@ -261,7 +263,7 @@ def _reach(result: Any) -> int:
         for row in value.detail.get("rows", ())
         for p in row.get("positions", ())
     ]
-    last: int = max(result.target.positions[-1], *members, *rows, 0)
+    last: int = max(target.positions[-1], *members, *rows, 0)
     return last
 
 

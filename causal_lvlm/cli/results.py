@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -12,19 +13,21 @@ from causal_lvlm.cli.support import INTERRUPTED, say
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.summary import pictures_of
 
+if TYPE_CHECKING:
+    from causal_lvlm.attribution import Attribution
+    from causal_lvlm.cli.looks import Looked
+    from causal_lvlm.explanation import Explanation
+    from causal_lvlm.lvlm import Trace
+
 __all__ = ["describe", "finish", "result_json", "was_interrupted"]
 
 
-def was_interrupted(explanation: Any) -> bool:
+def was_interrupted(explanation: Explanation) -> bool:
     """Say whether Ctrl-C ended the search of any scope."""
-    return any(
-        "interrupted" in (item.outcome, getattr(item, "ended", None))
-        for item in explanation.sets.values()
-        if item is not None
-    )
+    return any("interrupted" in (s.outcome, s.ended) for s in explanation.sets.values())
 
 
-def describe(explanation: Any) -> str:
+def describe(explanation: Explanation) -> str:
     """Return an explanation as a few lines of text: its sentence, then a line per set."""
     from causal_lvlm.explanation.wording import amount, members, outcome, random_controls
     from causal_lvlm.viz import wording
@@ -33,8 +36,6 @@ def describe(explanation: Any) -> str:
     n_images = len(pictures_of(summary))
     lines = [explanation.sentence()]
     for name, item in explanation.sets.items():
-        if item is None:
-            continue
         parts = [outcome(item, explanation.mode, explanation.tester)]
         if item.units:
             parts = [members(explanation.layout, item), "not verified"]
@@ -52,10 +53,10 @@ def describe(explanation: Any) -> str:
 
 
 def result_json(
-    trace: Any,
-    explanations: list[Any],
-    attributions: list[Any],
-    others: dict[str, list[Any]] | None = None,
+    trace: Trace,
+    explanations: Sequence[Explanation],
+    attributions: Sequence[Attribution],
+    looked: Looked,
 ) -> str:
     """Return answer, explanations and attributions of a run as JSON text."""
     value = {
@@ -63,12 +64,14 @@ def result_json(
         "prompt": trace.prompt,
         "explanations": [e.to_dict() for e in explanations],
         "attributions": [a.to_dict() for a in attributions],
-        **{name: [r.to_dict() for r in found] for name, found in (others or {}).items()},
+        **{name: [r.to_dict() for r in found] for name, found in looked.parts().items()},
     }
     return json.dumps(to_jsonable(value), ensure_ascii=False, indent=1, default=str)
 
 
-def finish(folder: Path, written: list[Path], explanations: list[Any], stopped: bool) -> None:
+def finish(
+    folder: Path, written: Sequence[Path], explanations: Sequence[Explanation], stopped: bool
+) -> None:
     """Say what was written, with numbers; end with the right exit code."""
     from causal_lvlm.explanation.wording import amount
 
