@@ -10,6 +10,7 @@ Tetrad), `causal_lvlm.structure.convert` (causal-learn, pywhy-graphs), `read_gra
 from __future__ import annotations
 
 from causal_lvlm.structure.aggregate import UnionGraph, aggregate_graphs
+from causal_lvlm.structure.attention import correlation_from_attention
 from causal_lvlm.structure.compare import GraphComparison, compare_graphs
 from causal_lvlm.structure.data import correlation_from_data
 from causal_lvlm.structure.evidence import PairEvidence
@@ -22,11 +23,7 @@ from causal_lvlm.structure.null_result import NullEdges
 from causal_lvlm.structure.pag import PAG
 from causal_lvlm.structure.pds import PDSTree, pds_tree
 from causal_lvlm.structure.result import LearnedStructure
-from causal_lvlm.structure.sources import (
-    CorrelationSource,
-    correlation_from_attention,
-    correlation_from_covariance,
-)
+from causal_lvlm.structure.sources import CorrelationSource, correlation_from_covariance
 from causal_lvlm.structure.stability import edge_stability
 from causal_lvlm.structure.stability_result import EdgeStability
 from causal_lvlm.structure.validity import Violation, check_validity

@@ -14,12 +14,12 @@ import numpy as np
 
 from causal_lvlm.arrays import BoolArray, FloatArray, plain_array
 from causal_lvlm.errors import CorrelationError, DataError, StructureError
+from causal_lvlm.structure.attention import correlation_from_attention
 from causal_lvlm.structure.data import correlation_from_data
 from causal_lvlm.structure.sources import (
     SYMMETRY,
     CorrelationSource,
     aligned,
-    correlation_from_attention,
     correlation_from_covariance,
     named_alike,
     square_table,

@@ -224,7 +224,7 @@ class Learner:
         """Remove forbidden edges, then orient for the last time: all rules."""
         from causal_kernels import complete_selection, complete_tails
 
-        with self._forbidden_set_aside():
+        with _SetAside(self):
             self.orient()
             if self.selection_bias:
                 open_edges = int(complete_selection(self.marks, self.claims, self.stable))
@@ -239,14 +239,11 @@ class Learner:
         """Remove forbidden edges, then v-structures and Meek's rules."""
         from causal_kernels import orient_cpdag
 
-        with self._forbidden_set_aside():
+        with _SetAside(self):
             self.claims = orient_cpdag(
                 self.marks, self.tiers, self.blocked, self.sepset_start, self.sepset_size,
                 self.sepset_nodes, self.stable,
             )  # fmt: skip
-
-    def _forbidden_set_aside(self) -> _SetAside:
-        return _SetAside(self)
 
     def one(self, lists: tuple[IntArray, IntArray]) -> Kernel:
         """Return the kernel of conditioning size 1, the same for all algorithms."""

@@ -19,13 +19,10 @@ from causal_lvlm.errors import (
     SampleSizeError,
     StructureError,
 )
+from causal_lvlm.structure.attention import correlation_from_attention
 from causal_lvlm.structure.data import correlation_from_data
 from causal_lvlm.structure.inputs import as_source
-from causal_lvlm.structure.sources import (
-    CorrelationSource,
-    correlation_from_attention,
-    correlation_from_covariance,
-)
+from causal_lvlm.structure.sources import CorrelationSource, correlation_from_covariance
 from tests.examples import examples
 
 

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from causal_lvlm import cli
 from causal_lvlm.errors import CorrelationError, DataError
 from causal_lvlm.structure import learn_structure
+from causal_lvlm.structure.attention import correlation_from_attention
 from causal_lvlm.structure.data import correlation_from_data
 from causal_lvlm.structure.inputs import as_source
-from causal_lvlm.structure.sources import correlation_from_attention, correlation_from_covariance
+from causal_lvlm.structure.sources import correlation_from_covariance
 from causal_lvlm.structure.tables import read_table
 
 pandas: Any = pytest.importorskip("pandas")
