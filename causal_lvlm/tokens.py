@@ -377,14 +377,6 @@ class Units:
                 keep[row, list(self.members[unit])] = False
         return keep
 
-    def keep_only(self, subsets: Sequence[Iterable[int]], n_positions: int) -> BoolArray:
-        """Return masks (len(subsets), n_positions): units outside the subset are False."""
-        chosen = [set(subset) for subset in subsets]
-        everything = range(len(self))
-        return self.keep_without(
-            [[u for u in everything if u not in s] for s in chosen], n_positions
-        )
-
     def unit_of(self) -> dict[int, int]:
         """Return the unit of each position that belongs to one."""
         return {p: unit for unit, members in enumerate(self.members) for p in members}

@@ -201,16 +201,16 @@ def explain(
     check_trace(trace)
     check_options({**given, "progress": progress})
     check_self_check(trace.self_check, force)
-    chosen, units, remark = _read(trace, target, given)
+    chosen, units, remark = _read(trace, target, given)  # 1
     tell = progress or (lambda stage, used, total: None)
     budget = Budget(max_runs, None if time_limit is None else started + time_limit)
-    asker, judge = ask_unmasked(
+    asker, judge = ask_unmasked(  # 2
         trace, chosen, units, budget, tester=tester, drop_ratio=drop_ratio, against=against,
         masking=masking, backend=backend, at_once=AT_ONCE[search],
     )  # fmt: skip
     tell("capturing attention", budget.used, max_runs)
     passed = TargetPass(trace, chosen, given["source"])
-    correlations = attention_correlations(
+    correlations = attention_correlations(  # 3
         trace, chosen, heads=given["heads"], layer=layer, source=given["source"], sink=sink,
         row=row, tiers=tiers, pool=pool, top_k=top_k, min_attention=min_attention,
         n_samples=n_samples, threshold=threshold, passed=passed,
@@ -225,12 +225,12 @@ def explain(
         )
         budget.extend(compiled)
     tell("learning graphs", budget.used, max_runs)
-    graphs = learn_graphs(
+    graphs = learn_graphs(  # 4
         correlations, trace.layout, chosen.text, max_radius=max_radius, alpha=alpha,
         algorithm=algorithm, variant=variant, max_conditioning_size=max_conditioning_size,
         max_tests=max_tests, deadline=budget.deadline, n_jobs=n_jobs,
     )  # fmt: skip
-    scopes, twin = scopes_of(units.modality, given["candidates"])
+    scopes, twin = scopes_of(units.modality, given["candidates"])  # 5
     cases = [
         Case(name, Question(asker, judge, scope, mode), share, unit_trees(graphs, units, scope))
         for name, scope, share in scopes
@@ -239,10 +239,10 @@ def explain(
         cases, passed, budget, mode, max_radius, max_size, n_random, seed,
         lambda stage: tell(stage, budget.used, max_runs),
     )  # fmt: skip
-    sets = (guided_search if search == "guided" else published_search)(run)
+    sets = (guided_search if search == "guided" else published_search)(run)  # 6
     if twin is not None:
         sets["joint"] = replace(sets[twin], scope="joint", model_runs=0)
-    return Explanation(
+    return Explanation(  # 7
         target=chosen, sets={name: sets[name] for name in SCOPES if name in sets}, mode=mode,
         tester=tester, against=None if judge.against is None else trace.token_text(judge.against),
         masking=masking, backend="+".join(sorted(asker.backends)) or backend,

@@ -179,7 +179,7 @@ def union_graph(
     StructureError
         If there is no graph, the graphs are of different targets, or weights do not fit.
     """
-    heads: list[HeadGraph] = list(getattr(graphs, "graphs", graphs))
+    heads = list(graphs if isinstance(graphs, Sequence) else graphs.graphs)
     if not heads:
         raise StructureError(
             "there is no graph to unite: no head of this explanation has one (see its "

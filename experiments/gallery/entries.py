@@ -263,7 +263,7 @@ def questions(kit: Kit) -> Entry:
     """Two questions about one picture, and how the graphs of their answers differ."""
     asked, traces = zip(kit.run("colour"), kit.run("colour", SECOND), strict=True)
     found = [cl.explain(trace, trace.answer, seed=kit.seed) for trace in traces]
-    graphs = [e.graph for e in found]
+    graphs = [e.graph for e in found if e.graph is not None]
     difference, one, two, labels = graph_difference(
         graphs[0], traces[0].layout, graphs[1], traces[1].layout
     )
