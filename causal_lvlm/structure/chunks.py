@@ -82,6 +82,40 @@ class Limits:
             raise Interrupted("max_tests")
 
 
+@dataclass
+class _Chunks:
+    """The work on chunks of ``step`` edges; `given_up` ends what runs in other threads."""
+
+    kernel: Kernel
+    edges: Int32Array
+    found: Found
+    limits: Limits
+    tests_before: int
+    step: int
+    given_up: threading.Event = field(default_factory=threading.Event)
+
+    def work(self, first: int) -> tuple[int, int, int]:
+        """Work on the chunk from ``first`` on; return (candidate sets, tests, where it ends)."""
+        most, limits = self.limits.max_tests, self.limits
+        whole = _BUDGET if most is None else min(_BUDGET, most)
+        stop = min(first + self.step, len(self.edges))
+        candidates, tests, budget = 0, 0, whole
+        while first < stop and not self.given_up.is_set():
+            limits.check()
+            part = slice(first, stop)
+            done, met = self.kernel(self.edges[part], self.found.part(part), budget)
+            if not done and most is not None and budget >= most:
+                # one edge alone has more sets to look at than all edges may have tests
+                raise Interrupted("max_tests")
+            # an edge with more sets than the budget is begun again with a larger one
+            budget = whole if done else 2 * budget
+            tests += int(self.found.tests[first : first + done].sum())
+            limits.check_tests(self.tests_before + tests)
+            candidates += int(met)
+            first += done
+        return candidates, tests, stop
+
+
 def run_chunks(
     kernel: Kernel,
     edges: Int32Array,
@@ -114,30 +148,11 @@ def run_chunks(
     """
     count = len(edges)
     step = _CHUNK_ONE if found.members.shape[1] == 1 else _CHUNK
-    whole = _BUDGET if limits.max_tests is None else min(_BUDGET, limits.max_tests)
-    given_up = threading.Event()
-
-    def work(first: int) -> tuple[int, int, int]:
-        stop = min(first + step, count)
-        candidates, tests, budget = 0, 0, whole
-        while first < stop and not given_up.is_set():
-            limits.check()
-            done, met = kernel(edges[first:stop], found.part(slice(first, stop)), budget)
-            if not done and limits.max_tests is not None and budget >= limits.max_tests:
-                # one edge alone has more sets to look at than all edges may have tests
-                raise Interrupted("max_tests")
-            # an edge with more sets than the budget is begun again with a larger one
-            budget = whole if done else 2 * budget
-            tests += int(found.tests[first : first + done].sum())
-            limits.check_tests(tests_before + tests)
-            candidates += int(met)
-            first += done
-        return candidates, tests, stop
-
+    chunks = _Chunks(kernel, edges, found, limits, tests_before, step)
     candidates, tests, done = 0, tests_before, 0
     while done < count:
         began = time.perf_counter()
-        met, new, done = work(done)
+        met, new, done = chunks.work(done)
         candidates, tests = candidates + met, tests + new
         limits.check_tests(tests)
         if progress is not None:
@@ -151,13 +166,13 @@ def run_chunks(
     workers = min(n_jobs, len(starts))
     with ThreadPoolExecutor(max_workers=workers) as pool:
         try:
-            for met, new, done in pool.map(work, starts):
+            for met, new, done in pool.map(chunks.work, starts):
                 candidates, tests = candidates + met, tests + new
                 limits.check_tests(tests)
                 if progress is not None:
                     progress(done, count)
         except BaseException:
             # Ctrl-C included: let the other threads end soon, the pool waits for them
-            given_up.set()
+            chunks.given_up.set()
             raise
     return candidates
