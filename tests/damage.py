@@ -454,7 +454,7 @@ def read_matrix(path: Path) -> object:
 
 def read_results_file(path: Path) -> object:
     from causal_lvlm.cli.evaluate_summary import check_line, summarise, table
-    from causal_lvlm.runner import read_config, read_lines
+    from causal_lvlm.items_file import read_config, read_lines
 
     read_config(path)
     config = {"methods": ["relevancy"]}  # of the command that reads, which must be the same

@@ -17,8 +17,8 @@ import causal_lvlm
 from causal_lvlm.app import server
 from causal_lvlm.cli import main
 from causal_lvlm.cli.ending import told_to_end
+from causal_lvlm.items_file import read_lines
 from causal_lvlm.lvlm import families
-from causal_lvlm.runner import read_lines
 from tests.processes import ENDINGS, ROOT, ctrl_c_raises, started, wait_for
 
 SAMPLE = ROOT / "causal_lvlm" / "tiny" / "samples" / "colour.png"

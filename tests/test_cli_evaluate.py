@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from causal_lvlm import cli
 from causal_lvlm.cli.items import read_items
 from causal_lvlm.errors import DataError
-from causal_lvlm.runner import read_config, read_lines
+from causal_lvlm.items_file import read_config, read_lines
 from causal_lvlm.tiny import samples_path
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import causal_lvlm as cl
-from causal_lvlm.runner import read_config, read_lines
+from causal_lvlm.items_file import read_config, read_lines
 from causal_lvlm.tokens import Target
 from experiments.ablations import measure, page, summary
 from experiments.ablations.settings import BY_NAME, DEFAULT, SETTINGS

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from causal_lvlm.runner import read_config, read_lines
+from causal_lvlm.items_file import read_config, read_lines
 from causal_lvlm.tiny.scenes import GRID, PATCH_SIZE
 from experiments.common.tables import filled
 from experiments.localisation import measure, page, summary

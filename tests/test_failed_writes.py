@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 import causal_lvlm.storage
 from causal_lvlm.cli import app
 from causal_lvlm.errors import OutputError
-from causal_lvlm.runner import UnsavedError, read_lines, run_items
+from causal_lvlm.items_file import UnsavedError, read_lines
+from causal_lvlm.runner import run_items
 from causal_lvlm.storage import write_bytes
 from tests.viz.fakes import fake_explanation, fake_view
 

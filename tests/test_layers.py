@@ -31,7 +31,7 @@ class Room(NamedTuple):
 
 FILES = (
     "errors", "arrays", "checks", "fields", "rasters", "storage", "npz", "budget", "workers",
-    "runner",
+    "items_file", "runner",
 )  # fmt: skip
 LANGUAGE = (
     "tokens", "results", "answers", "protocols", "summary", "cards", "record", "units", "asker",

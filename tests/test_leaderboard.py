@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import causal_lvlm as cl
+from causal_lvlm.items_file import read_config, read_lines
 from causal_lvlm.methods import evaluate
 from causal_lvlm.metrics import Case
 from causal_lvlm.metrics.statistics import bootstrap_mean
-from causal_lvlm.runner import read_config, read_lines
 from experiments.common import streams
 from experiments.common.pairs import Pair, draw_pairs, pair_of, plan_items
 from experiments.common.tables import filled, markdown, rounded

@@ -13,7 +13,8 @@ import time
 import pytest
 
 from causal_lvlm.errors import CausalLVLMError, OutputError
-from causal_lvlm.runner import read_config, read_lines, run_items
+from causal_lvlm.items_file import read_config, read_lines
+from causal_lvlm.runner import run_items
 from tests.processes import ENDINGS, alive, ctrl_c_raises, started, wait_for
 
 # Spawned processes import the functions they run, so these are written to a module.

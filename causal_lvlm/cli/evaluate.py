@@ -31,7 +31,7 @@ from causal_lvlm.cli.support import (
     say,
 )
 from causal_lvlm.errors import OptionError
-from causal_lvlm.runner import UnsavedError
+from causal_lvlm.items_file import UnsavedError
 from causal_lvlm.storage import to_jsonable, versions
 
 if TYPE_CHECKING:
@@ -213,7 +213,8 @@ def _run(
     from tqdm import tqdm
 
     from causal_lvlm.cli.evaluate_item import evaluate_item
-    from causal_lvlm.runner import read_lines, run_items
+    from causal_lvlm.items_file import read_lines
+    from causal_lvlm.runner import run_items
 
     with tqdm(total=len(items), file=sys.stderr, leave=False, unit="item") as bar:
 
@@ -257,7 +258,7 @@ def _summary(
 ) -> None:  # fmt: skip
     """Print the summary of what is in the file, and of what could not be written to it."""
     from causal_lvlm.cli.evaluate_summary import check_line, summarise, table
-    from causal_lvlm.runner import read_lines
+    from causal_lvlm.items_file import read_lines
 
     found = {line["key"]: line for line in (*read_lines(out), *unsaved)}
     lines = [line for key, line in found.items() if key in items and "result" in line]

@@ -61,7 +61,7 @@ def summarise(
     Parameters
     ----------
     lines : list of dict
-        Lines of `causal_lvlm.runner.read_lines` that have a result.
+        Lines of `causal_lvlm.items_file.read_lines` that have a result.
     config : dict
     clusters : mapping
         By key of an item, what intervals are resampled by (its images).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from causal_lvlm.runner import read_config, read_lines
+from causal_lvlm.items_file import read_config, read_lines
 from causal_lvlm.storage import write_json
 from experiments.ablations.settings import (
     BY_NAME,

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray
+from causal_lvlm.items_file import read_lines
 from causal_lvlm.metrics.statistics import bootstrap_mean, holm, paired_difference
-from causal_lvlm.runner import read_lines
 from experiments.ablations.measure import COLUMNS
 from experiments.ablations.settings import BY_NAME, CROSSING, DEFAULT, GRAPH_FIRST
 from experiments.common.tables import rounded

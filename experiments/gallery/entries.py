@@ -22,8 +22,8 @@ from PIL import Image
 
 import causal_lvlm as cl
 from causal_lvlm.explanation.compare import graph_difference
+from causal_lvlm.items_file import read_config, read_lines
 from causal_lvlm.metrics import Case, metric_info
-from causal_lvlm.runner import read_config, read_lines
 from causal_lvlm.structure import PAG
 from causal_lvlm.tiny import Sample, sample_inputs
 from causal_lvlm.tiny.scenes import draw_scene

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from causal_lvlm.runner import read_config, read_lines
+from causal_lvlm.items_file import read_config, read_lines
 from causal_lvlm.storage import write_json
 from experiments.common.provenance import at_commit
 from experiments.common.tables import fill, markdown

@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 import causal_lvlm as cl
 from causal_lvlm.attribution.heads import HeadChoice, select_heads
-from causal_lvlm.runner import read_lines, run_items
+from causal_lvlm.items_file import read_lines
+from causal_lvlm.runner import run_items
 from causal_lvlm.storage import write_bytes, write_json
 from experiments.common.pairs import load, pair_of, plan_items
 from experiments.common.provenance import made_with

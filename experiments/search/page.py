@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from causal_lvlm.runner import read_lines
+from causal_lvlm.items_file import read_lines
 from experiments.common.provenance import at_commit
 from experiments.common.tables import fill, markdown
 from experiments.search import settings, summary
