@@ -17,6 +17,7 @@ __all__ = [
     "DataError",
     "DegenerateTargetError",
     "DetachedTraceError",
+    "EdgeError",
     "EmptyAnswerError",
     "ImageError",
     "KnowledgeError",
@@ -140,6 +141,10 @@ class DetachedTraceError(CausalLVLMError):
 
 class AttentionError(CausalLVLMError, ValueError):
     """An attention matrix has a wrong shape, negative weights or values that are not finite."""
+
+
+class EdgeError(CausalLVLMError, ValueError):
+    """An edge does not exist, is forbidden by the model's own mask, or is never cut."""
 
 
 class CorrelationError(CausalLVLMError, ValueError):

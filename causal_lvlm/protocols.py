@@ -11,6 +11,7 @@ more than it.
 `Speaks`           tokens of the vocabulary as text and back
 `Attends`          attention of the teacher-forced pass, and what each head read
 `Masks`            the target again, with tokens masked
+`Cuts`             the target again, with edges between tokens cut
 `Differentiates`   attention and the gradient of the target's score with respect to it
 `Embeds`           the target again, given other embeddings; gradients there
 `Featured`         hidden states, and gradients there
@@ -28,6 +29,7 @@ from typing import Any, Protocol, TypeAlias
 from PIL import Image
 
 from causal_lvlm.arrays import AnyArray, BoolArray, Float32Array, FloatArray, IntArray
+from causal_lvlm.edges import Cut, Edges
 from causal_lvlm.results import (
     EmbeddingEvaluation,
     Evaluation,
@@ -43,6 +45,7 @@ __all__ = [
     "MASKINGS",
     "Attends",
     "BackwardLike",
+    "Cuts",
     "Differentiates",
     "Embeds",
     "Featured",
@@ -187,6 +190,9 @@ class Attends(HasLayout, Protocol):
     def global_layer(self) -> int:
         """The last attention layer that looks at the whole sequence; IndexError without one."""
 
+    def layer_indices(self, layers: int | str | Sequence[int | str], /) -> list[int]:
+        """Turn layer numbers, negative ones counted from the end, into indices."""
+
     def layer_remark(self, layer: int, /) -> str | None:
         """Say so if a layer looks at a window of the sequence only; None if it sees all of it."""
 
@@ -215,6 +221,29 @@ class Masks(Protocol):
         max_memory: int | str | None = None,
     ) -> Evaluation:
         """Evaluate the target under masks (K, T)."""
+
+
+class Cuts(Protocol):
+    """The target again, with edges cut."""
+
+    def edges(self, target: TargetLike) -> Edges:
+        """Return the edges that may be cut for a target."""
+
+    def evaluate_edges(
+        self,
+        cuts: Cut | Sequence[Cut],
+        target: TargetLike,
+        *,
+        kind: str = "mask",
+        layers: int | str | Sequence[int | str] | None = None,
+        heads: Sequence[int] | None = None,
+        against: int | str | None = None,
+        rivals: Sequence[int] | None = None,
+        backend: str = "auto",
+        batch_size: int | None = None,
+        max_memory: int | str | None = None,
+    ) -> Evaluation:
+        """Evaluate the target with edges cut, one row for each cut."""
 
 
 class Differentiates(HasLayout, Protocol):
@@ -340,7 +369,7 @@ class Propagates(Embeds, Protocol):
 
 
 class TraceLike(
-    Recorded, Speaks, Attends, Masks, Differentiates, Featured, Headed, Propagates, Protocol
+    Recorded, Speaks, Attends, Masks, Cuts, Differentiates, Featured, Headed, Propagates, Protocol
 ):
     """All that may be asked; `causal_lvlm.lvlm.Trace` offers it."""
 

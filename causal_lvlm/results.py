@@ -104,6 +104,10 @@ class Evaluation:
         Most rows that were computed in one call.
     halvings : int
         How often memory ran out and a batch was halved.
+    changed_rows : ndarray of int64, shape (K,), or None
+        Where edges were cut: how many rows lose one.
+    rival_log_probs : ndarray of float64, shape (K, G), or None
+        Log-probability of one other token at each predicting row, where they were given.
     """
 
     token_log_probs: FloatArray
@@ -118,6 +122,8 @@ class Evaluation:
     check: BackendCheck | None = None
     largest_batch: int = 0
     halvings: int = 0
+    changed_rows: IntArray | None = None
+    rival_log_probs: FloatArray | None = None
 
     def __post_init__(self) -> None:
         """Freeze the arrays."""
@@ -127,6 +133,22 @@ class Evaluation:
             object.__setattr__(self, name, frozen(getattr(self, name), np.int64))
         if self.against_log_prob is not None:
             object.__setattr__(self, "against_log_prob", frozen(self.against_log_prob, np.float64))
+        if self.changed_rows is not None:
+            object.__setattr__(self, "changed_rows", frozen(self.changed_rows, np.int64))
+
+    @property
+    def fixed_margin(self) -> FloatArray:
+        """Sum over the target's tokens of its logit minus that of the rival given, float64 (K,).
+
+        Raises
+        ------
+        ValueError
+            If no rivals were given.
+        """
+        if self.rival_log_probs is None:
+            raise ValueError("no rivals were given")
+        total: FloatArray = (self.token_log_probs - self.rival_log_probs).sum(axis=1)
+        return total
 
     @property
     def log_prob(self) -> FloatArray:

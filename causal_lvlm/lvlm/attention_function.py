@@ -94,6 +94,9 @@ class Recorder:
         to modules that are not in `unmasked`.
     unmasked : frozenset of int
         ``id`` of modules that `allowed` does not concern (the vision tower's).
+    unread : Tensor or None
+        Boolean (B, 1 or H, Tq, Tk): which keys a query sees without reading their values; of the
+        modules that `allowed` would concern.
     outputs : dict of int to callable
         By ``id`` of a module, what is made of its output (B, Tq, H, d).
     calls : list of AttentionCall
@@ -104,6 +107,7 @@ class Recorder:
     modules: frozenset[int] | None = None
     allowed: torch.Tensor | None = None
     unmasked: frozenset[int] = frozenset()
+    unread: torch.Tensor | None = None
     outputs: dict[int, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
     calls: list[AttentionCall] = field(default_factory=list)
     _combined: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = field(default_factory=dict)
@@ -193,6 +197,8 @@ def _attention(
         output, _ = _eager(module, query, key, value, mask, options)
     else:
         output, _ = sdpa_attention_forward(module, query, key, value, mask, **options)
+    if recorder is not None and recorder.unread is not None and id(module) not in recorder.unmasked:
+        output = output - _read(module, query, key, value, mask, options, recorder.unread)
     if recorder is not None and id(module) in recorder.outputs:
         output = recorder.outputs[id(module)](output)
     if (
@@ -252,6 +258,27 @@ def _eager(
         scores = scores + additive
     weights = scores.softmax(dim=-1)
     return (weights @ per_query_head(value, query.shape[1])).transpose(1, 2), weights
+
+
+def _read(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    options: dict[str, Any],
+    where: torch.Tensor,
+) -> torch.Tensor:
+    """Return what each query read at some keys, (B, Tq, H, d): sum of A[j, i] v_i over them."""
+    rows = where.any(dim=3).any(dim=1).any(dim=0).nonzero()[:, 0]  # only rows that lose something
+    additive = _additive_mask(mask, module, query, key, options.get("is_causal"))
+    if additive is not None and additive.shape[-2] > 1:
+        additive = additive[..., rows, :]
+    _, weights = _eager(module, query[:, :, rows], key, value, additive, options)
+    lost = (weights * where[:, :, rows]) @ per_query_head(value, query.shape[1])
+    found = query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
+    found[:, rows] = lost.transpose(1, 2).to(found.dtype)
+    return found
 
 
 def per_query_head(tensor: torch.Tensor, n_heads: int) -> torch.Tensor:

@@ -50,6 +50,21 @@ class Attends(Live):
         """
         return self.model.layer_indices("global")[0]
 
+    def layer_indices(self, layers: int | str | Sequence[int | str]) -> list[int]:
+        """Turn layer numbers, negative ones counted from the end, into indices.
+
+        Parameters
+        ----------
+        layers : int, "global", or sequence of them
+            As in `attention`.
+
+        Raises
+        ------
+        IndexError
+            If there is no such layer.
+        """
+        return self.model.layer_indices(layers)
+
     def layer_remark(self, layer: int) -> str | None:
         """Say so if a layer looks at a window of the sequence only; None if it sees all of it.
 

@@ -33,7 +33,6 @@ do not fit into memory are halved (see `rows`).
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -41,14 +40,14 @@ import torch
 
 from causal_lvlm.arrays import BoolArray
 from causal_lvlm.errors import quoted
+from causal_lvlm.lvlm.answered import answered
 from causal_lvlm.lvlm.batches import SizeRule
+from causal_lvlm.lvlm.cuts import CutRows, masked_edges
 from causal_lvlm.lvlm.interventions import masked_embeddings
 from causal_lvlm.lvlm.live import Live
 from causal_lvlm.lvlm.memory import parse_memory
-from causal_lvlm.lvlm.plan import Plan
 from causal_lvlm.lvlm.prepared import Prepared
-from causal_lvlm.lvlm.rows import Answers, MaskedRows
-from causal_lvlm.lvlm.spotcheck import chosen_rows, tolerance_for
+from causal_lvlm.lvlm.rows import MaskedRows
 from causal_lvlm.protocols import BACKENDS, MASKINGS
 from causal_lvlm.results import BackendCheck, Evaluation
 from causal_lvlm.tokens import Target, TargetLike
@@ -115,33 +114,11 @@ class Masks(Live):
             question = masked_rows(prepared, keep, meant, masking, against)
             keep = np.asarray(keep)
             stop = meant.positions[-1]  # rows up to the one that predicts the last target token
-            everything = np.arange(len(keep))
             n_target = len(meant.positions)
             size = SizeRule(
                 prepared, batch_size, budget, total=stop, rows=n_target, masking=masking
             )
-            plan = question.plan(everything, backend, size)
-            answers = question.answers(len(keep), plan)
-            check = _checked_way(question, plan, answers, ~keep[:, :stop])
-            if check is not None and not check.agrees:
-                # What somebody asked for by name is left to them; only the stored prefix is not.
-                chosen = question.safe_backend if backend == "auto" else backend
-                plan = question.plan(everything, chosen, size, prefix=False)
-                answers = question.answers(len(keep), plan)
-        return Evaluation(
-            token_log_probs=answers.token_log_probs,
-            argmax=answers.argmax,
-            margin=answers.margin,
-            runner_up=answers.runner_up,
-            top_log_prob=answers.top,
-            against_log_prob=None if question.against is None else answers.against,
-            runs=len(keep),
-            masking=masking,
-            backend=plan.backend,
-            check=check,
-            largest_batch=answers.largest_batch,
-            halvings=answers.halvings,
-        )
+            return answered(question, ~keep[:, :stop], backend, size)
 
     @property
     def backend_checks(self) -> tuple[BackendCheck, ...]:
@@ -155,11 +132,14 @@ def masked_rows(
     target: Target,
     masking: str = "remove",
     against: int | str | None = None,
-) -> MaskedRows:
+) -> MaskedRows | CutRows:
     """Say what an intervention does to each row of a mask; arguments as in `Masks.evaluate`."""
     if masking not in MASKINGS:
         raise ValueError(f"masking must be one of {', '.join(MASKINGS)}, got {quoted(masking)}")
     keep = _checked_keep(prepared, keep, target)
+    rival = None if against is None else prepared.lvlm.token_id(against)
+    if masking == "edges":
+        return masked_edges(prepared, keep, target, rival)
     stop = target.positions[-1]
     kept = keep[:, :stop]
     is_image = prepared.layout.modality[:stop] == "image"
@@ -173,59 +153,15 @@ def masked_rows(
         changed = ~kept & ~is_image
         # The tower mixes: any change of pixels may change every image token.
         changed[np.ix_(touched, is_image)] = True
-    elif masking == "edges":
-        changed = np.zeros_like(kept)  # nothing before the predicting row differs
     return MaskedRows(
         prepared=prepared,
         removed=removed,
         changed=changed,
-        visible=kept if masking == "edges" else removed,
         embeds_of=masked_embeddings(prepared, kept, masking, is_image, stop),
         target=target,
         masking=masking,
-        against=None if against is None else prepared.lvlm.token_id(against),
+        against=rival,
     )
-
-
-def _checked_way(
-    question: MaskedRows, plan: Plan, found: Answers, masked: BoolArray
-) -> BackendCheck | None:
-    """Compare some answers with those of the safe way, the first time the plan's way is used."""
-    prepared = question.prepared
-    safe = question.safe_backend
-    way = plan.backend + ("+prefix" if found.prefixed.any() else "")
-    if way in (safe, "none"):
-        return None
-    ways = prepared.ways
-    name = (question.masking, way)
-    with ways.lock:
-        known = ways.get(*name)
-        if known is not None:
-            return known
-        rows = chosen_rows(masked, found.prefixed)
-        if not len(rows):
-            return None
-        slow = question.plan(rows, safe, SizeRule(prepared, 1), prefix=False)
-        expected = question.answers(len(masked), slow)
-        gap = np.abs(found.token_log_probs[rows] - expected.token_log_probs[rows]).max()
-        tolerance = tolerance_for(prepared.lvlm)
-        check = BackendCheck(
-            way=way,
-            reference=slow.backend,
-            rows=len(rows),
-            max_difference=float(gap),
-            tolerance=tolerance,
-            agrees=bool(gap <= tolerance),
-        )
-        ways.checks[name] = check
-    if not check.agrees:
-        warnings.warn(
-            f"{prepared.lvlm.model_id!r}: masking by {check.way!r} differs from {check.reference!r}"
-            f" by {gap:.3g} in log-probability (allowed {tolerance:.3g}); it is not used on this "
-            "trace unless asked for by name",
-            stacklevel=3,
-        )
-    return check
 
 
 def _checked_keep(prepared: Prepared, keep: Any, target: Target) -> BoolArray:

@@ -137,7 +137,7 @@ class BackwardPass:
     ----------
     prepared : Prepared
     target : Target
-    score : {"logit", "log_prob", "prob"}
+    score : {"logit", "log_prob", "prob", "margin"}
         What is differentiated; see `target_score`.
     vision : bool
         Whether to go on into the vision tower.

@@ -28,10 +28,11 @@ from causal_lvlm.arrays import BoolArray, IntArray
 from causal_lvlm.errors import CaptureError, UnsupportedModelError, quoted
 from causal_lvlm.lvlm.attention_function import Recorder, recording
 from causal_lvlm.lvlm.batches import in_batches, most_rows
+from causal_lvlm.lvlm.cuts import CutRows
 from causal_lvlm.lvlm.evaluate import masked_rows
 from causal_lvlm.lvlm.live import Live
 from causal_lvlm.lvlm.prepared import Prepared
-from causal_lvlm.lvlm.rows import Answers, allowed_keys
+from causal_lvlm.lvlm.rows import Answers
 from causal_lvlm.results import Evaluation
 from causal_lvlm.tokens import Target, TargetLike
 
@@ -153,19 +154,21 @@ class _Run:
             self._embeds, self._allowed = prepared.embeds[:, : self._stop], None
             return
         rows = masked_rows(prepared, keep[None], target, masking)
-        hides = masking == "edges" or not rows.removed.all()
-        if hides and prepared.lvlm.only_drop:
+        one = np.zeros(1, dtype=np.int64)
+        if isinstance(rows, CutRows):
+            self._embeds = prepared.embeds[:, : self._stop]
+            self._allowed = rows.allowed_keys(one)
+            return
+        self._embeds = rows.embeds_of(one)[:1]
+        if rows.removed.all():
+            self._allowed = None
+            return
+        if prepared.lvlm.only_drop:
             raise UnsupportedModelError(
                 f"some layers of {prepared.lvlm.model_id!r} mix tokens without attention, so "
                 f"masking={masking!r} cannot hide them in place; use masking='neutral'"
             )
-        self._embeds = rows.embeds_of(np.zeros(1, dtype=np.int64))[:1]
-        n_target = len(target.positions)
-        self._allowed = (
-            allowed_keys(rows.visible, 0, n_target, masking).to(prepared.lvlm.device)
-            if hides
-            else None
-        )
+        self._allowed = rows.allowed_keys(one).to(prepared.lvlm.device)
 
     def logits(self, n_rows: int, recorder: Recorder) -> torch.Tensor:
         """Return logits of the predicting rows, (B, G, vocabulary)."""

@@ -18,7 +18,7 @@ from causal_lvlm.lvlm.batches import LEAST_SAVING, Group, SizeRule
 from causal_lvlm.lvlm.prepared import Prepared
 from causal_lvlm.tokens import Target
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "starts", "whole"]
 
 # A forward pass costs about as much as this many token rows besides the rows it computes: measured
 # on the embedded model, and of little weight in larger ones.
@@ -57,7 +57,6 @@ def make_plan(
     removed: BoolArray,
     changed: BoolArray,
     target: Target,
-    masking: str,
     backend: str,
     size: SizeRule,
     *,
@@ -69,11 +68,11 @@ def make_plan(
     ----------
     prepared : Prepared
     removed : ndarray of bool, shape (K, L)
-        False where the language model must not see a token (or, under ``edges``, all True).
+        False where the language model must not see a token.
     changed : ndarray of bool, shape (K, L)
         True where a masked run differs from the plain one.
     target : Target
-    masking, backend : str
+    backend : str
     size : SizeRule
     prefix : bool
         Whether batches may start from the plain run's keys and values.
@@ -83,33 +82,47 @@ def make_plan(
     UnsupportedModelError
         If tokens are to be hidden in place, and some layers mix them without attention.
     """
-    blocks = masking == "edges" or (backend == "block" and not removed.all())
-    if blocks and prepared.lvlm.only_drop:
-        what = "masking='edges'" if masking == "edges" else "backend='block'"
+    if backend == "block" and not removed.all() and prepared.lvlm.only_drop:
         raise UnsupportedModelError(
-            f"some layers of {prepared.lvlm.model_id!r} mix tokens without attention, so {what} "
-            "cannot hide them in place; use masking='remove' or 'neutral' with backend='auto'"
+            f"some layers of {prepared.lvlm.model_id!r} mix tokens without attention, so "
+            "backend='block' cannot hide them in place; use masking='remove' or 'neutral' with "
+            "backend='auto'"
         )
-    predictor, stop = target.predictor, target.positions[-1]
-    first = np.where(changed.any(axis=1), changed.argmax(axis=1), predictor)
-    first = prepared.first_changed(np.minimum(first, predictor).astype(np.int64))
-    # The stored run is made when it is first asked for: only where it saves something.
-    useful = bool((first >= LEAST_SAVING * stop).any())
-    reuse = prefix and useful and prepared.can_reuse_prefix
-    if masking == "edges":
-        return Plan(_whole(first, stop, reuse, blocked=True), "block", size)
+    stop = target.positions[-1]
+    first, reuse = starts(prepared, changed, target, prefix=prefix)
     if removed.all():
-        return Plan(_whole(first, stop, reuse, blocked=False), "none", size)
+        return Plan(whole(first, stop, reuse, blocked=False), "none", size)
     if backend == "drop" or (backend == "auto" and prepared.lvlm.only_drop):
         return Plan(_dropped(removed, first, reuse), "drop", size)
-    block = Plan(_whole(first, stop, reuse, blocked=True), "block", size)
+    block = Plan(whole(first, stop, reuse, blocked=True), "block", size)
     if backend == "block" or not prepared.drop_is_exact:
         return block
     drop = Plan(_dropped(removed, first, reuse), "drop", size)
     return drop if drop.cost <= block.cost else block
 
 
-def _whole(first: IntArray, stop: int, reuse: bool, *, blocked: bool) -> list[Group]:
+def starts(
+    prepared: Prepared, changed: BoolArray, target: Target, *, prefix: bool = True
+) -> tuple[IntArray, bool]:
+    """Return where each row begins to differ from the plain run, and whether that run is reused.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    changed : ndarray of bool, shape (K, L)
+    target : Target
+    prefix : bool
+        Whether it may be.
+    """
+    predictor = target.predictor
+    first = np.where(changed.any(axis=1), changed.argmax(axis=1), predictor)
+    first = prepared.first_changed(np.minimum(first, predictor).astype(np.int64))
+    # The stored run is made when it is first asked for: only where it saves something.
+    useful = bool((first >= LEAST_SAVING * target.positions[-1]).any())
+    return first, prefix and useful and prepared.can_reuse_prefix
+
+
+def whole(first: IntArray, stop: int, reuse: bool, *, blocked: bool) -> list[Group]:
     """Group rows that keep all their positions."""
     order = np.argsort(first, kind="stable")
     return [Group(order, first[order], stop, None, reuse, blocked)] if len(first) else []

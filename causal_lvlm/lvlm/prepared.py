@@ -184,6 +184,39 @@ class Prepared:
         with hiding(allowed[:, None], self.lvlm.cross_attention):
             return self.lvlm.logits(embeds, positions, rows, cache, context)
 
+    @property
+    def readable(self) -> BoolArray:
+        """Which column each row may read in some layer, bool (T, T), by the model's own masks.
+
+        Read from a plain run: every layer's mask, windows and blocks that look ahead included.
+        """
+        with self._lock:
+            self._forget_others()
+            return self._readable
+
+    @cached_property
+    def _readable(self) -> BoolArray:
+        recorder = Recorder(record=True)
+        with self.lvlm.session(), torch.no_grad(), recording(recorder):
+            self.logits(self.embeds, self.positions, 1)
+        length = len(self.layout)
+        found = np.zeros((length, length), dtype=np.bool_)
+        masks: dict[int, AttentionCall] = {}  # layers share theirs
+        for call in recorder.calls:
+            if id(call.module) not in self.lvlm.cross_attention:
+                masks.setdefault(id(call.mask), call)
+        for call in masks.values():
+            if call.mask is None:
+                causal = call.options.get("is_causal")
+                causal = getattr(call.module, "is_causal", True) if causal is None else causal
+                found |= np.tri(length, dtype=np.bool_) if causal else True
+                continue
+            mask = call.mask[0].amax(dim=0)[-length:]
+            seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+            found |= seen.cpu().numpy()
+        found.setflags(write=False)
+        return found
+
     def first_changed(self, first: IntArray) -> IntArray:
         """Return where rows really begin to differ, given their first masked positions.
 

@@ -25,7 +25,7 @@ from causal_lvlm.lvlm.plan import Plan, make_plan
 from causal_lvlm.lvlm.prepared import Prepared
 from causal_lvlm.tokens import Target
 
-__all__ = ["Answers", "MaskedRows", "allowed_keys"]
+__all__ = ["Answers", "MaskedRows", "compute"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class Answers:
     argmax: IntArray
     runner_up: IntArray
     against: FloatArray
+    rivals: FloatArray
     prefixed: BoolArray  # rows that were computed from a stored prefix
     largest_batch: int = 0
     halvings: int = 0
@@ -55,6 +56,7 @@ class Answers:
             argmax=np.empty(shape, dtype=np.int64),
             runner_up=np.empty(shape, dtype=np.int64),
             against=np.empty(rows),
+            rivals=np.empty(shape),
             prefixed=np.zeros(rows, dtype=bool),
         )
 
@@ -64,6 +66,7 @@ class Answers:
         logits: torch.Tensor,
         token_ids: Sequence[int],
         against: int | None,
+        rivals: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """Fill some rows from logits (B, G, vocabulary); returns log-probabilities, float64.
 
@@ -91,6 +94,10 @@ class Answers:
         self.runner_up[rows] = rival.cpu().numpy()
         if against is not None:
             self.against[rows] = log_probs[:, 0, against].cpu().numpy()
+        if rivals is not None:
+            other = torch.tensor(rivals, device=logits.device).view(1, -1, 1)
+            other = other.expand(len(logits), -1, 1)
+            self.rivals[rows] = log_probs.gather(2, other).squeeze(2).cpu().numpy()
         return log_probs
 
 
@@ -101,11 +108,11 @@ class MaskedRows:
     prepared: Prepared
     removed: BoolArray
     changed: BoolArray
-    visible: BoolArray
     embeds_of: Callable[[IntArray], torch.Tensor]
     target: Target
     masking: str
     against: int | None
+    rivals: tuple[int, ...] | None = None
 
     @property
     def safe_backend(self) -> str:
@@ -119,7 +126,6 @@ class MaskedRows:
             self.removed[rows],
             self.changed[rows],
             self.target,
-            self.masking,
             backend,
             size,
             prefix=prefix,
@@ -127,94 +133,102 @@ class MaskedRows:
         return made.numbered(rows)
 
     def answers(self, n_rows: int, plan: Plan) -> Answers:
-        """Compute a plan batch by batch, in smaller ones where memory runs out."""
-        found = Answers.empty(n_rows, len(self.target.positions))
-        clock = clock_of(self.prepared.lvlm.device)
-        most = n_rows
-        for group in plan.groups:
-            start = 0
-            while start < len(group.rows):
-                left = min(most, len(group.rows) - start)
-                batch = group.batch(start, plan.size.chosen(group, start, left))
-                begun = clock()
-                try:
-                    self._answer(batch, found)
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    if len(batch.rows) == 1:
-                        raise self._too_large(batch) from error
-                else:
-                    plan.size.note(batch, clock() - begun)
-                    found.prefixed[batch.rows] = batch.prefix > 0
-                    found.largest_batch = max(found.largest_batch, len(batch.rows))
-                    start += len(batch.rows)
-                    continue
-                # Only here is everything free that the exception's traceback held on to.
-                release(self.prepared.lvlm.device)
-                most = len(batch.rows) // 2
-                found.halvings += 1
-                logger.warning(
-                    "memory ran out with %d rows in a call; %d from now on", len(batch.rows), most
-                )
-        return found
+        """Compute a plan batch by batch."""
+        return compute(self.prepared, self.target, self.against, plan, n_rows, self._run)
 
-    def _too_large(self, batch: Batch) -> ModelMemoryError:
-        length, total = batch.length, batch.prefix + batch.length
-        least = row_bytes(
-            self.prepared, length, total, len(self.target.positions), blocked=batch.blocked
-        )
-        return ModelMemoryError(
-            f"memory ran out on {self.prepared.lvlm.device} while evaluating a single masked row "
-            f"of {total} tokens (about {gigabytes(least)} beside the model); free memory there, "
-            "load the model in a smaller number format or on another device, or use a smaller image"
-        )
+    def allowed_keys(self, rows: IntArray, prefix: int = 0) -> torch.Tensor:
+        """Return which keys each query may see, bool (B, 1, Tq, Tk), on top of causality.
 
-    def _answer(self, batch: Batch, found: Answers) -> None:
-        logits = _run_batch(
-            self.prepared, batch, self.visible, self.embeds_of, self.target, self.masking
-        )
-        found.read(batch.rows, logits, self.target.token_ids, self.against)
+        Every query keeps seeing itself, so that no row of attention is empty.
+        """
+        n_keys = self.removed.shape[1]
+        keys = torch.tensor(self.removed[rows])[:, None, None, :]
+        diagonal = torch.arange(prefix, n_keys)[:, None] == torch.arange(n_keys)[None, :]
+        return torch.logical_or(keys, diagonal[None, None])
+
+    def _run(self, batch: Batch) -> torch.Tensor:
+        """Return logits of the predicting rows, (B, G, vocabulary)."""
+        prepared, n_target = self.prepared, len(self.target.positions)
+        embeds = self.embeds_of(batch.rows)
+        positions = torch.tensor(batch.positions, device=embeds.device)
+        # All rows are cut from one sequence, or each from its own.
+        own = 0 if len(embeds) == 1 else torch.arange(len(embeds), device=embeds.device)[:, None]
+        chosen = embeds[own, positions]
+        cache = prepared.prefix(batch.prefix, len(batch.rows)) if batch.prefix else None
+        recorder = Recorder(unmasked=prepared.lvlm.cross_attention)
+        if batch.blocked:
+            recorder.allowed = self.allowed_keys(batch.rows, batch.prefix).to(embeds.device)
+        with recording(recorder):
+            return prepared.logits(chosen, positions, n_target, cache)
 
 
-def _run_batch(
+def compute(
     prepared: Prepared,
-    batch: Batch,
-    visible: BoolArray,
-    embeds_of: Callable[[IntArray], torch.Tensor],
     target: Target,
-    masking: str,
-) -> torch.Tensor:
-    """Return logits of the predicting rows, (B, G, vocabulary)."""
-    lvlm = prepared.lvlm
-    n_target = len(target.positions)
-    embeds = embeds_of(batch.rows)
-    positions = torch.tensor(batch.positions, device=embeds.device)
-    # All rows are cut from one sequence, or each from its own.
-    own = 0 if len(embeds) == 1 else torch.arange(len(embeds), device=embeds.device)[:, None]
-    chosen = embeds[own, positions]
-    cache = prepared.prefix(batch.prefix, len(batch.rows)) if batch.prefix else None
-    recorder = Recorder(unmasked=lvlm.cross_attention)
-    if batch.blocked:
-        recorder.allowed = allowed_keys(visible[batch.rows], batch.prefix, n_target, masking).to(
-            embeds.device
-        )
-    with recording(recorder):
-        logits: torch.Tensor = prepared.logits(chosen, positions, n_target, cache)
-    return logits
+    against: int | None,
+    plan: Plan,
+    n_rows: int,
+    run: Callable[[Batch], torch.Tensor],
+    rivals: Sequence[int] | None = None,
+) -> Answers:
+    """Compute a plan batch by batch, in smaller ones where memory runs out.
 
+    Parameters
+    ----------
+    prepared : Prepared
+    target : Target
+    against : int, optional
+        Token compared with.
+    plan : Plan
+    n_rows : int
+        Rows that there are, in the plan or not.
+    run : callable
+        Returns the logits of a batch's predicting rows, (B, G, vocabulary).
+    rivals : sequence of int, optional
+        One more token to read at each predicting row.
 
-def allowed_keys(visible: BoolArray, prefix: int, n_target: int, masking: str) -> torch.Tensor:
-    """Return which keys each query may see, bool (B, 1, Tq, Tk), on top of causality.
-
-    Under ``remove`` every query keeps seeing itself, so that no row of attention is empty; under
-    ``edges`` only the predicting rows lose keys.
+    Raises
+    ------
+    ModelMemoryError
+        If memory runs out with a single row.
     """
-    n_keys = visible.shape[1]
-    keys = torch.tensor(visible)[:, None, None, :]
-    queries = torch.arange(prefix, n_keys)
-    if masking == "edges":
-        free = queries < n_keys - n_target
-        return torch.logical_or(keys, free[None, None, :, None])
-    diagonal = queries[:, None] == torch.arange(n_keys)[None, :]
-    return torch.logical_or(keys, diagonal[None, None])
+    found = Answers.empty(n_rows, len(target.positions))
+    clock = clock_of(prepared.lvlm.device)
+    most = n_rows
+    for group in plan.groups:
+        start = 0
+        while start < len(group.rows):
+            left = min(most, len(group.rows) - start)
+            batch = group.batch(start, plan.size.chosen(group, start, left))
+            begun = clock()
+            try:
+                found.read(batch.rows, run(batch), target.token_ids, against, rivals)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(batch.rows) == 1:
+                    raise _too_large(prepared, target, batch) from error
+            else:
+                plan.size.note(batch, clock() - begun)
+                found.prefixed[batch.rows] = batch.prefix > 0
+                found.largest_batch = max(found.largest_batch, len(batch.rows))
+                start += len(batch.rows)
+                continue
+            # Only here is everything free that the exception's traceback held on to.
+            release(prepared.lvlm.device)
+            most = len(batch.rows) // 2
+            found.halvings += 1
+            logger.warning(
+                "memory ran out with %d rows in a call; %d from now on", len(batch.rows), most
+            )
+    return found
+
+
+def _too_large(prepared: Prepared, target: Target, batch: Batch) -> ModelMemoryError:
+    length, total = batch.length, batch.prefix + batch.length
+    least = row_bytes(prepared, length, total, len(target.positions), blocked=batch.blocked)
+    return ModelMemoryError(
+        f"memory ran out on {prepared.lvlm.device} while evaluating a single masked row of {total} "
+        f"tokens (about {gigabytes(least)} beside the model); free memory there, load the model in "
+        "a smaller number format or on another device, or use a smaller image"
+    )

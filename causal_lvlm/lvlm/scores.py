@@ -10,7 +10,7 @@ from causal_lvlm.errors import CaptureError, quoted
 
 __all__ = ["SCORES", "check_finite", "check_score", "target_score"]
 
-SCORES = ("logit", "log_prob", "prob")
+SCORES = ("logit", "log_prob", "prob", "margin")
 
 
 def check_score(score: str) -> None:
@@ -29,9 +29,10 @@ def target_score(
     logits : Tensor, shape (B, G, vocabulary)
     token_ids : sequence of int, length G
         The target's.
-    score : {"logit", "log_prob", "prob"}
-        Sum over the target's tokens of their logits or log-probabilities; or the probability of
-        the whole target, their product.
+    score : {"logit", "log_prob", "prob", "margin"}
+        Sum over the target's tokens of their logits or log-probabilities; the probability of the
+        whole target, their product; or the sum of their logits' leads over the strongest rival of
+        each row, which is the one of these very logits and held fixed.
     other : int, optional
         Token whose score at the first predicting row is subtracted.
 
@@ -39,9 +40,12 @@ def target_score(
     -------
     Tensor, shape (B,)
     """
-    scores = logits if score == "logit" else logits.log_softmax(dim=-1)
+    scores = logits if score in ("logit", "margin") else logits.log_softmax(dim=-1)
     ids = torch.tensor(token_ids, device=logits.device)[None, :, None].expand(len(logits), -1, 1)
     total = scores.gather(2, ids)[..., 0].sum(dim=1)
+    if score == "margin":
+        strongest = logits.detach().scatter(2, ids, -torch.inf).argmax(dim=-1, keepdim=True)
+        total = total - logits.gather(2, strongest)[..., 0].sum(dim=1)
     rival = None if other is None else scores[:, 0, other]
     if score == "prob":
         total = total.exp()

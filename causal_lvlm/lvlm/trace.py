@@ -38,6 +38,7 @@ from causal_lvlm.errors import CausalLVLMError, SelfCheckError, UnsupportedModel
 from causal_lvlm.lvlm.backbone import Backbone
 from causal_lvlm.lvlm.capture import Attends
 from causal_lvlm.lvlm.cross import Looks
+from causal_lvlm.lvlm.cuts import Cuts
 from causal_lvlm.lvlm.evaluate import Masks
 from causal_lvlm.lvlm.features import Featured
 from causal_lvlm.lvlm.gradients import Differentiates
@@ -55,7 +56,7 @@ __all__ = ["Trace"]
 _BLOCKED = "blocked"  # name of the parameter in which a trace records its blocked positions
 
 
-class Trace(Attends, Masks, Differentiates, Embeds, Featured, Headed, Looks, Propagates):
+class Trace(Attends, Masks, Cuts, Differentiates, Embeds, Featured, Headed, Looks, Propagates):
     """What was asked, what was answered, and how to ask again; see `Live` for its attributes."""
 
     def __repr__(self) -> str:
