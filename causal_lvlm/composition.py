@@ -16,7 +16,7 @@ the triangles are multiplied.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -31,10 +31,13 @@ __all__ = [
     "check_finite",
     "compose",
     "compose_layer",
+    "edge_estimates",
     "influence_matrix",
     "layer_blocks",
     "relevancy_matrix",
 ]
+
+LEAST_REST = 1e-6  # of a row of attention, when one edge of it is cut
 
 # Rows, attention (H, r, k) and gradient of r rows over the first k positions; the rest is zero.
 Block = tuple[slice, AnyArray, AnyArray]
@@ -207,3 +210,49 @@ def influence_matrix(trace: Composable, target: Target, *, score: str = "logit")
     """
     backward = trace.backward(target, score=score)
     return compose(np.eye(len(trace.layout)), backward.language(), "influence", "language model")
+
+
+def edge_estimates(
+    trace: Composable, target: Target, kind: str, layers: Sequence[int] | None = None
+) -> FloatArray:
+    """Estimate what cutting each edge does to the target's margin, from one backward pass.
+
+    See `causal_lvlm.attribution.edge_effects` for the formula.
+
+    Parameters
+    ----------
+    trace : Trace
+    target : Target
+    kind : {"gradient", "attention_gradient"}
+    layers : sequence of int, optional
+        Layers that count; all by default.
+
+    Returns
+    -------
+    ndarray of float64, shape (stop, stop)
+        Rows are readers, columns sources, up to the last row that predicts the target.
+
+    Raises
+    ------
+    AttentionError
+        If attention or its gradient holds values that are not finite.
+    """
+    stop = target.positions[-1]
+    total: FloatArray = np.zeros((stop, stop))
+    for layer in trace.backward(target, score="margin").language():
+        if layers is not None and layer.layer not in layers:
+            continue
+        for rows, attention, gradient in layer_blocks(layer):
+            inside = slice(rows.start, min(rows.stop, stop))
+            n_rows = inside.stop - inside.start
+            for a, g in zip(attention[:, :n_rows], gradient[:, :n_rows], strict=True):
+                weight = np.asarray(a, dtype=np.float64)
+                product = weight * g
+                if kind == "attention_gradient":
+                    part = np.abs(product)
+                else:
+                    rest = np.maximum(1.0 - weight, LEAST_REST)
+                    part = (product - weight * product.sum(axis=1, keepdims=True)) / rest
+                total[inside, : min(part.shape[1], stop)] += part[:, :stop]
+        check_finite(total, f"gradient x attention of layer {layer.layer} of the language model")
+    return total

@@ -34,7 +34,8 @@ FILES = (
     "items_file", "runner",
 )  # fmt: skip
 LANGUAGE = (
-    "tokens", "results", "answers", "protocols", "summary", "cards", "record", "units", "asker",
+    "tokens", "results", "answers", "edges", "protocols", "summary", "cards", "record", "units",
+    "asker",
 )  # fmt: skip
 MODEL = ("numpy", "PIL", "torch", "transformers", "safetensors")
 LEAVES = ("files", "language")

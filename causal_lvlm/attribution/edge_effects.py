@@ -39,7 +39,7 @@ import numpy as np
 
 from causal_lvlm.arrays import FloatArray, IntArray, frozen
 from causal_lvlm.checks import check_choice, whole_number
-from causal_lvlm.composition import check_finite, layer_blocks
+from causal_lvlm.composition import check_finite, edge_estimates
 from causal_lvlm.edges import Edges, Nodes, cut
 from causal_lvlm.protocols import TraceLike
 from causal_lvlm.tokens import Target, TargetLike, resolve_target
@@ -47,7 +47,6 @@ from causal_lvlm.tokens import Target, TargetLike, resolve_target
 __all__ = ["EDGE_KINDS", "EdgeEffects", "edge_effects"]
 
 EDGE_KINDS = ("gradient", "attention_gradient", "attention", "exact")
-LEAST_REST = 1e-6  # of a row, when one edge of it is cut
 AT_ONCE = 64  # cuts in one call
 
 
@@ -170,7 +169,8 @@ def edge_effects(
     if kind == "attention":
         matrix, runs = _attention(trace, edges, chosen), 1
     else:
-        matrix, runs = _composed(trace, edges, found, kind, chosen), 1
+        estimate = "gradient" if kind == "exact" else kind
+        matrix, runs = edge_estimates(trace, found, estimate, chosen), 1
     pairs = edges.pairs
     scores = matrix[pairs[:, 1], pairs[:, 0]]
     if kind == "exact":
@@ -191,31 +191,6 @@ def _attention(trace: TraceLike, edges: Edges, layers: tuple[int, ...] | None) -
             total += weights[:, : edges.stop, : edges.stop].mean(axis=0, dtype=np.float64)
             count += 1
     return total / max(count, 1)
-
-
-def _composed(
-    trace: TraceLike, edges: Edges, target: Target, kind: str, layers: tuple[int, ...] | None
-) -> FloatArray:
-    """Return the sum over layers and heads of what one backward pass says, (stop, stop)."""
-    total: FloatArray = np.zeros((edges.stop, edges.stop))
-    for layer in trace.backward(target, score="margin").language():
-        if layers is not None and layer.layer not in layers:
-            continue
-        for rows, attention, gradient in layer_blocks(layer):
-            inside = slice(rows.start, min(rows.stop, edges.stop))
-            n_rows, n_keys = inside.stop - inside.start, min(attention.shape[2], edges.stop)
-            if n_rows <= 0:
-                continue
-            for a, g in zip(attention[:, :n_rows], gradient[:, :n_rows], strict=True):
-                weight, product = np.asarray(a, dtype=np.float64), np.asarray(a * g, np.float64)
-                if kind == "attention_gradient":
-                    part = np.abs(product)
-                else:
-                    rest = np.maximum(1.0 - weight, LEAST_REST)
-                    part = (product - weight * product.sum(axis=1, keepdims=True)) / rest
-                total[inside, :n_keys] += part[:, :n_keys]
-        check_finite(total, f"gradient x attention of layer {layer.layer} of the language model")
-    return total
 
 
 def _exact(

@@ -29,12 +29,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from causal_lvlm.arrays import Float32Array
+from causal_lvlm.arrays import BoolArray, Float32Array
 
 __all__ = [
     "NAME",
@@ -47,6 +48,7 @@ __all__ = [
     "per_query_head",
     "recording",
     "switched",
+    "visible_keys",
     "weight_blocks",
 ]
 
@@ -278,6 +280,18 @@ def _read(
     lost = (weights * where[:, :, rows]) @ per_query_head(value, query.shape[1])
     found = query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
     found[:, rows] = lost.transpose(1, 2).to(found.dtype)
+    return found
+
+
+def visible_keys(call: AttentionCall, length: int) -> BoolArray:
+    """Return which keys the rows of a whole sequence may read in some head, bool (T, T)."""
+    if call.mask is None:
+        causal = call.options.get("is_causal")
+        causal = getattr(call.module, "is_causal", True) if causal is None else causal
+        return np.tri(length, dtype=np.bool_) if causal else np.ones((length, length), np.bool_)
+    mask = call.mask[0].amax(dim=0)[-length:]
+    seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    found: BoolArray = seen.cpu().numpy()
     return found
 
 

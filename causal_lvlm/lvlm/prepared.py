@@ -18,9 +18,15 @@ import torch
 from PIL import Image
 from transformers import DynamicCache
 
-from causal_lvlm.arrays import BoolArray, IntArray
+from causal_lvlm.arrays import BoolArray, IntArray, frozen
 from causal_lvlm.errors import UnsupportedModelError
-from causal_lvlm.lvlm.attention_function import AttentionCall, hiding
+from causal_lvlm.lvlm.attention_function import (
+    AttentionCall,
+    Recorder,
+    hiding,
+    recording,
+    visible_keys,
+)
 from causal_lvlm.lvlm.backbone import Backbone
 from causal_lvlm.lvlm.context import Context
 from causal_lvlm.lvlm.parts import Parts
@@ -44,12 +50,15 @@ class _Computed:
         Of a cache, keys and values (1, H_kv, T, d); empty where they cannot be reused.
     calls : dict of int to AttentionCall
         By layer: what was recorded on the way.
+    readable : ndarray of bool, shape (T, T), optional
+        What the model's own masks allow.
     """
 
     parts: Parts
     embedded: tuple[torch.Tensor, Context] | None = None
     layers: list[Any] | None = None
     calls: Mapping[int, AttentionCall] = field(default_factory=dict)
+    readable: BoolArray | None = None
 
 
 class Prepared:
@@ -184,38 +193,25 @@ class Prepared:
         with hiding(allowed[:, None], self.lvlm.cross_attention):
             return self.lvlm.logits(embeds, positions, rows, cache, context)
 
-    @property
     def readable(self) -> BoolArray:
-        """Which column each row may read in some layer, bool (T, T), by the model's own masks.
+        """Return which column each row may read in some layer, bool (T, T), by the model's masks.
 
         Read from a plain run: every layer's mask, windows and blocks that look ahead included.
         """
         with self._lock:
-            self._forget_others()
-            return self._readable
-
-    @cached_property
-    def _readable(self) -> BoolArray:
-        recorder = Recorder(record=True)
-        with self.lvlm.session(), torch.no_grad(), recording(recorder):
-            self.logits(self.embeds, self.positions, 1)
-        length = len(self.layout)
-        found = np.zeros((length, length), dtype=np.bool_)
-        masks: dict[int, AttentionCall] = {}  # layers share theirs
-        for call in recorder.calls:
-            if id(call.module) not in self.lvlm.cross_attention:
-                masks.setdefault(id(call.mask), call)
-        for call in masks.values():
-            if call.mask is None:
-                causal = call.options.get("is_causal")
-                causal = getattr(call.module, "is_causal", True) if causal is None else causal
-                found |= np.tri(length, dtype=np.bool_) if causal else True
-                continue
-            mask = call.mask[0].amax(dim=0)[-length:]
-            seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-            found |= seen.cpu().numpy()
-        found.setflags(write=False)
-        return found
+            computed = self._current()
+            if computed.readable is None:
+                recorder = Recorder(record=True)
+                with self.lvlm.session(), torch.no_grad(), recording(recorder):
+                    self.logits(self.embeds, self.positions, 1)
+                calls = {
+                    id(call.mask): call  # layers share theirs
+                    for call in recorder.calls
+                    if id(call.module) not in self.lvlm.cross_attention
+                }
+                found = [visible_keys(call, len(self.layout)) for call in calls.values()]
+                computed.readable = frozen(np.logical_or.reduce(found), np.bool_)
+            return computed.readable
 
     def first_changed(self, first: IntArray) -> IntArray:
         """Return where rows really begin to differ, given their first masked positions.
