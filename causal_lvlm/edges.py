@@ -305,12 +305,12 @@ class Edges:
 
     def n_cut(self, one: Cut) -> IntArray:
         """Return how many edges into each row are cut, int64 (stop,)."""
-        named = np.bincount(one.pairs[:, 1], minlength=self.stop)
+        named = np.bincount(one.pairs[:, 1], minlength=self.stop).astype(np.int64)
         return self._edges_into - named if one.rest else named
 
     @cached_property
     def _edges_into(self) -> IntArray:
-        return self.content.sum(axis=1)
+        return np.asarray(self.content.sum(axis=1), dtype=np.int64)
 
 
 def _name(pair: Iterable[int]) -> str:

@@ -13,6 +13,7 @@ __all__ = [
     "EmbeddingEvaluation",
     "Evaluation",
     "LayerTensors",
+    "Regenerated",
     "Relevance",
     "Rules",
     "SelfCheck",
@@ -257,3 +258,28 @@ class Relevance:
     values: FloatArray
     score: float
     absorbed: float
+
+
+@dataclass(frozen=True)
+class Regenerated:
+    """What the model would have said.
+
+    Attributes
+    ----------
+    text : str
+        The whole answer: what was kept of it, and what was generated anew.
+    token_ids : tuple of int
+        The new tokens.
+    log_probs : ndarray of float64, shape (n,)
+        Log-probability of each of them, with the change.
+    start : int
+        Number of the first of them in the answer.
+    finished : bool
+        Whether the last one stops the model.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    log_probs: FloatArray
+    start: int
+    finished: bool

@@ -24,7 +24,7 @@ from causal_lvlm.arrays import FloatArray
 from causal_lvlm.lvlm.backbone import Backbone
 from causal_lvlm.storage import to_jsonable
 
-__all__ = ["Generated", "answer_text", "generate", "own_settings", "settings_remark"]
+__all__ = ["Generated", "answer_text", "generate", "own_settings", "settings_remark", "stop_ids"]
 
 # Not spoken of: which tokens are which, which version wrote the file, and in what form a result is
 # returned.
@@ -144,9 +144,7 @@ def generate(
     on_token : callable, optional
         As in `LVLM.run`.
     """
-    own = getattr(lvlm.model, "generation_config", None)
-    stops = _token_ids(getattr(own, "eos_token_id", None))
-    stops = stops or _token_ids(lvlm.tokenizer.eos_token_id)
+    own, stops = getattr(lvlm.model, "generation_config", None), stop_ids(lvlm)
     pads = _token_ids(getattr(own, "pad_token_id", None)) + _token_ids(lvlm.tokenizer.pad_token_id)
     config = GenerationConfig(
         do_sample=False,
@@ -172,6 +170,13 @@ def generate(
         sequence = torch.cat([inputs["input_ids"][0].to(sequence.device), sequence])
     ids = tuple(int(i) for i in sequence)
     return Generated(ids, log_probs[:, 0].cpu().numpy(), ids[-1] in stops)
+
+
+def stop_ids(lvlm: Backbone) -> list[int]:
+    """Return the tokens that end an answer."""
+    own = getattr(lvlm.model, "generation_config", None)
+    found = _token_ids(getattr(own, "eos_token_id", None))
+    return found or _token_ids(lvlm.tokenizer.eos_token_id)
 
 
 def _token_ids(value: Any) -> list[int]:

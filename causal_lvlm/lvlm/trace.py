@@ -48,6 +48,7 @@ from causal_lvlm.lvlm.lrp import Propagates
 from causal_lvlm.lvlm.memory import is_out_of_memory
 from causal_lvlm.lvlm.prepared import Prepared
 from causal_lvlm.lvlm.probes import Embeds
+from causal_lvlm.lvlm.regenerate import Regenerates
 from causal_lvlm.lvlm.selfcheck import check_run
 from causal_lvlm.record import TraceRecord
 
@@ -56,7 +57,9 @@ __all__ = ["Trace"]
 _BLOCKED = "blocked"  # name of the parameter in which a trace records its blocked positions
 
 
-class Trace(Attends, Masks, Cuts, Differentiates, Embeds, Featured, Headed, Looks, Propagates):
+class Trace(
+    Attends, Masks, Cuts, Differentiates, Embeds, Featured, Headed, Looks, Propagates, Regenerates
+):
     """What was asked, what was answered, and how to ask again; see `Live` for its attributes."""
 
     def __repr__(self) -> str:
