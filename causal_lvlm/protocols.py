@@ -13,6 +13,7 @@ more than it.
 `Masks`            the target again, with tokens masked
 `Cuts`             the target again, with edges between tokens cut
 `Differentiates`   attention and the gradient of the target's score with respect to it
+`Regenerates`      the answer again, with tokens masked or edges cut
 `Embeds`           the target again, given other embeddings; gradients there
 `Featured`         hidden states, and gradients there
 `Headed`           the target again, with the outputs of some heads replaced
@@ -34,6 +35,7 @@ from causal_lvlm.results import (
     EmbeddingEvaluation,
     Evaluation,
     LayerTensors,
+    Regenerated,
     Relevance,
     Rules,
     SelfCheck,
@@ -57,6 +59,7 @@ __all__ = [
     "ModelLike",
     "Propagates",
     "Recorded",
+    "Regenerates",
     "Rows",
     "Speaks",
     "TraceLike",
@@ -368,8 +371,34 @@ class Propagates(Embeds, Protocol):
         """Propagate the target's logits back to the merged embeddings."""
 
 
+class Regenerates(Protocol):
+    """The answer again, with tokens masked or edges cut."""
+
+    def regenerate(
+        self,
+        target: TargetLike,
+        *,
+        mask: Iterable[int] | None = None,
+        cuts: Cut | None = None,
+        masking: str = "remove",
+        start: int | None = None,
+        max_new_tokens: int | None = None,
+    ) -> Regenerated:
+        """Say what the model would have said instead of the target, and after it."""
+
+
 class TraceLike(
-    Recorded, Speaks, Attends, Masks, Cuts, Differentiates, Featured, Headed, Propagates, Protocol
+    Recorded,
+    Speaks,
+    Attends,
+    Masks,
+    Cuts,
+    Differentiates,
+    Featured,
+    Headed,
+    Propagates,
+    Regenerates,
+    Protocol,
 ):
     """All that may be asked; `causal_lvlm.lvlm.Trace` offers it."""
 
