@@ -193,9 +193,6 @@ class Attends(HasLayout, Protocol):
     def global_layer(self) -> int:
         """The last attention layer that looks at the whole sequence; IndexError without one."""
 
-    def layer_indices(self, layers: int | str | Sequence[int | str], /) -> list[int]:
-        """Turn layer numbers, negative ones counted from the end, into indices."""
-
     def layer_remark(self, layer: int, /) -> str | None:
         """Say so if a layer looks at a window of the sequence only; None if it sees all of it."""
 
@@ -228,6 +225,9 @@ class Masks(Protocol):
 
 class Cuts(Protocol):
     """The target again, with edges cut."""
+
+    def layer_indices(self, layers: int | str | Sequence[int | str], /) -> list[int]:
+        """Turn layer numbers, negative ones counted from the end, into indices."""
 
     def edges(self, target: TargetLike) -> Edges:
         """Return the edges that may be cut for a target."""

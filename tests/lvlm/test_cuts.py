@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_cutting_into_the_predicting_rows_is_masking_edges():
         units = candidate_units(trace.layout, target)
         keep = units.keep_without([[0], [1, 2], range(len(units))], len(trace.layout))
         edges = edges_of(trace.prepared, target)
-        cuts = [cut([(p, r) for p in np.flatnonzero(~row) for r in edges.readers]) for row in keep]
+        cuts = [cut([(p, r) for p in np.flatnonzero(~row).tolist() for r in edges.readers]) for row in keep]
         masked = trace.evaluate(keep, target, masking="edges")
         found = trace.evaluate_edges(cuts, target)
         assert (masked.token_log_probs == found.token_log_probs).all()
@@ -238,10 +239,10 @@ def test_impossible_edges_are_refused():
     ):
         with pytest.raises(EdgeError, match=reason):
             trace.evaluate_edges([cut([pair])], target)
-    with pytest.raises(EdgeError, match="pairs"):
-        cut([1, 2, 3])
-    with pytest.raises(EdgeError, match="pairs"):
-        cut([(0.5, 1.5)])
+    wrong: list[Any] = [[1, 2, 3], [(0.5, 1.5)], [(1, 2, 3)]]
+    for pairs in wrong:
+        with pytest.raises(EdgeError, match="pairs"):
+            cut(pairs)
     with pytest.raises(ValueError, match="kind"):
         trace.evaluate_edges([cut([])], target, kind="patch")
     with pytest.raises(IndexError):
