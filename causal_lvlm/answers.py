@@ -31,6 +31,9 @@ class Answers:
         Logit of a target token minus its strongest rival's; the smallest over the tokens.
     against_log_prob : ndarray of float64, shape (K,)
         Log-probability of the token compared with; NaN where there is none.
+    lead : ndarray of float64, shape (K,)
+        Sum over the target's tokens of the logit minus that of a rival that stays the same; NaN
+        where none was given.
     """
 
     token_ids: tuple[int, ...]
@@ -39,6 +42,7 @@ class Answers:
     runner_up: IntArray
     margin: FloatArray
     against_log_prob: FloatArray
+    lead: FloatArray
 
     def __len__(self) -> int:
         """Return the number of runs."""
@@ -77,6 +81,7 @@ class Answers:
             self.runner_up[index],
             self.margin[index],
             self.against_log_prob[index],
+            self.lead[index],
         )
 
     def joined(self, more: Answers) -> Answers:
@@ -88,4 +93,5 @@ class Answers:
             np.concatenate([self.runner_up, more.runner_up]),
             np.concatenate([self.margin, more.margin]),
             np.concatenate([self.against_log_prob, more.against_log_prob]),
+            np.concatenate([self.lead, more.lead]),
         )

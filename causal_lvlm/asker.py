@@ -5,12 +5,12 @@ target when these units are masked? `Asker` is the only place where they run it.
 
 1. A question has a key, which says of what kind it is. A few sets at a time, each chosen by what
    the one before gave, are frozensets of masked units (`Asker.sets`); thousands of rows at once are
-   booleans over the units, and their keys are packed bytes (`Asker.rows`). Each user asks in one
-   form.
+   booleans over the units, and their keys are packed bytes (`Asker.rows`); edges that are cut are
+   their own keys (`Asker.cuts`). Each user asks in one form.
 2. What was asked before comes from memory and costs nothing.
 3. The rest goes to ``trace.evaluate`` in the order asked, `at_once` rows in a call, as far as the
    budget allows. (Where masked embeddings are replaced by a baseline it goes to
-   ``trace.evaluate_embeddings``.)
+   ``trace.evaluate_embeddings``; where edges are cut, to ``trace.evaluate_edges``.)
 4. What came back is counted, checked, and remembered as it came: log-probabilities, margins, first
    choices. What that means is for the user to judge.
 
@@ -30,11 +30,13 @@ from causal_lvlm.answers import Answers
 from causal_lvlm.arrays import BoolArray, Float32Array
 from causal_lvlm.budget import Budget
 from causal_lvlm.checks import check_choice
+from causal_lvlm.edges import Cut
 from causal_lvlm.protocols import TraceLike
 from causal_lvlm.results import EmbeddingEvaluation, Evaluation
 from causal_lvlm.tokens import Target, Units
 
 __all__ = [
+    "EDGE_MASKINGS",
     "EMBEDDING_MASKINGS",
     "Asker",
     "Subset",
@@ -43,8 +45,11 @@ __all__ = [
 EMBEDDING_MASKINGS = ("zero", "pad", "blur")
 """Masked embeddings are replaced: by zeros, by padding, or by features of the blurred image."""
 
+EDGE_MASKINGS = ("cut-mask", "cut-value")
+"""Edges are cut: the row does not see the column, or reads nothing there."""
+
 Subset: TypeAlias = frozenset[int]
-Key: TypeAlias = Subset | bytes
+Key: TypeAlias = Subset | bytes | Cut
 
 
 @dataclass(eq=False)
@@ -59,12 +64,14 @@ class Asker:
     units : Units
         All that may be masked.
     masking : str
-        One of `causal_lvlm.protocols.MASKINGS`, or of `EMBEDDING_MASKINGS`.
+        One of `causal_lvlm.protocols.MASKINGS`, `EMBEDDING_MASKINGS` or `EDGE_MASKINGS`.
     backend, against, batch_size, max_memory
         As ``trace.evaluate`` takes them.
     at_once : int, optional
         Most rows in one call of ``trace.evaluate``; all that are asked together by default. A
         batch that holds what a search looks for is finished, so it wants few.
+    rivals : tuple of int, optional
+        A token for each of the target's; where edges are cut, `Answers.lead` is over them.
     budget : Budget
     siblings : dict of str to Asker
         Those of the same target with other maskings, and this one; see `under`.
@@ -86,6 +93,7 @@ class Asker:
     batch_size: int | None = None
     max_memory: int | str | None = None
     at_once: int | None = None
+    rivals: tuple[int, ...] | None = None
     budget: Budget = field(default_factory=Budget)
     siblings: dict[str, Asker] = field(default_factory=dict, repr=False)
     memory: dict[Any, int] = field(init=False, repr=False, default_factory=dict)
@@ -102,7 +110,8 @@ class Asker:
         self._unit_at = np.array([u for _, u in places], dtype=np.int64)
         ids, none = self.target.token_ids, np.empty(0)
         tokens = np.empty((0, len(ids)), dtype=np.int64)
-        self.answers = Answers(ids, tokens.astype(np.float64), tokens, tokens, none, none)
+        floats = tokens.astype(np.float64)
+        self.answers = Answers(ids, floats, tokens, tokens, none, none, none)
 
     @property
     def runs(self) -> int:
@@ -139,7 +148,17 @@ class Asker:
                 visible_units[list(keys[row])] = False
             return made
 
-        return self._ask(keys, visible)
+        return self._ask(keys, lambda rows: self._evaluate(self.keep(visible(rows))))
+
+    def cuts(self, cuts: Sequence[Cut]) -> Answers:
+        """Ask with edges cut; the masking, one of `EDGE_MASKINGS`, says how.
+
+        Raises
+        ------
+        BudgetEnded
+            When the budget ends; answers given before are kept in memory.
+        """
+        return self._ask(cuts, lambda rows: self._evaluate_cuts([cuts[row] for row in rows]))
 
     def rows(self, visible: BoolArray) -> Answers:
         """Ask with only the units of each row visible.
@@ -154,7 +173,7 @@ class Asker:
             When the budget ends; answers given before are kept in memory.
         """
         keys = [row.tobytes() for row in np.packbits(visible, axis=1)]
-        return self._ask(keys, lambda rows: visible[rows])
+        return self._ask(keys, lambda rows: self._evaluate(self.keep(visible[rows])))
 
     def unmasked(self) -> Answers:
         """Ask with nothing masked, in the plain way; that answers for the empty set."""
@@ -189,15 +208,19 @@ class Asker:
             )
         return self._baseline
 
-    def _ask(self, keys: Sequence[Key], visible: Callable[[list[int]], BoolArray]) -> Answers:
-        """Answer from memory, and ask the rest; `visible` makes some of the rows (k, U)."""
+    def _ask(
+        self,
+        keys: Sequence[Key],
+        evaluate: Callable[[list[int]], Evaluation | EmbeddingEvaluation],
+    ) -> Answers:
+        """Answer from memory, and ask the rest; `evaluate` runs the model on some of the rows."""
         self._asked += len(keys)
         places = {key: row for row, key in enumerate(keys)}
         missing = [row for key, row in places.items() if key not in self.memory]
         while missing:
             size = min(self.at_once or len(missing), self.budget.allowance(), len(missing))
             batch, missing = missing[:size], missing[size:]
-            found = self._evaluate(self.keep(visible(batch)))
+            found = evaluate(batch)
             self._computed(size)
             self._remember([keys[row] for row in batch], found)
         return self.answers.take([self.memory[key] for key in keys])
@@ -217,6 +240,19 @@ class Asker:
             keep, self.target, masking=self.masking, backend=self.backend, against=self.against,
             batch_size=self.batch_size, max_memory=self.max_memory,
         )  # fmt: skip
+        return self._noted(found)
+
+    def _evaluate_cuts(self, cuts: Sequence[Cut]) -> Evaluation:
+        """Run the model with edges cut."""
+        check_choice("masking (to cut edges)", self.masking, EDGE_MASKINGS)
+        found = self.trace.evaluate_edges(
+            cuts, self.target, kind=self.masking.removeprefix("cut-"), against=self.against,
+            rivals=self.rivals, batch_size=self.batch_size, max_memory=self.max_memory,
+        )  # fmt: skip
+        return self._noted(found)
+
+    def _noted(self, found: Evaluation) -> Evaluation:
+        """Note how it was computed, and which way a spot check ruled out."""
         check = found.check
         ruled_out = "" if check is None or check.agrees else f" ({check.way} differs)"
         self.backends.add(found.backend + ruled_out)
@@ -230,14 +266,18 @@ class Asker:
         """Put the rows of what the model answered into the memory."""
         if len(found.margin) != len(keys):
             raise ValueError(f"{len(keys)} rows were asked, {len(found.margin)} answered")
-        against = found.against_log_prob
+        against, n = found.against_log_prob, len(keys)
+        lead = np.full(n, np.nan)
+        if isinstance(found, Evaluation) and found.rival_log_probs is not None:
+            lead = found.fixed_margin
         new = Answers(
             self.target.token_ids,
             np.asarray(found.token_log_probs, dtype=np.float64),
             np.asarray(found.argmax, dtype=np.int64),
             np.asarray(found.runner_up, dtype=np.int64),
             np.asarray(found.margin, dtype=np.float64).min(axis=1),
-            np.full(len(keys), np.nan) if against is None else np.asarray(against),
+            np.full(n, np.nan) if against is None else np.asarray(against),
+            lead,
         )
         first = len(self.answers)
         self.memory.update((key, first + row) for row, key in enumerate(keys))

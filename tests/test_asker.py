@@ -10,7 +10,9 @@ import pytest
 
 from causal_lvlm.asker import Asker
 from causal_lvlm.budget import Budget, BudgetEnded
+from causal_lvlm.edges import all_but, cut
 from causal_lvlm.results import BackendCheck, Evaluation
+from causal_lvlm.tiny import sample_inputs
 from causal_lvlm.tokens import candidate_units, resolve_target
 from tests.explanation.fakes import OTHER, SAID, FakeTrace
 
@@ -140,3 +142,29 @@ def test_rows_that_are_missing_in_an_answer_are_noticed():
     asker.trace.evaluate = lambda keep, *a, **k: plain(keep[:1], *a, **k)
     with pytest.raises(ValueError, match="2 rows were asked, 1 answered"):
         asker.sets([{0}, {1}])
+
+
+def test_what_was_cut_before_costs_nothing_and_counts_with_the_rest(self, embedded_model):
+    sample = sample_inputs()[0]
+    trace = embedded_model.run(sample.image_path, sample.prompt)
+    target = trace.target(0)
+    units = candidate_units(trace.layout, target)
+    plain = trace.evaluate(np.ones((1, len(trace.layout)), dtype=bool), target)
+    rivals = tuple(int(r) for r in plain.runner_up[0])
+    asker = Asker(trace, target, units, rivals=rivals, budget=Budget(6))
+    asker.sets([(0,), (1,)])
+    edges = asker.under("cut-mask")
+    pairs = trace.edges(target).pairs
+    cuts = [cut(pairs[:3]), all_but(pairs[-5:]), cut(pairs[:3])]
+    answers = edges.cuts(cuts)
+    expected = trace.evaluate_edges(cuts, target, rivals=rivals)
+    np.testing.assert_allclose(answers.token_log_probs, expected.token_log_probs, atol=1e-5)
+    np.testing.assert_allclose(answers.lead, expected.fixed_margin, atol=1e-5)
+    assert (asker.runs, asker.asked, asker.budget.used) == (4, 5, 4)
+    edges.cuts(cuts)
+    assert asker.runs == 4
+    with pytest.raises(BudgetEnded):
+        edges.cuts([cut(pairs[k : k + 1]) for k in range(3)])
+    assert asker.budget.used == 6
+    with pytest.raises(ValueError, match="cut edges"):
+        asker.cuts(cuts)

@@ -158,7 +158,10 @@ def test_cutting_into_the_predicting_rows_is_masking_edges():
         units = candidate_units(trace.layout, target)
         keep = units.keep_without([[0], [1, 2], range(len(units))], len(trace.layout))
         edges = edges_of(trace.prepared, target)
-        cuts = [cut([(p, r) for p in np.flatnonzero(~row).tolist() for r in edges.readers]) for row in keep]
+        cuts = [
+            cut([(p, r) for p in np.flatnonzero(~row).tolist() for r in edges.readers])
+            for row in keep
+        ]
         masked = trace.evaluate(keep, target, masking="edges")
         found = trace.evaluate_edges(cuts, target)
         assert (masked.token_log_probs == found.token_log_probs).all()
