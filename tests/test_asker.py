@@ -144,7 +144,7 @@ def test_rows_that_are_missing_in_an_answer_are_noticed():
         asker.sets([{0}, {1}])
 
 
-def test_what_was_cut_before_costs_nothing_and_counts_with_the_rest(self, embedded_model):
+def test_what_was_cut_before_costs_nothing_and_counts_with_the_rest(embedded_model):
     sample = sample_inputs()[0]
     trace = embedded_model.run(sample.image_path, sample.prompt)
     target = trace.target(0)
