@@ -163,8 +163,8 @@ def test_what_was_cut_before_costs_nothing_and_counts_with_the_rest(embedded_mod
     assert (asker.runs, asker.asked, asker.budget.used) == (4, 5, 4)
     edges.cuts(cuts)
     assert asker.runs == 4
+    with pytest.raises(ValueError, match="cut edges"):
+        asker.cuts(cuts)
     with pytest.raises(BudgetEnded):
         edges.cuts([cut(pairs[k : k + 1]) for k in range(3)])
     assert asker.budget.used == 6
-    with pytest.raises(ValueError, match="cut edges"):
-        asker.cuts(cuts)
