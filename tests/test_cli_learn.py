@@ -292,10 +292,25 @@ def test_background_knowledge(table):
     assert graph["rain", "wet"].startswith("<")
 
 
+def test_known_causes(table):
+    result = invoke(
+        table, "--alpha", 0.01, "--algorithm", "icd", "--required-cause", "rain,sprinkler",
+        "--ancestor", "sprinkler,slip", "--json",
+    )  # fmt: skip
+    graph = graph_of(result)
+    assert graph["rain", "sprinkler"] == "-->"
+    assert graph.get(("sprinkler", "slip"), "-").startswith("-")
+    known = json.loads(result.stdout)["summary"]["parameters"]["knowledge"]
+    assert known["required_causes"] == [[0, 1]] and known["ancestors"] == [[1, 3]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
         (("--required", "rain"), "--required takes two nodes"),
+        (("--ancestor", "rain"), "--ancestor takes two nodes"),
+        (("--required-cause", "snow,rain"), "--required-cause names 'snow'"),
+        (("--ancestor", "rain,wet", "--required-cause", "wet,rain"), "form a cycle"),
         (("--required", "rain,snow"), "'snow'; the nodes are rain, sprinkler"),
         (("--forbidden", "rain,wet", "--required", "wet,rain"), "both required and forbidden"),
         (("--tiers", "1,2"), "2 numbers, but there are 4 nodes"),

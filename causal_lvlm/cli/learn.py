@@ -100,6 +100,13 @@ def learn(
     forbidden_orientation: Annotated[
         list[str] | None, typer.Option(metavar="A,B", help="A is no cause of B. Repeatable.")
     ] = None,
+    required_cause: Annotated[
+        list[str] | None, typer.Option(metavar="A,B", help="There is an edge A -> B. Repeatable.")
+    ] = None,
+    ancestor: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A,B", help="A is a cause of B, perhaps through others. Repeatable."),
+    ] = None,
     time_limit: Annotated[
         float | None, typer.Option(help="Seconds after which the graph so far is given.")
     ] = None,
@@ -177,6 +184,8 @@ def learn(
             forbidden_orientations=tuple(
                 node_pairs(forbidden_orientation or (), "--forbidden-orientation", names)
             ),
+            required_causes=tuple(node_pairs(required_cause or (), "--required-cause", names)),
+            ancestors=tuple(node_pairs(ancestor or (), "--ancestor", names)),
         )
         ordered = tiers_of(tiers, names)
         # Without an algorithm the library chooses: by the kind of source, and whether nodes are

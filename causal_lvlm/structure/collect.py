@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from causal_lvlm.arrays import IntArray
+from causal_lvlm.arrays import BoolArray, IntArray
 from causal_lvlm.structure.evidence import PairEvidence
 from causal_lvlm.structure.learner import Learner
 from causal_lvlm.structure.marks import ARROW, TAIL
@@ -68,6 +69,7 @@ def collect(
         separator_start=ends,
         separator_nodes=nodes,
         unseparated=_in_pairs(permutation[learner.forced], n),
+        restored=np.array(sorted(permutation[learner.restored].tolist()), dtype=np.int32),
         tests_per_size=tuple(learner.tests),
         undecided=_in_pairs(permutation[np.argwhere(learner.blind)], n),
         complete=stopped == "no_more_sets",
@@ -110,8 +112,20 @@ def _contradictions(
             "is left out only because it is forbidden, and the graph shows an independence there "
             "that the data do not"
         )
+    if len(learner.restored):
+        notes.append(
+            f"background knowledge: {listed(learner.restored, ' -> ')} separated by the data and "
+            "without a possibly directed path; the edge is there only because the first is known "
+            "to be a cause of the second"
+        )
+    cut_off = learner.cut_off()
+    if len(cut_off):
+        notes.append(
+            f"background knowledge: no possibly directed path is left for {listed(cut_off, ' to ')}"
+            ", known to be causes, and the edge between them is forbidden"
+        )
     later = learner.tiers[None, :] > learner.tiers[:, None]
-    into = later | (learner.blocked > 0) if learner.blocked.size else later
+    into = later | (learner.known == ARROW) if learner.known.size else later
     # one excluded direction is always obeyed; <-> is what a PAG has for two
     both = np.argwhere(np.triu(into & into.T & (learner.marks > 0) & (learner.marks != ARROW)))
     if len(both):
@@ -120,28 +134,41 @@ def _contradictions(
             "keep the edge; a CPDAG has none for that, so it is left undirected (forbid the edge, "
             "or use algorithm='fci' or algorithm='icd', where it is <->)"
         )
-    if learner.blocked.size:
-        directed = (learner.marks == ARROW) & (learner.marks.T == TAIL)
-        reach = reachability(directed)
-        hit = np.argwhere(reach & (learner.blocked.T > 0))
-        if len(hit):
-            notes.append(
-                f"background knowledge: {len(hit)} forbidden orientations are contradicted by a "
-                "chain of directed edges through other nodes "
-                f"({listed(hit, ' to ')})"
-            )
-        circle = np.flatnonzero(reach.diagonal())
-        if len(circle):
-            notes.append(
-                "background knowledge: the directions that it leaves form a cycle through "
-                f"{listed(circle[:, None], '')}, which no causal graph has; it contradicts the data"
-            )
-        arrows = (learner.marks == ARROW) & (learner.marks.T == ARROW)
-        almost = np.argwhere(arrows & reach)
-        if len(almost):
-            notes.append(
-                f"background knowledge: {listed(almost, ' <-> ')} although a chain of directed "
-                "edges leads from the first to the second, which no PAG has; it contradicts the "
-                "data"
-            )
+    if learner.knowledge is not None and learner.known.size:
+        notes += _chains(learner, learner.knowledge.causes, listed)
     return tuple(notes)
+
+
+def _chains(learner: Learner, causes: BoolArray, listed: Callable[..., str]) -> list[str]:
+    """Say which chains of directed edges are against what is known, or against each other."""
+    notes = []
+    directed = (learner.marks == ARROW) & (learner.marks.T == TAIL)
+    reach = reachability(directed)
+    hit = np.argwhere(reach & (learner.known.T == ARROW) & ~causes.T)
+    if len(hit):
+        notes.append(
+            f"background knowledge: {len(hit)} forbidden orientations are contradicted by a "
+            "chain of directed edges through other nodes "
+            f"({listed(hit, ' to ')})"
+        )
+    hit = np.argwhere(reach & causes.T)
+    if len(hit):
+        notes.append(
+            f"background knowledge: {len(hit)} known causes are contradicted by a chain of "
+            f"directed edges back to them ({listed(hit, ' to ')})"
+        )
+    circle = np.flatnonzero(reach.diagonal())
+    if len(circle):
+        notes.append(
+            "background knowledge: the directions that it leaves form a cycle through "
+            f"{listed(circle[:, None], '')}, which no causal graph has; it contradicts the data"
+        )
+    arrows = (learner.marks == ARROW) & (learner.marks.T == ARROW)
+    almost = np.argwhere(arrows & reach)
+    if len(almost):
+        notes.append(
+            f"background knowledge: {listed(almost, ' <-> ')} although a chain of directed "
+            "edges leads from the first to the second, which no PAG has; it contradicts the "
+            "data"
+        )
+    return notes

@@ -8,6 +8,16 @@ What it does to learning:
    anything from it (in an ideal world without contradictions that never happens).
 3. A forbidden orientation (i, j), "i is no cause of j", puts an arrowhead at i on an edge i-j from
    the start. No rule overwrites it.
+4. An ancestor (i, j), "i is a cause of j", puts a tail at i on an edge i-j from the start (and,
+   without selection, an arrowhead at j). No rule overwrites it. What follows from chains of causes
+   (`causal_lvlm.structure.masks`) counts as if it had been said.
+5. If at the end no possibly directed path leads from i to j, the data deny the cause, or had too
+   little to see it. In an ancestral graph a cause may always be drawn as an edge, so the learner
+   adds the edge i -> j, orients again with all rules, and lists the pair
+   (`LearnedStructure.restored`); nothing else is tested again. Of a chain of causes first the
+   links. (In an ideal world without contradictions that never happens.) To keep such an edge from
+   the start, when conditioning sets are chosen, say it as a required cause and learn again.
+6. A required cause (i, j) is a required edge and an ancestor.
 
 References: Meek, Causal inference and causal explanation with background knowledge, UAI 1995;
 Andrews, Spirtes, Cooper, On the completeness of causal discovery in the presence of latent
@@ -21,33 +31,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import networkx as nx
 import numpy as np
 
-from causal_lvlm.arrays import BoolArray, IntArray
+from causal_lvlm.arrays import IntArray
 from causal_lvlm.errors import KnowledgeError
+from causal_lvlm.structure.masks import Masks, check_acyclic, combine
 
-__all__ = ["BackgroundKnowledge", "Masks"]
+__all__ = ["BackgroundKnowledge"]
 
 Pair = tuple[Any, Any]
-
-
-@dataclass(frozen=True)
-class Masks:
-    """Background knowledge as boolean arrays of shape (N, N).
-
-    ``required`` and ``forbidden`` are symmetric; ``blocked[i, j]``: the mark at j on an edge i-j is
-    an arrowhead (j is no cause of i).
-    """
-
-    required: BoolArray
-    forbidden: BoolArray
-    blocked: BoolArray
-
-    def permuted(self, permutation: IntArray) -> Masks:
-        """Return the masks for nodes numbered along ``permutation``."""
-        index = np.ix_(permutation, permutation)
-        return Masks(self.required[index], self.forbidden[index], self.blocked[index])
+_ALWAYS = ("required", "forbidden", "forbidden_orientations")
+_CAUSES = ("required_causes", "ancestors")
 
 
 @dataclass(frozen=True)
@@ -64,12 +58,19 @@ class BackgroundKnowledge:
         i is no cause of j: neither i -> j, nor any chain of causes from i to j. On an edge between
         them the mark at i is an arrowhead. A chain through other nodes that is learned all the same
         contradicts the knowledge, and is named in the result's ``notes``.
+    required_causes : sequence of pairs (i, j)
+        i is a cause of j, and there is an edge between them: i -> j.
+    ancestors : sequence of pairs (i, j)
+        i is a cause of j, perhaps through others: a possibly directed path leads from i to j
+        (`causal_lvlm.structure.paths`), and an edge between them has a tail at i. Where the data
+        leave no such path, the edge i -> j is added; ``restored`` of the result lists these pairs.
 
     Raises
     ------
     KnowledgeError
         If an entry is no pair of two different nodes (a set is none: it has no order), or an edge
-        is both required and forbidden.
+        is both required and forbidden. Contradictions between causes are found where the nodes are
+        known, see `masks`.
 
     Examples
     --------
@@ -81,11 +82,13 @@ class BackgroundKnowledge:
     required: Sequence[Pair] = ()
     forbidden: Sequence[Pair] = ()
     forbidden_orientations: Sequence[Pair] = ()
+    required_causes: Sequence[Pair] = ()
+    ancestors: Sequence[Pair] = ()
 
     def __post_init__(self) -> None:
-        for name in ("required", "forbidden", "forbidden_orientations"):
+        for name in (*_ALWAYS, *_CAUSES):
             object.__setattr__(self, name, _pairs(getattr(self, name), name))
-        both = {frozenset(pair) for pair in self.required} & {
+        both = {frozenset(pair) for pair in (*self.required, *self.required_causes)} & {
             frozenset(pair) for pair in self.forbidden
         }
         if both:
@@ -94,13 +97,14 @@ class BackgroundKnowledge:
             )
 
     def __bool__(self) -> bool:
-        return bool(self.required or self.forbidden or self.forbidden_orientations)
+        return any(getattr(self, name) for name in (*_ALWAYS, *_CAUSES))
 
     def to_dict(self) -> dict[str, list[list[Any]]]:
-        """Return plain lists."""
+        """Return plain lists; those of causes only where there are any."""
         return {
             name: [list(pair) for pair in getattr(self, name)]
-            for name in ("required", "forbidden", "forbidden_orientations")
+            for name in (*_ALWAYS, *_CAUSES)
+            if name in _ALWAYS or getattr(self, name)
         }
 
     def masks(
@@ -110,6 +114,7 @@ class BackgroundKnowledge:
         *,
         tiers: IntArray | None = None,
         acyclic: bool = False,
+        selection: bool = False,
     ) -> Masks:
         """Return the masks for a graph, after a search for contradictions.
 
@@ -123,76 +128,39 @@ class BackgroundKnowledge:
         acyclic : bool
             Whether every edge has exactly one direction (PC), so that a required edge with one
             direction forbidden has the other.
+        selection : bool
+            Whether a cause may be one of the selection as well, so that its effect need not have
+            an arrowhead.
 
         Raises
         ------
         KnowledgeError
             If a node does not exist or its name stands for several, an edge is required and
-            forbidden, or (for `acyclic`) a required edge has no direction left, or the directions
-            that are left form a cycle, or a chain of causes that is forbidden.
+            forbidden, causes form a cycle or a chain that is forbidden (also by tiers), all ways
+            from a cause to its effect are forbidden, or (for `acyclic`) a required edge has no
+            direction left, or the directions that are left form, with the causes, a cycle or a
+            chain that is forbidden.
         """
         numbers = _numbers(names)
-        shape = (n, n)
-        required, forbidden, blocked = (np.zeros(shape, dtype=bool) for _ in range(3))
-        for pair in self.required:
+        required, forbidden, no_cause = (np.zeros((n, n), dtype=bool) for _ in range(3))
+        for pair in (*self.required, *self.required_causes):
             i, j = _resolved(pair, n, numbers)
             required[i, j] = required[j, i] = True
         for pair in self.forbidden:
             i, j = _resolved(pair, n, numbers)
             forbidden[i, j] = forbidden[j, i] = True
         for pair in self.forbidden_orientations:
-            i, j = _resolved(pair, n, numbers)
-            blocked[j, i] = True
-        clash = np.argwhere(np.triu(required & forbidden))
-        if len(clash):
-            ends = [str(k) if names is None else repr(names[k]) for k in clash[0]]
-            raise KnowledgeError(f"the edge {' - '.join(ends)} is both required and forbidden")
-        if acyclic:
-            self._check_acyclic(required, blocked, tiers, names)
-        return Masks(required, forbidden, blocked)
-
-    def _check_acyclic(
-        self,
-        required: BoolArray,
-        blocked: BoolArray,
-        tiers: IntArray | None,
-        names: Sequence[str] | None,
-    ) -> None:
-        later = blocked.copy()
-        if tiers is not None:
-            later |= tiers[None, :] > tiers[:, None]
+            no_cause[_resolved(pair, n, numbers)] = True
+        causes = [_resolved(pair, n, numbers) for pair in (*self.required_causes, *self.ancestors)]
+        later = None if tiers is None else tiers[:, None] > tiers[None, :]
 
         def called(i: int) -> str:
             return str(i) if names is None else repr(names[i])
 
-        stuck = np.argwhere(np.triu(required & later & later.T))
-        if len(stuck):
-            i, j = stuck[0]
-            raise KnowledgeError(
-                f"the edge {called(i)} - {called(j)} is required, but both of its directions are "
-                "forbidden (by forbidden_orientations or tiers); allow one, or use 'fci' or "
-                "'icd', where i <-> j is possible"
-            )
-        graph = nx.from_numpy_array(required & later, create_using=nx.DiGraph)
-        try:
-            cycle = nx.find_cycle(graph)
-        except nx.NetworkXNoCycle:
-            pass
-        else:
-            way = " -> ".join(called(i) for i, _ in cycle)
-            raise KnowledgeError(
-                f"the directions that are left for required edges form a cycle: {way} -> "
-                f"{called(cycle[0][0])}"
-            )
-        # an orientation is forbidden to chains of causes as well: later[j, i], i no cause of j
-        for i in graph:
-            for j in nx.descendants(graph, i):
-                if later[j, i]:
-                    way = " -> ".join(called(k) for k in nx.shortest_path(graph, i, j))
-                    raise KnowledgeError(
-                        f"the directions that are left for required edges make {way}, but "
-                        f"{called(i)} is said to be no cause of {called(j)}"
-                    )
+        masks = combine(required, forbidden, no_cause, causes, later, selection, called)
+        if acyclic:
+            check_acyclic(masks, later, called)
+        return masks
 
 
 def _pairs(values: Iterable[Any], name: str) -> tuple[Pair, ...]:

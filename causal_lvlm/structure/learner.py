@@ -16,8 +16,9 @@ import numpy as np
 from causal_lvlm.arrays import BoolArray, FloatArray, Int32Array, IntArray, UInt8Array
 from causal_lvlm.structure.checks import squared_thresholds
 from causal_lvlm.structure.chunks import Found, Kernel, Limits, run_chunks
-from causal_lvlm.structure.knowledge import Masks
 from causal_lvlm.structure.marks import CIRCLE
+from causal_lvlm.structure.masks import Masks
+from causal_lvlm.structure.paths import possible_causes
 
 __all__ = ["Learner"]
 
@@ -60,14 +61,14 @@ class Learner:
         self.tests = [0]
         self.blind: BoolArray = np.zeros((n, n), dtype=bool)
         self.claims: UInt8Array = np.zeros((n, n), dtype=np.uint8)
-        self.blocked: UInt8Array = _NOTHING
+        self.known: UInt8Array = _NOTHING
         self.forced = np.zeros((0, 2), dtype=np.int64)
         self.unfinished_size: int | None = None
         self.edges_left = 0
         self.notes: tuple[str, ...] = ()
         self.next_size = 1
-        if self.knowledge is not None and self.knowledge.blocked.any():
-            self.blocked = self.knowledge.blocked.astype(np.uint8)
+        if self.knowledge is not None and self.knowledge.known.any():
+            self.known = self.knowledge.known
         if self.keep_evidence:
             self.weakest = np.full((n, n), np.nan)
             self.z = np.full((n, n), np.nan)
@@ -189,12 +190,32 @@ class Learner:
         )
         return bool(gone.any())
 
+    @property
+    def restored(self) -> IntArray:
+        """Pairs (i, j) whose edge i -> j came back after it had been separated, shape (K, 2)."""
+        if self.knowledge is None:
+            return np.zeros((0, 2), dtype=np.int64)
+        back = np.triu((self.marks > 0) & (self.sepset_size >= 0))
+        return np.argwhere((back | back.T) & self.knowledge.causes).astype(np.int64)
+
     def orient(self) -> None:
-        """Reset the marks and apply R0-R4."""
+        """Reset the marks and apply R0-R4, while edges are still looked for."""
+        self._orient(self._known_early)
+
+    @property
+    def _known_early(self) -> UInt8Array:
+        """Known marks that conditioning sets may rest on.
+
+        With selection a tail says nothing about the other end, but possible ancestors are read as
+        if it did (`causal_kernels.possible_ancestors`): a set that separates could be missed.
+        """
+        return _NOTHING if self.selection_bias else self.known
+
+    def _orient(self, known: UInt8Array) -> None:
         from causal_kernels import orient
 
         self.claims = orient(
-            self.marks, self.tiers, self.blocked, self.sepset_start, self.sepset_size,
+            self.marks, self.tiers, known, self.sepset_start, self.sepset_size,
             self.sepset_nodes, self.stable,
         )  # fmt: skip
 
@@ -218,32 +239,65 @@ class Learner:
             )  # fmt: skip
         for size in range(len(self.tests)):
             self.tests[size] += int(tests[size])
-        kernels.orient_colliders(self.marks, self.tiers, self.blocked, *lists, arrow)
+        kernels.orient_colliders(self.marks, self.tiers, self._known_early, *lists, arrow)
 
     def finish_pag(self) -> None:
         """Remove forbidden edges, then orient for the last time: all rules."""
+        self._finish(self._all_rules)
+
+    def _all_rules(self) -> None:
         from causal_kernels import complete_selection, complete_tails
 
-        with _SetAside(self):
-            self.orient()
-            if self.selection_bias:
-                open_edges = int(complete_selection(self.marks, self.claims, self.stable))
-                if open_edges:
-                    self.notes += (
-                        f"rule R5 gave up on {open_edges} circle edges: too many cycles to look "
-                        "at; they keep their circles",
-                    )
-            complete_tails(self.marks, self.claims)
+        self._orient(self.known)
+        self.notes = ()
+        if self.selection_bias:
+            open_edges = int(complete_selection(self.marks, self.claims, self.stable))
+            if open_edges:
+                self.notes = (
+                    f"rule R5 gave up on {open_edges} circle edges: too many cycles to look "
+                    "at; they keep their circles",
+                )
+        complete_tails(self.marks, self.claims)
 
     def finish_cpdag(self) -> None:
         """Remove forbidden edges, then v-structures and Meek's rules."""
+        self._finish(self._meek)
+
+    def _meek(self) -> None:
         from causal_kernels import orient_cpdag
 
-        with _SetAside(self):
-            self.claims = orient_cpdag(
-                self.marks, self.tiers, self.blocked, self.sepset_start, self.sepset_size,
-                self.sepset_nodes, self.stable,
-            )  # fmt: skip
+        self.claims = orient_cpdag(
+            self.marks, self.tiers, self.known, self.sepset_start, self.sepset_size,
+            self.sepset_nodes, self.stable,
+        )  # fmt: skip
+
+    def _finish(self, orient_all: Callable[[], None]) -> None:
+        """Orient, and again as long as edges of known causes come back without which none leads on.
+
+        Of a chain of causes the links come first: the pairs with the fewest causes between them.
+        """
+        while True:
+            with _SetAside(self):
+                orient_all()
+            left = self.cut_off()
+            if self.knowledge is None or not len(left):
+                return
+            left = left[~self.knowledge.forbidden[left[:, 0], left[:, 1]]]
+            if not len(left):
+                return
+            causes = self.knowledge.causes
+            between = np.array([np.count_nonzero(causes[i] & causes[:, j]) for i, j in left])
+            i, j = left[between == between.min()].T
+            self.marks[i, j] = self.marks[j, i] = CIRCLE
+
+    def cut_off(self) -> IntArray:
+        """Return the known causes (i, j) without a possibly directed path, shape (K, 2)."""
+        if self.knowledge is None:
+            return np.zeros((0, 2), dtype=np.int64)
+        apart = self.knowledge.causes & (self.marks == 0)
+        for j in np.flatnonzero(apart.any(axis=0)):
+            apart[:, j] &= ~possible_causes(self.marks, int(j))
+        return np.argwhere(apart).astype(np.int64)
 
     def one(self, lists: tuple[IntArray, IntArray]) -> Kernel:
         """Return the kernel of conditioning size 1, the same for all algorithms."""

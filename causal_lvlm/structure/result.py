@@ -72,6 +72,9 @@ class LearnedStructure:
         A CPDAG (from PC) has only ``i -> j`` and ``i - j``, a tail at both ends.
     unseparated : ndarray of shape (K, 2), int32
         Pairs i < j whose edge went only because background knowledge forbids it.
+    restored : ndarray of shape (K, 2), int32
+        Pairs (i, j) that the data separated, but whose edge i -> j is drawn: background knowledge
+        says that i is a cause of j, and no possibly directed path was left.
     unfinished_size : int, optional
         Conditioning size at which learning was ended by a budget or Ctrl-C.
     edges_left : int
@@ -99,6 +102,7 @@ class LearnedStructure:
     correlation: Any = field(default=None, repr=False)
     kind: str = "pag"
     unseparated: IntArray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
+    restored: IntArray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
     unfinished_size: int | None = None
     edges_left: int = 0
     evidence: PairEvidence | None = field(default=None, repr=False)
@@ -110,7 +114,7 @@ class LearnedStructure:
         # int32: separating sets of all pairs are most of what a result takes in memory
         for name in ("separator_start", "separator_nodes"):
             object.__setattr__(self, name, frozen(getattr(self, name), np.int32))
-        for name in ("undecided", "unseparated"):
+        for name in ("undecided", "unseparated", "restored"):
             values = np.asarray(getattr(self, name), dtype=np.int32).reshape(-1, 2)
             object.__setattr__(self, name, frozen(values, np.int32))
 
@@ -123,6 +127,7 @@ class LearnedStructure:
             and self.kind == other.kind
             and self.evidence == other.evidence
             and np.array_equal(self.unseparated, other.unseparated)
+            and np.array_equal(self.restored, other.restored)
             and np.array_equal(self.undecided, other.undecided)
             and np.array_equal(self.separator_start, other.separator_start)
             and np.array_equal(self.separator_nodes, other.separator_nodes)
@@ -324,6 +329,7 @@ class LearnedStructure:
             "unfinished_size": self.unfinished_size,
             "edges_left": self.edges_left,
             "forbidden_without_separation": len(self.unseparated),
+            **({"restored_causes": len(self.restored)} if len(self.restored) else {}),
             "conflicts": self.conflicts,
             "undecided_pairs": len(self.undecided),
             "undecided_edges": self.undecided_edges,
@@ -352,6 +358,8 @@ class LearnedStructure:
         """
         names = ("separator_start", "separator_nodes", "undecided", "unseparated")
         arrays = {"marks": self.pag.marks, **{name: getattr(self, name) for name in names}}
+        if len(self.restored):
+            arrays["restored"] = self.restored
         if self.evidence is not None:
             arrays |= {f"evidence_{name}": getattr(self.evidence, name) for name in _EVIDENCE}
         return write_beside(path, _KIND, {"graph": self.kind, **self.summary()}, arrays)

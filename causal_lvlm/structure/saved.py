@@ -67,8 +67,8 @@ def separations(pag: PAG, value: Mapping[str, Any], where: str = "") -> dict[str
     ----------
     pag : PAG
     value : mapping
-        Holds ``separator_start``, ``separator_nodes``, ``undecided`` and perhaps ``unseparated``,
-        as arrays or as lists; see `LearnedStructure`.
+        Holds ``separator_start``, ``separator_nodes``, ``undecided`` and perhaps ``unseparated``
+        and ``restored``, as arrays or as lists; see `LearnedStructure`.
     where : str
         What errors call it.
 
@@ -86,8 +86,9 @@ def separations(pag: PAG, value: Mapping[str, Any], where: str = "") -> dict[str
             "separator_nodes": array(np.int32, None, low=0, high=n - 1),
             "undecided": pairs,
             "unseparated": pairs,
+            "restored": pairs,
         },
-        {"unseparated"},
+        {"unseparated", "restored"},
     )(value, where)
     start = fields["separator_start"]
     if start[0] != 0 or (np.diff(start) < 0).any() or start[-1] != len(fields["separator_nodes"]):

@@ -20,8 +20,8 @@ from causal_lvlm.structure.checks import (
 from causal_lvlm.structure.chunks import Limits
 from causal_lvlm.structure.collect import collect
 from causal_lvlm.structure.compiling import compile_kernels
-from causal_lvlm.structure.knowledge import Masks
 from causal_lvlm.structure.learner import Learner
+from causal_lvlm.structure.masks import Masks
 from causal_lvlm.structure.options import LearnOptions
 from causal_lvlm.structure.result import LearnedStructure
 
@@ -195,5 +195,7 @@ def _masks(
         )
     tiers = np.empty(n, dtype=np.int64)
     tiers[permutation] = ranks
-    masks = knowledge.masks(n, names, tiers=tiers, acyclic=options.algorithm == "pc")
+    masks = knowledge.masks(
+        n, names, tiers=tiers, acyclic=options.algorithm == "pc", selection=options.selection_bias
+    )
     return masks.permuted(permutation)

@@ -140,21 +140,21 @@ def warm_up() -> None:
         10, *found,
     )  # fmt: skip
     sepset = np.zeros((n, n), np.int32)
-    blocked = np.zeros((0, 0), np.uint8)
+    known = np.zeros((0, 0), np.uint8)
     sepsets = (sepset, sepset.astype(np.int16), np.zeros(0, np.int32))
     arrow = np.zeros(len(neighbour), np.uint8)
     sure_colliders(
         correlation, marks, start, neighbour, *sepsets, np.full(2, 0.01), 1e-9, 0, n, arrow,
         np.zeros(2, np.int64),
     )  # fmt: skip
-    orient_colliders(marks.copy(), tiers, blocked, start, neighbour, arrow)
+    orient_colliders(marks.copy(), tiers, known, start, neighbour, arrow)
     pools = pds_pools(marks, start, neighbour, tiers, ancestor, marks, edges)
     order_r(
         correlation, marks, tiers, edges, pools, np.zeros((0, 0), np.uint8), NEIGHBOURS, 2, 0.01,
         1e-9, 10, *found,
     )  # fmt: skip
-    orient_cpdag(marks.copy(), tiers, blocked, *sepsets, True)
-    claims = orient(marks, tiers, blocked, *sepsets, True)
+    orient_cpdag(marks.copy(), tiers, known, *sepsets, True)
+    claims = orient(marks, tiers, known, *sepsets, True)
     complete_selection(marks, claims, True)
     complete_tails(marks, claims)
     pair_tests = np.zeros((n, n), np.int64)

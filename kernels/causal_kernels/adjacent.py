@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from causal_kernels.compiled import kernel
-from causal_kernels.graph import ARROW, NONE
+from causal_kernels.graph import ARROW, NONE, TAIL
 from causal_kernels.orientation import initial_marks
 from causal_kernels.partial import OK, partial_correlation
 
@@ -160,10 +160,13 @@ def sure_colliders(
 
 
 @kernel
-def orient_colliders(marks, tiers, blocked, start, neighbour, arrow):
-    """Reset all marks and put on the arrowheads that `sure_colliders` found, in place."""
-    initial_marks(marks, tiers, blocked)
+def orient_colliders(marks, tiers, known, start, neighbour, arrow):
+    """Reset all marks and put on the arrowheads that `sure_colliders` found, in place.
+
+    Tails that are ``known`` (see `initial_marks`) stay.
+    """
+    initial_marks(marks, tiers, known)
     for b in range(marks.shape[0]):
         for k in range(start[b], start[b + 1]):
-            if arrow[k] == 1:
+            if arrow[k] == 1 and marks[neighbour[k], b] != TAIL:
                 marks[neighbour[k], b] = ARROW

@@ -3,7 +3,7 @@
 Meek, Causal inference and causal explanation with background knowledge, UAI 1995, section 2.1
 and figure 1; rule 4 matters only with background knowledge. ``A -> B``: arrowhead at B, tail at A.
 
-1. All edges undirected, but directed into later tiers and where a mark is blocked.
+1. All edges undirected, but directed into later tiers and where an arrowhead is known.
 2. V-structures: A - B - C, A and C not adjacent, B outside sepset(A, C).
 3. Meek's rules 1, 2, 3, 4 in turn until nothing changes.
 
@@ -76,17 +76,17 @@ def settle_directions(marks, claims, start, neighbour):
 
 
 @kernel
-def _initial_directions(marks, claims, tiers, blocked, start, neighbour):
-    """Undirected edges; into later tiers, and i -> j where ``blocked[i, j]``.
+def _initial_directions(marks, claims, tiers, known, start, neighbour):
+    """Undirected edges; into later tiers, and i -> j where ``known[i, j]`` is `ARROW`.
 
     An edge that is to point both ways stays undirected, as a conflict.
     """
-    some = blocked.shape[0] > 0
+    some = known.shape[0] > 0
     for i in range(marks.shape[0]):
         for k in range(start[i], start[i + 1]):
             j = neighbour[k]
-            into_i = tiers[i] > tiers[j] or (some and blocked[j, i] != 0)
-            into_j = tiers[j] > tiers[i] or (some and blocked[i, j] != 0)
+            into_i = tiers[i] > tiers[j] or (some and known[j, i] == ARROW)
+            into_j = tiers[j] > tiers[i] or (some and known[i, j] == ARROW)
             marks[i, j] = CIRCLE
             if into_i and into_j:
                 claims[i, j] = CONFLICT
@@ -203,13 +203,13 @@ def meek_4(marks, claims, start, neighbour, simultaneous):
 
 
 def orient_cpdag(
-    marks: Any, tiers: Any, blocked: Any, sepset_start: Any, sepset_size: Any, sepset_members: Any,
+    marks: Any, tiers: Any, known: Any, sepset_start: Any, sepset_size: Any, sepset_members: Any,
     simultaneous: bool,
 ) -> Any:  # fmt: skip
     """Reset all marks, then apply the v-structures and Meek's rules to a fixed point, in place.
 
-    ``tiers`` int64 (N,): an edge across tiers points to the later one. ``blocked`` uint8 (N, N), or
-    (0, 0) for none: where ``blocked[i, j]`` is 1 an edge i-j is i -> j. ``sepset_start`` int64
+    ``tiers`` int64 (N,): an edge across tiers points to the later one. ``known`` uint8 (N, N), or
+    (0, 0) for none: where ``known[i, j]`` is `ARROW` an edge i-j is i -> j. ``sepset_start`` int64
     (N, N) and ``sepset_size`` int16 (N, N) locate, for i < j, the members in ``sepset_members``
     int64. On return an edge has tails at both ends or is directed. Returns ``claims`` uint8 (N, N),
     which is ``CONFLICT``, in both entries, for an edge that contradicting claims left undirected.
@@ -217,7 +217,7 @@ def orient_cpdag(
     n = marks.shape[0]
     claims = np.zeros((n, n), np.uint8)
     start, neighbour = neighbour_lists(marks)
-    _initial_directions(marks, claims, tiers, blocked, start, neighbour)
+    _initial_directions(marks, claims, tiers, known, start, neighbour)
     v_structures(
         marks, claims, start, neighbour, sepset_start, sepset_size, sepset_members, simultaneous
     )

@@ -4,8 +4,8 @@ Rules of Zhang, On the completeness of orientation rules for causal discovery in
 latent confounders and selection bias, Artificial Intelligence 172 (2008), section 3. ``A *-> B``
 reads: the mark at B is an arrowhead, the mark at A is anything.
 
-1. Start marks: circles, with an arrowhead at the later end of an edge across tiers, and where
-   background knowledge blocks any other mark.
+1. Start marks: circles, with an arrowhead at the later end of an edge across tiers, and the
+   arrowheads and tails that background knowledge knows.
 2. R0 on all unshielded triples.
 3. R1, R2, R3, R4 in turn until nothing changes.
 
@@ -13,8 +13,9 @@ Stable mode (``simultaneous``): a rule reads a graph that does not change while 
 claim marks. A circle that is claimed by one kind takes it; a circle claimed as both tail and
 arrowhead stays a circle from then on and counts as a conflict. Marks other than circles stay.
 Sequential mode: each match is written at once, over whatever is there; as tails are only ever
-written on circles, that can turn a tail into an arrowhead, but takes no arrowhead away. So the
-arrowheads of tiers and blocked marks stay in both modes.
+written on circles, that can turn a tail into an arrowhead, but takes no arrowhead away. Tails that
+were known from the start are marked (`KEPT`) and stay, too. So tiers and known marks hold in both
+modes.
 
 What the time goes to: finding the edges, one look at each of the N^2 marks, and R0, one look into
 far memory for each pair of neighbours; then R1-R4, which on sparse graphs end after two or three
@@ -47,28 +48,33 @@ __all__ = [
 CLAIMED_ARROW = 1
 CLAIMED_TAIL = 2
 CONFLICT = 4
+KEPT = 8  # sequential mode, while the rules run: a tail that is known
 
 
 @kernel
-def _reset(marks, tiers, blocked, start, neighbour):
-    """Do what `initial_marks` does, for edges that are known."""
-    some = blocked.shape[0] > 0
+def _reset(marks, tiers, known, start, neighbour):
+    """Do what `initial_marks` does, for edges that are listed."""
+    some = known.shape[0] > 0
     for i in range(marks.shape[0]):
         for k in range(start[i], start[i + 1]):
             j = neighbour[k]
-            into = tiers[j] > tiers[i] or (some and blocked[i, j] != 0)
-            marks[i, j] = ARROW if into else CIRCLE
+            if tiers[j] > tiers[i]:
+                marks[i, j] = ARROW
+            elif some and known[i, j] != NONE:
+                marks[i, j] = known[i, j]
+            else:
+                marks[i, j] = CIRCLE
 
 
 @kernel
-def initial_marks(marks, tiers, blocked):
+def initial_marks(marks, tiers, known):
     """Reset the marks of all edges in place: circles, arrowheads into later tiers.
 
-    ``blocked`` uint8 (N, N), or (0, 0) for none: where ``blocked[i, j]`` is 1 the mark at j on an
-    edge i-j starts as an arrowhead too.
+    ``known`` uint8 (N, N), or (0, 0) for none: where ``known[i, j]`` is `ARROW` or `TAIL` the mark
+    at j on an edge i-j starts as that.
     """
     start, neighbour = neighbour_lists(marks)
-    _reset(marks, tiers, blocked, start, neighbour)
+    _reset(marks, tiers, known, start, neighbour)
 
 
 @kernel
@@ -77,7 +83,7 @@ def _claim(marks, claims, i, j, mark, simultaneous):
     if simultaneous:
         claims[i, j] |= CLAIMED_ARROW if mark == ARROW else CLAIMED_TAIL
         return 0
-    if marks[i, j] == mark:
+    if marks[i, j] == mark or claims[i, j] == KEPT:
         return 0
     marks[i, j] = mark
     return 1
@@ -91,7 +97,7 @@ def _settle(marks, claims, start, neighbour):
         for k in range(start[i], start[i + 1]):
             j = neighbour[k]
             claim = claims[i, j]
-            if claim == 0 or claim == CONFLICT:
+            if claim == 0 or claim == CONFLICT or claim == KEPT:
                 continue
             claims[i, j] = claim & CONFLICT
             if marks[i, j] != CIRCLE or claims[i, j] == CONFLICT:
@@ -262,19 +268,23 @@ def rule_4(
 
 
 def orient(
-    marks: Any, tiers: Any, blocked: Any, sepset_start: Any, sepset_size: Any, sepset_members: Any,
+    marks: Any, tiers: Any, known: Any, sepset_start: Any, sepset_size: Any, sepset_members: Any,
     simultaneous: bool,
 ) -> Any:  # fmt: skip
     """Reset all marks and apply R0, then R1-R4 to a fixed point, in place.
 
+    ``known`` is that of `initial_marks`; no rule overwrites these marks.
     ``sepset_start`` int64 (N, N) and ``sepset_size`` int16 (N, N) locate, for i < j, the members
     in ``sepset_members`` int64. Returns ``claims`` uint8 (N, N), which is ``CONFLICT`` where the
     mark stayed a circle because of contradicting claims.
     """
     n = marks.shape[0]
     start, neighbour = neighbour_lists(marks)
-    _reset(marks, tiers, blocked, start, neighbour)
+    _reset(marks, tiers, known, start, neighbour)
     claims = np.zeros((n, n), np.uint8)
+    keeps = not simultaneous and len(known) > 0
+    if keeps:
+        claims[known == TAIL] = KEPT
     visited = np.empty(n, np.int64)
     queue = np.empty(n, np.int64)
     rule_0(marks, claims, start, neighbour, sepset_start, sepset_size, sepset_members, simultaneous)
@@ -290,6 +300,8 @@ def orient(
             simultaneous, visited, queue,
         )  # fmt: skip
         changed += _settle(marks, claims, start, neighbour)
+    if keeps:  # in this mode there are no others
+        claims[:] = 0
     return claims
 
 

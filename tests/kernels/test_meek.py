@@ -22,7 +22,7 @@ from tests.naive_rules import Meek, maximally_directed, read_graph, separator_ar
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 EXAMPLES = 600 if JIT else 200
-NO_BLOCKS = np.zeros((0, 0), dtype=np.uint8)
+NOTHING_KNOWN = np.zeros((0, 0), dtype=np.uint8)
 
 
 def lines(text):
@@ -128,12 +128,12 @@ def test_conflicting_edges_stay(rule, sepsets, before, after, simultaneous):
     assert found == lines(before) and conflicts == 2 * len(frozen)
 
 
-def orient(skeleton, sepsets, simultaneous, blocked=(), tiers=None):
+def orient(skeleton, sepsets, simultaneous, known=(), tiers=None):
     marks, names = read_graph(skeleton)
     n = len(names)
     array = np.zeros((n, n), dtype=np.uint8)
-    for a, b in blocked:
-        array[names.index(a), names.index(b)] = 1
+    for a, b in known:
+        array[names.index(a), names.index(b)] = 2
     tiers = np.zeros(n, dtype=np.int64) if tiers is None else np.array(tiers, dtype=np.int64)
     sep = separator_arrays(n, by_number(names, sepsets))
     claims = meek.orient_cpdag(marks, tiers, array, *sep, simultaneous)
@@ -150,7 +150,7 @@ def test_contradicting_v_structures():
 
 @pytest.mark.parametrize("simultaneous", [True, False], ids=["stable", "sequential"])
 def test_knowledge_stays(simultaneous):
-    """Blocked marks and tiers direct their edges, and no v-structure turns them round."""
+    """Known arrowheads and tiers direct their edges, and no v-structure turns them round."""
     path = "A o-o B,B o-o C"
     assert orient(path, {"AC": ""}, simultaneous)[0] == lines("A --> B,B <-- C")
     assert orient(path, {"AC": ""}, simultaneous, ["BC"])[0] == lines("A --> B,B --> C")
@@ -167,17 +167,18 @@ def test_knowledge_stays(simultaneous):
 @examples(EXAMPLES)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 9), simultaneous=st.booleans())
 def test_twin(seed, n, simultaneous):
-    """Random skeletons, separating sets, tiers, blocked marks and forbidden pairs."""
+    """Random skeletons, separating sets, tiers, known marks and forbidden pairs."""
     rng = np.random.default_rng(seed)
     upper = np.triu(rng.random((n, n)) < rng.choice([0.3, 0.5, 0.8]), 1)
     barred = np.triu(rng.random((n, n)) < rng.choice([0, 0.15]), 1) & ~upper
     marks = upper.astype(np.uint8) + 4 * barred.astype(np.uint8)
     marks += marks.T
     tiers = rng.integers(0, rng.choice([1, 2, 4]), size=n)
-    blocked = (rng.random((n, n)) < rng.choice([0, 0.1, 0.3])).astype(np.uint8)
+    share = rng.choice([0, 0.1, 0.3])
+    known = rng.choice([0, 2, 3], p=[1 - share, share / 2, share / 2], size=(n, n)).astype(np.uint8)
     if rng.random() < 0.2:
-        blocked = NO_BLOCKS
-    into = np.greater.outer(tiers, tiers).T | (blocked != 0 if blocked.size else False)
+        known = NOTHING_KNOWN
+    into = np.greater.outer(tiers, tiers).T | (known == 2 if known.size else False)
     edges, arcs, frozen = set(), set(), set()
     for i, j in np.argwhere(upper).tolist():
         if into[i, j] and into[j, i]:
@@ -195,7 +196,7 @@ def test_twin(seed, n, simultaneous):
     twin = Meek(edges, arcs, forbidden, n, sepset, simultaneous)
     twin.frozen |= frozen
     twin.orient()
-    claims = meek.orient_cpdag(marks, tiers, blocked, *separator_arrays(n, sepset), simultaneous)
+    claims = meek.orient_cpdag(marks, tiers, known, *separator_arrays(n, sepset), simultaneous)
     np.testing.assert_array_equal(marks, twin.to_array())
     assert {frozenset(pair) for pair in np.argwhere(claims == CONFLICT).tolist()} == twin.frozen
     assert set(np.unique(claims)) <= {0, CONFLICT}
@@ -229,21 +230,21 @@ def test_all_equivalent_dags(seed, n):
             late, early = (i, j) if nx.has_path(dag, j, i) else (j, i)
             sepset[i, j] = sorted(dag.predecessors(late))
             assert nx.is_d_separator(dag, {early}, {late}, set(sepset[i, j]))
-    blocked = np.zeros((n, n), dtype=np.uint8)
-    known = [arc for arc in dag.edges if rng.random() < rng.choice([0, 0.2, 0.5])]
-    for i, j in known:
-        blocked[i, j] = 1
-    truth = maximally_directed(dag, known)
+    known = np.zeros((n, n), dtype=np.uint8)
+    arcs = [arc for arc in dag.edges if rng.random() < rng.choice([0, 0.2, 0.5])]
+    for i, j in arcs:
+        known[i, j] = 2
+    truth = maximally_directed(dag, arcs)
     for simultaneous in (True, False):
         found = marks.copy()
         tiers = np.zeros(n, dtype=np.int64)
         sep = separator_arrays(n, sepset)
-        claims = meek.orient_cpdag(found, tiers, blocked, *sep, simultaneous)
+        claims = meek.orient_cpdag(found, tiers, known, *sep, simultaneous)
         np.testing.assert_array_equal(found, truth)
         assert not claims.any()
     # every edge is known if every node has its own tier
     order = np.empty(n, dtype=np.int64)
     order[list(nx.topological_sort(dag))] = np.arange(n)
     found = marks.copy()
-    meek.orient_cpdag(found, order, NO_BLOCKS, *separator_arrays(n, sepset), True)
+    meek.orient_cpdag(found, order, NOTHING_KNOWN, *separator_arrays(n, sepset), True)
     np.testing.assert_array_equal(found, maximally_directed(dag, dag.edges))

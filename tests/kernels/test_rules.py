@@ -370,24 +370,25 @@ def test_forbidden_pairs_are_neither_neighbours_nor_apart():
     assert marks[0, 1] == marks[0, 2] == 2 and marks[1, 0] == marks[2, 0] == 1
 
 
-def orient(skeleton, sepsets, blocked, simultaneous, tiers=None):
+def orient(skeleton, sepsets, arrows, simultaneous, tiers=None, tails=()):
     marks, names = read_graph(skeleton)
     n = len(names)
-    array = np.zeros((n, n), dtype=np.uint8)
-    for a, b in blocked:
-        array[names.index(a), names.index(b)] = 1
+    known = np.zeros((n, n), dtype=np.uint8)
+    for pairs, mark in ((arrows, 2), (tails, 3)):
+        for a, b in pairs:
+            known[names.index(a), names.index(b)] = mark
     index = {
         tuple(sorted(map(names.index, pair))): [names.index(name) for name in members]
         for pair, members in sepsets.items()
     }
     tiers = np.zeros(n, dtype=np.int64) if tiers is None else np.array(tiers, dtype=np.int64)
-    claims = orientation.orient(marks, tiers, array, *separator_arrays(n, index), simultaneous)
+    claims = orientation.orient(marks, tiers, known, *separator_arrays(n, index), simultaneous)
     return write_graph(marks, names), int((claims == orientation.CONFLICT).sum()), claims
 
 
 @pytest.mark.parametrize("simultaneous", [True, False], ids=["stable", "sequential"])
-def test_blocked_marks_stay(simultaneous):
-    """R1 wants B -> C; a blocked mark at B on B-C is an arrowhead before and after."""
+def test_known_arrowheads_stay(simultaneous):
+    """R1 wants B -> C; an arrowhead known at B on B-C is one before and after."""
     sepsets = {"AC": ""}
     free, conflicts, _ = orient("A o-o B,B o-o C,C o-o D", {"AC": "", "AD": "", "BD": "C"}, [],
                                 simultaneous)  # fmt: skip
@@ -402,11 +403,42 @@ def test_blocked_marks_stay(simultaneous):
 
 
 @pytest.mark.parametrize("simultaneous", [True, False], ids=["stable", "sequential"])
-def test_blocked_mark_against_rule_1(simultaneous):
-    """R1 from A wants a tail at B on B-C; where a blocked mark is an arrowhead, it stays."""
+def test_known_arrowhead_against_rule_1(simultaneous):
+    """R1 from A wants a tail at B on B-C; where an arrowhead is known, it stays."""
     skeleton = "A o-o B,B o-o C,C o-o D"
     sepsets = {"AC": "B", "AD": "", "BD": ""}
     free = orient(skeleton, sepsets, ["AB"], simultaneous)[0]
     assert free == lines("A o-> B,B --> C,C <-o D")
     kept = orient(skeleton, sepsets, ["AB", "CB"], simultaneous)[0]
     assert kept == lines("A o-> B,B <-> C,C <-o D")
+
+
+@pytest.mark.parametrize("simultaneous", [True, False], ids=["stable", "sequential"])
+def test_known_tails_stay(simultaneous):
+    """R0 wants A *-> B <-* C, R1 B -> C, R4 A <-> B <-> C; a known tail is no arrowhead after."""
+    path = "A o-o B,B o-o C"
+    assert orient(path, {"AC": ""}, [], simultaneous)[0] == lines("A o-> B,B <-o C")
+    kept, conflicts, claims = orient(path, {"AC": ""}, [], simultaneous, tails=["AB"])
+    assert (kept, conflicts) == (lines("A o-- B,B <-o C"), 0)
+    assert set(np.unique(claims)) <= {0, orientation.CONFLICT}
+    # R1 writes both ends of B o-o C
+    assert orient(path, {"AC": "B"}, ["AB"], simultaneous)[0] == lines("A o-> B,B --> C")
+    kept = orient(path, {"AC": "B"}, ["AB"], simultaneous, tails=["BC"])[0]
+    assert kept == lines("A o-> B,B --- C")
+    # D *-> A <-> B o-* C with A -> C discriminates B
+    four = "A o-o B,A o-o C,B o-o C,A o-o D"
+    arrows = ["DA", "BA", "AC"]
+    sepsets = {"BD": "", "CD": "A"}
+    assert orient(four, sepsets, arrows, simultaneous, tails=["CA"])[0] == lines(
+        "A <-> B,A --> C,B <-> C,A <-o D"
+    )
+    kept = orient(four, sepsets, arrows, simultaneous, tails=["CA", "BC"])[0]
+    assert kept == lines("A <-> B,A --> C,B <-- C,A <-o D")
+
+
+def test_a_known_tail_is_a_premise():
+    """R2: A -> B *-> C, A *-o C gives an arrowhead at C; R8 then a tail at A."""
+    graph = "A o-o B,B o-o C,A o-o C"
+    arrows, tails = ["AB", "BC"], ["BA", "CB"]
+    assert orient(graph, {}, arrows, True)[0] == lines("A o-> B,B o-> C,A o-o C")
+    assert orient(graph, {}, arrows, True, tails=tails)[0] == lines("A --> B,B --> C,A o-> C")

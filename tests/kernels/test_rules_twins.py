@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.examples import examples
-from tests.naive_rules import Orientation, from_array, separator_arrays, to_array
+from tests.naive_rules import CODE, Orientation, from_array, separator_arrays, to_array
 
 JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 EXAMPLES = 500 if JIT else 150
@@ -77,11 +77,12 @@ def test_circles_only(seed, n):
 @examples(2 * EXAMPLES)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 9), simultaneous=st.booleans())
 def test_knowledge(seed, n, simultaneous):
-    """Random skeletons, separating sets, tiers, blocked marks and forbidden pairs."""
+    """Random skeletons, separating sets, tiers, known marks and forbidden pairs."""
     rng = np.random.default_rng(seed)
     marks = random_pairs(rng, n)
     tiers = rng.integers(0, rng.choice([1, 2, n]), size=n)
-    blocked = (rng.random((n, n)) < rng.choice([0, 0.1, 0.3])).astype(np.uint8)
+    share = rng.choice([0, 0.1, 0.3])
+    known = rng.choice([0, 2, 3], p=[1 - share, share / 2, share / 2], size=(n, n)).astype(np.uint8)
     share = rng.choice([0.2, 0.5, 0.9])
     sepset = {
         (i, j): tuple(k for k in range(n) if k not in (i, j) and rng.random() < share)
@@ -90,18 +91,18 @@ def test_knowledge(seed, n, simultaneous):
     }
     mark = from_array(marks)
     for i, j in mark:
-        if mark[i, j] != "x" and (tiers[j] > tiers[i] or blocked[i, j]):
-            mark[i, j] = ">"
-    pinned = {(i, j) for i, j in mark if mark[i, j] == ">" and blocked[i, j]}
-    twin = Orientation(mark, n, sepset, simultaneous, pinned)
+        if mark[i, j] != "x" and (tiers[j] > tiers[i] or known[i, j]):
+            mark[i, j] = "-" if known[i, j] == 3 and tiers[j] <= tiers[i] else ">"
+    pinned = {pair: CODE[symbol] for pair, symbol in mark.items() if symbol in ">-"}
+    twin = Orientation(mark, n, sepset, simultaneous, frozenset(pinned))
     twin.orient()
-    claims = orient(marks, tiers, blocked, *separator_arrays(n, sepset), simultaneous)
+    claims = orient(marks, tiers, known, *separator_arrays(n, sepset), simultaneous)
     np.testing.assert_array_equal(marks, to_array(twin.mark, n))
     assert {tuple(pair) for pair in np.argwhere(claims == CONFLICT).tolist()} == twin.frozen
     assert set(np.unique(claims)) <= {0, CONFLICT}
-    assert all(marks[pair] == 2 for pair in pinned)
+    assert all(marks[pair] == code for pair, code in pinned.items())
     compare(rng, marks, claims, twin=twin)
-    assert all(marks[pair] == 2 for pair in pinned)
+    assert all(marks[pair] == code for pair, code in pinned.items())
 
 
 @examples(EXAMPLES // 2)

@@ -16,6 +16,7 @@ import pytest
 from causal_lvlm import structure
 from causal_lvlm.errors import KnowledgeError, StructureError
 from causal_lvlm.structure import LearnedStructure
+from causal_lvlm.structure.paths import possibly_directed
 from tests import naive
 
 # What is given and asked for here is not always what the annotations promise.
@@ -83,6 +84,9 @@ def pairs_of(rng, n, count):
         ({"forbidden": [(np.zeros(2), np.zeros(2))]}, "number or a name"),
         ({"required": [(0, 1)], "forbidden": [(1, 0)]}, "both required and forbidden"),
         ({"required": [("b", "a")], "forbidden": [("a", "b")]}, "both required and forbidden"),
+        ({"required_causes": [(0, 1)], "forbidden": [(1, 0)]}, "both required and forbidden"),
+        ({"required_causes": [(0, 0)]}, "two different"),
+        ({"ancestors": [{0, 1}]}, "ancestors must hold pairs"),
     ],
 )
 def test_what_is_no_knowledge(arguments, words):
@@ -99,6 +103,11 @@ def test_plain_pairs_from_arrays_and_iterators():
     assert knowledge == BackgroundKnowledge([(0, 1)], [("a", "b")])
     assert knowledge and not BackgroundKnowledge()
     assert BackgroundKnowledge(**knowledge.to_dict()) == knowledge
+    # files of results without causes stay as they were
+    assert set(knowledge.to_dict()) == {"required", "forbidden", "forbidden_orientations"}
+    causes = BackgroundKnowledge(required_causes=[(0, 1)], ancestors=iter([("a", "b")]))
+    assert causes.to_dict()["required_causes"] == [[0, 1]]
+    assert BackgroundKnowledge(**causes.to_dict()) == causes and causes
 
 
 @pytest.mark.parametrize(
@@ -134,7 +143,13 @@ def test_names_need_names():
 def test_names_and_numbers_say_the_same(tmp_path):
     correlation = sample(np.random.default_rng(0), 6)
     names = tuple("abcdef")
-    said = {"required": [(0, 3)], "forbidden": [(1, 2)], "forbidden_orientations": [(4, 0)]}
+    said = {
+        "required": [(0, 3)],
+        "forbidden": [(1, 2)],
+        "forbidden_orientations": [(4, 0)],
+        "required_causes": [(1, 3)],
+        "ancestors": [(2, 5), (1, 4)],
+    }
     by_name = {k: [(names[i], names[j]) for i, j in v] for k, v in said.items()}
     source = SimpleNamespace(correlation=correlation, names=names)
     for algorithm in ("ordered_icd", "icd", "fci", "pc"):
@@ -151,6 +166,7 @@ def test_names_and_numbers_say_the_same(tmp_path):
     assert loaded == one and loaded.names == names
     assert BackgroundKnowledge(**loaded.parameters["knowledge"]) == BackgroundKnowledge(**said)
     np.testing.assert_array_equal(loaded.unseparated, one.unseparated)
+    np.testing.assert_array_equal(loaded.restored, one.restored)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +229,129 @@ def test_contradictions_of_what_is_found_are_reported():
         assert found.pag.n_edges == 3
         if not kinds:  # neither direction: undirected, and counted
             assert found.pag.marks[0, 1] == found.pag.marks[1, 0] == 3 and found.conflicts
+
+
+CONTRADICTIONS: list[tuple[dict[str, Any], list[int] | None, str]] = [
+    ({"ancestors": [(0, 1), (1, 0)]}, None, "0 -> 1 -> 0"),
+    ({"ancestors": [(0, 1), (2, 0)], "required_causes": [(1, 2)]}, None, "1 -> 2 -> 0 -> 1"),
+    (
+        {"ancestors": [(0, 1)], "forbidden_orientations": [(0, 1)]},
+        None,
+        "0 -> 1, but 0 is said to be no cause of 1",
+    ),
+    (
+        {"ancestors": [(0, 1)], "required_causes": [(1, 2)], "forbidden_orientations": [(0, 2)]},
+        None,
+        "0 -> 1 -> 2, but 0 is said to be no cause of 2",
+    ),
+    ({"ancestors": [(2, 1)]}, [0, 1, 2, 3], "2 -> 1, but 2 comes after 1 in the order or tiers"),
+    ({"required_causes": [(3, 0)]}, [0, 0, 0, 1], "3 -> 0, but 3 comes after 0"),
+    # 0 -> 3 must go through 1 or 2
+    ({"ancestors": [(0, 3)], "forbidden": [(0, 3), (0, 1), (2, 3), (2, 1)]}, None, "0 to 3 is"),
+    (
+        {
+            "ancestors": [(0, 3)],
+            "forbidden": [(0, 3), (0, 1), (1, 2)],
+            "forbidden_orientations": [(2, 3)],
+        },
+        None,
+        "0 is said to be a cause of 3, but every way",
+    ),
+    ({"ancestors": [(0, 3)], "forbidden": [(0, 3), (0, 1), (2, 1)]}, [0, 1, 3, 2], "every way"),
+    # what 3 is a cause of does not lead to it
+    ({"ancestors": [(0, 3), (3, 2)], "forbidden": [(0, 3), (0, 1)]}, None, "every way from 0 to 3"),
+]
+
+
+@pytest.mark.parametrize("algorithm", ["ordered_icd", "icd", "fci", "pc"])
+@pytest.mark.parametrize(("knowledge", "tiers", "words"), CONTRADICTIONS)
+def test_causes_that_contradict_other_knowledge(knowledge, tiers, words, algorithm):
+    known = BackgroundKnowledge(**knowledge)
+    if algorithm == "icd" and tiers is not None:
+        pytest.skip("icd takes no tiers")
+    given = {"ordered_icd": [0, 0, 0, 0]}.get(algorithm) if tiers is None else tiers
+    with pytest.raises(KnowledgeError, match=words):
+        learn_structure(np.eye(4), threshold=0.1, algorithm=algorithm, tiers=given, knowledge=known)
+
+
+def test_causes_and_the_order_of_rows():
+    """The default of ordered_icd; names are named."""
+    source = SimpleNamespace(correlation=np.eye(3), names=("a", "b", "c"))
+    with pytest.raises(KnowledgeError, match="'c' -> 'a', but 'c' comes after 'a'"):
+        learn_structure(
+            source, threshold=0.1, algorithm="ordered_icd",
+            knowledge=BackgroundKnowledge(ancestors=[("c", "a")]),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("knowledge", "words"),
+    [
+        ({"required": [(0, 1)], "forbidden_orientations": [(1, 0)], "ancestors": [(1, 2)]}, None),
+        (  # 0 -> 1, but no cause of 2 is an effect of 0
+            {
+                "required": [(0, 1)],
+                "forbidden_orientations": [(1, 0), (0, 2)],
+                "ancestors": [(1, 2)],
+            },
+            "0 - 1 is required, but .* or tiers, and known causes",
+        ),
+        (
+            {
+                "required": [(0, 1), (1, 3)],
+                "forbidden_orientations": [(1, 0), (3, 1), (0, 2)],
+                "ancestors": [(3, 2)],
+            },
+            "and known causes, make 0 -> 1 -> 3 -> 2, but 0 is said to be no cause of 2",
+        ),
+        (
+            {
+                "required": [(0, 1), (1, 2), (2, 3)],
+                "forbidden_orientations": [(1, 0), (2, 1), (3, 2)],
+                "ancestors": [(3, 0)],
+            },
+            "and known causes, form a cycle: 0 -> 1 -> 2 -> 3 -> 0",
+        ),
+    ],
+)
+def test_causes_and_directions_that_are_left_for_pc(knowledge, words):
+    known = BackgroundKnowledge(**knowledge)
+    options = {"threshold": 0.1, "knowledge": known}
+    if words is None:
+        learn_structure(np.eye(4), algorithm="pc", **options)
+    else:
+        with pytest.raises(KnowledgeError, match=words):
+            learn_structure(np.eye(4), algorithm="pc", **options)
+    learn_structure(np.eye(4), algorithm="fci", **options)
+
+
+@pytest.mark.parametrize("algorithm", ["icd", "fci"])
+def test_causes_and_selection(algorithm):
+    """They go together, and still must not form a cycle."""
+    options = {"threshold": 0.1, "algorithm": algorithm, "selection_bias": True}
+    found = learn_structure(
+        np.eye(3), knowledge=BackgroundKnowledge(required_causes=[(0, 1)]), **options
+    )
+    assert found.pag.marks[:2, :2].tolist() == [[0, 1], [3, 0]]
+    with pytest.raises(KnowledgeError, match="cycle"):
+        learn_structure(
+            np.eye(3), knowledge=BackgroundKnowledge(ancestors=[(0, 1), (1, 0)]), **options
+        )
+
+
+def test_marks_follow_along_chains_of_causes():
+    """0 is a cause of 1, and 2 none of 1: then 2 is none of 0, and 0 none of what 1 is none of."""
+    known = BackgroundKnowledge(
+        required_causes=[(0, 1)], ancestors=[(1, 3)],
+        forbidden_orientations=[(2, 1), (0, 4)],
+    ).masks(5)  # fmt: skip
+    expected = np.zeros((5, 5), dtype=int)
+    expected[[0, 0, 1], [1, 3, 3]] = 2
+    expected[[1, 3, 3], [0, 0, 1]] = 3
+    expected[[1, 0], [2, 2]] = 2  # 2 is no cause of 1, nor of its cause 0
+    expected[4, [0, 1, 3]] = 2  # 0 is no cause of 4, nor are its effects 1 and 3
+    np.testing.assert_array_equal(known.known, expected)
+    assert known.required.sum() == 2 and known.causes.sum() == 3
 
 
 def test_selection_and_forbidden_orientations():
@@ -368,3 +507,106 @@ def test_true_knowledge_gives_true_marks(algorithm, variant):
         without += int((plain.pag.marks > 1).sum())
         informed += int((marks > 1).sum())
     assert informed > without or (algorithm == "ordered_icd" and informed == without)
+
+
+def topological(rng, n, count):
+    """Pairs that are no cycle, the first node a cause of the second."""
+    number = rng.permutation(n)
+    return [(i, j) if number[i] < number[j] else (j, i) for i, j in pairs_of(rng, n, count)]
+
+
+@pytest.mark.parametrize("variant", ["stable", "sequential"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_any_causes_are_obeyed(setting, variant):
+    """Also where they contradict the data: an edge comes back where no path was left."""
+    rng = np.random.default_rng(5)
+    back = tails = 0
+    for _ in range(25):
+        n = int(rng.integers(4, 9))
+        correlation = sample(rng, n)
+        arguments = {"variant": variant, "threshold": 0.12, **chosen(setting, rng, n)}
+        causes = topological(rng, n, 4)
+        if "tiers" in arguments:
+            tiers = arguments["tiers"]
+            causes = [(j, i) if tiers[i] > tiers[j] else (i, j) for i, j in causes]
+        knowledge = BackgroundKnowledge(required_causes=causes[:1], ancestors=causes[1:])
+        try:
+            found = learn_structure(correlation, knowledge=knowledge, **arguments)
+        except KnowledgeError as error:  # turned round by tiers they may form a cycle
+            assert "cycle" in str(error) and "tiers" in arguments
+            continue
+        marks = found.pag.marks
+        for i, j in causes:
+            assert possibly_directed(marks, i, j)
+            assert marks[j, i] in (0, 3)
+            assert not marks[i, j] or marks[i, j] == 2 or "selection" in setting
+            tails += marks[j, i] == 3
+        assert all(marks[pair] for pair in knowledge.required_causes)
+        above = knowledge.masks(n).causes
+        for i, j in found.restored.tolist():
+            assert above[i, j] and marks[j, i] == 3 and found.sepset(i, j) is None
+            assert found.weakest(i, j) <= 0.12
+        assert len(found.restored) == found.summary().get("restored_causes", 0)
+        assert len(found.restored) == 0 or any("is known to be a cause" in n for n in found.notes)
+        back += len(found.restored)
+        # renumbered: the same graph
+        new = rng.permutation(n)
+        place = np.argsort(new)
+        if "order" not in arguments and variant == "stable":
+            other = learn_structure(
+                correlation[np.ix_(new, new)],
+                knowledge=BackgroundKnowledge(
+                    **{
+                        name: [(place[i], place[j]) for i, j in pairs]
+                        for name, pairs in knowledge.to_dict().items()
+                    }
+                ),
+                **arguments,
+            )
+            np.testing.assert_array_equal(other.pag.marks, marks[np.ix_(new, new)])
+    assert back > 5 and tails > 20
+
+
+@pytest.mark.parametrize("variant", ["stable", "sequential"])
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if "order" not in s])
+def test_a_cause_that_the_data_deny(setting, variant, tmp_path):
+    """Nothing depends on anything, but 0 is a cause of 1, and 1 of 2: two edges, and no third."""
+    knowledge = BackgroundKnowledge(ancestors=[(0, 2), (1, 2), (0, 1)])
+    arguments = {"threshold": 0.1, "variant": variant, **SETTINGS[setting]}
+    found = learn_structure(np.eye(4), knowledge=knowledge, **arguments)
+    assert found.restored.tolist() == [[0, 1], [1, 2]]
+    assert {tuple(pair) for pair in np.argwhere(np.triu(found.pag.marks)).tolist()} == {
+        (0, 1), (1, 2)
+    }  # fmt: skip
+    assert found.sepset(0, 1) is None and found.sepset(0, 2) == ()
+    assert "0 -> 1, 1 -> 2 separated by the data" in "".join(found.notes)
+    loaded = LearnedStructure.load(found.save(tmp_path / "one.json"))
+    assert loaded == found and loaded.restored.tolist() == [[0, 1], [1, 2]]
+    assert loaded.summary()["restored_causes"] == 2
+    # as a required cause it is there from the start
+    again = learn_structure(
+        np.eye(4), knowledge=BackgroundKnowledge(required_causes=[(0, 1), (1, 2)]), **arguments
+    )
+    assert not len(again.restored) and again != found
+    np.testing.assert_array_equal(again.pag.marks, found.pag.marks)
+
+
+def test_a_cause_whose_edge_is_forbidden():
+    """A way through others is allowed, but the data have none: it is said, and no edge invented."""
+    knowledge = BackgroundKnowledge(ancestors=[(0, 2)], forbidden=[(0, 2)])
+    found = learn_structure(np.eye(3), threshold=0.1, algorithm="icd", knowledge=knowledge)
+    assert not found.pag.marks.any() and not len(found.restored)
+    assert "no possibly directed path is left for 0 to 2" in "".join(found.notes)
+
+
+@pytest.mark.parametrize("variant", ["stable", "sequential"])
+def test_chains_back_to_a_cause_are_named(variant):
+    """The data make 2 -> 0 by way of 1 with what is known of 0 - 1 and 1 - 2; 0 is a cause of 2."""
+    data = np.random.default_rng(0).normal(size=(500, 5))
+    data[:, 1] += data[:, 2] + data[:, 3]
+    data[:, 0] += data[:, 1] + data[:, 4]
+    knowledge = BackgroundKnowledge(ancestors=[(0, 2)])
+    found = learn_structure(data, alpha=0.001, algorithm="pc", variant=variant, knowledge=knowledge)
+    assert found.pag.marks[2, 1] == 2 and found.pag.marks[1, 0] == 2
+    assert "known causes are contradicted by a chain" in "".join(found.notes)
+    assert "2 to 0" in "".join(found.notes)
