@@ -15,7 +15,7 @@ inferred: every statement rests on a model run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb, prod
@@ -26,8 +26,9 @@ from causal_lvlm.arrays import FloatArray
 from causal_lvlm.asker import Asker, Subset
 from causal_lvlm.budget import BudgetEnded
 from causal_lvlm.explanation.testers import Tester
+from causal_lvlm.results import Answers
 
-__all__ = ["Question", "prove", "random_rate", "random_sets", "unit_effects"]
+__all__ = ["Question", "prove", "random_rate", "unit_effects"]
 
 
 @dataclass
@@ -62,12 +63,20 @@ class Question:
         BudgetEnded
             When the budget ends; what was answered before is known from then on.
         """
-        answers = self.asker.sets([self.mask_of(s) for s in subsets])
-        return [bool(c) == (self.mode == "necessary") for c in self.tester.changed(answers)]
+        changed = self.tester.changed(self.answers(subsets))
+        return [bool(c) == (self.mode == "necessary") for c in changed]
+
+    def answers(self, subsets: Sequence[Iterable[int]]) -> Answers:
+        """Return what the model said when it was asked about each subset."""
+        return self.asker.sets([self.mask_of(s) for s in subsets])
+
+    def key_of(self, subset: Iterable[int]) -> Hashable:
+        """Return what the asker remembers the answer under."""
+        return self.mask_of(subset)
 
     def known(self, subset: Iterable[int]) -> bool | None:
         """Return the answer if it was asked before, else None; costs nothing."""
-        row = self.asker.memory.get(self.mask_of(subset))
+        row = self.asker.memory.get(self.key_of(subset))
         if row is None:
             return None
         changed = self.tester.changed(self.asker.answers.take([row]))[0]
@@ -79,7 +88,7 @@ class Question:
         The margin over the strongest rival where the subset is masked, or its opposite where only
         the subset is kept; for the tester ``drop``, the log-probability.
         """
-        answer = self.asker.sets([self.mask_of(subset)])
+        answer = self.answers([subset])
         value = float((answer.log_prob if self.tester.kind == "drop" else answer.margin)[0])
         return value if self.mode == "necessary" else -value
 
@@ -144,6 +153,39 @@ class Question:
             trivial.add(inside)
         return sum(mask <= inside and mask not in trivial for mask in self.asker.memory)
 
+    def n_unknown(self, size: int) -> int:
+        """Return how many subsets of one size were not asked yet."""
+        inside = frozenset(self.scope)
+        asked: int = sum(
+            mask <= inside and len(self.mask_of(mask)) == size for mask in self.asker.memory
+        )
+        return comb(len(self.scope), size) - asked
+
+    def like(self, subset: Subset, n_sets: int, seed: int) -> list[Subset]:
+        """Draw different sets with the same composition by modality, without the set itself.
+
+        Fewer than `n_sets` are returned where fewer exist.
+        """
+        rng = np.random.default_rng(seed)
+        modality = self.asker.units.modality
+        pools: dict[str, list[int]] = {}
+        for unit in self.scope:
+            pools.setdefault(modality[unit], []).append(unit)
+        need = {m: sum(modality[u] == m for u in subset) for m in pools}
+        available = prod(comb(len(pool), need[m]) for m, pool in pools.items()) - 1
+        drawn: dict[Subset, None] = {}
+        tries = 0
+        while len(drawn) < min(n_sets, available) and tries < 200 * n_sets:
+            tries += 1
+            chosen = frozenset(
+                int(u)
+                for m, pool in pools.items()
+                for u in rng.choice(pool, size=need[m], replace=False)
+            )
+            if chosen != subset:
+                drawn[chosen] = None
+        return list(drawn)
+
 
 def unit_effects(question: Question) -> FloatArray:
     """Return how much masking each unit of the scope alone lowers the margin; shape (scope,)."""
@@ -176,7 +218,7 @@ def prove(
     for size in range(1, len(subset)):
         # A size that cannot be finished proves nothing: keep its runs for something else.
         skippable = size > 1 or not always_singles
-        if skippable and _unknown(question, size) > question.asker.budget.left:
+        if skippable and question.n_unknown(size) > question.asker.budget.left:
             return subset, status
         try:
             smaller = question.first(combinations(question.scope, size))
@@ -188,15 +230,6 @@ def prove(
     return subset, "minimum"
 
 
-def _unknown(question: Question, size: int) -> int:
-    """Return how many subsets of one size were not asked yet."""
-    inside = frozenset(question.scope)
-    asked: int = sum(
-        mask <= inside and len(question.mask_of(mask)) == size for mask in question.asker.memory
-    )
-    return comb(len(question.scope), size) - asked
-
-
 def random_rate(
     question: Question, subset: Subset, n_sets: int, seed: int
 ) -> tuple[float | None, int]:
@@ -204,46 +237,10 @@ def random_rate(
 
     The share is None where no other set of that composition exists or the budget allowed none.
     """
-    sets = random_sets(question, subset, n_sets, seed)
+    sets = question.like(subset, n_sets, seed)
     try:
         question.ask(sets)
     except BudgetEnded:
         pass  # what was evaluated before is known and counts
     answers = [a for a in (question.known(s) for s in sets) if a is not None]
     return (sum(answers) / len(answers) if answers else None), len(answers)
-
-
-def random_sets(question: Question, subset: Subset, n_sets: int, seed: int) -> list[Subset]:
-    """Draw different sets with the same composition by modality, without the set itself.
-
-    Parameters
-    ----------
-    question : Question
-    subset : frozenset of int
-    n_sets : int
-        Fewer are returned where fewer exist.
-    seed : int
-
-    Returns
-    -------
-    list of frozenset of int
-    """
-    rng = np.random.default_rng(seed)
-    modality = question.asker.units.modality
-    pools: dict[str, list[int]] = {}
-    for unit in question.scope:
-        pools.setdefault(modality[unit], []).append(unit)
-    need = {m: sum(modality[u] == m for u in subset) for m in pools}
-    available = prod(comb(len(pool), need[m]) for m, pool in pools.items()) - 1
-    drawn: dict[Subset, None] = {}
-    tries = 0
-    while len(drawn) < min(n_sets, available) and tries < 200 * n_sets:
-        tries += 1
-        chosen = frozenset(
-            int(u)
-            for m, pool in pools.items()
-            for u in rng.choice(pool, size=need[m], replace=False)
-        )
-        if chosen != subset:
-            drawn[chosen] = None
-    return list(drawn)

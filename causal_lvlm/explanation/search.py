@@ -36,7 +36,7 @@ from causal_lvlm.explanation.question import Question
 
 __all__ = ["WIDTHS", "best_start", "exchange", "grow", "grow_fast", "ranked", "shrink"]
 
-STEP = 4  # a longer prefix has one STEP-th more units
+STEP = 4  # a longer prefix has one STEP-th more members
 BOUNDS = (8, 16, 32, None)  # how far all orders are followed before one is followed further
 LARGE = 8  # a set with more members is worth a look along further orders
 # Units tried with the first, second, ... pair that is taken out.
@@ -104,7 +104,11 @@ def shrink(question: Question, subset: Subset, order: Sequence[int]) -> tuple[Su
 
 
 def grow_fast(
-    question: Question, order: Sequence[int], longest: int | None = None, start: int = 0
+    question: Question,
+    order: Sequence[int],
+    longest: int | None = None,
+    start: int = 0,
+    step: int = STEP,
 ) -> Subset | None:
     """Return a short prefix of `order` that is an explanation, or None.
 
@@ -116,6 +120,8 @@ def grow_fast(
         Longest prefix to try; default is all of the order.
     start : int
         Prefixes up to this length were tried before.
+    step : int
+        A longer prefix has one `step`-th more members.
 
     Returns
     -------
@@ -133,7 +139,7 @@ def grow_fast(
     while length < end:
         # One more at a time up to four, then about a quarter more: passing is not monotone, and a
         # prefix that is twice as long may fail where one in between passes.
-        length = min(length + max(1, length // STEP), end)
+        length = min(length + max(1, length // step), end)
         lengths.append(length)
     lengths = [n for n in lengths if n > start]
     found = question.first(order[:n] for n in lengths)
@@ -148,7 +154,10 @@ def grow_fast(
 
 
 def best_start(
-    question: Question, orders: Sequence[Sequence[int]], known: Subset | None = None
+    question: Question,
+    orders: Sequence[Sequence[int]],
+    known: Subset | None = None,
+    step: int = STEP,
 ) -> tuple[Subset | None, int | None]:
     """Grow and shrink along several orders; return the smallest set and the size it was grown to.
 
@@ -165,6 +174,8 @@ def best_start(
     orders : sequence of sequences of int
     known : frozenset of int, optional
         An explaining set met before.
+    step : int
+        As in `grow_fast`.
 
     Returns
     -------
@@ -191,7 +202,7 @@ def best_start(
             far = size if bound is None else min(bound, size)
             if far <= reach[i]:
                 continue
-            grown = grow_fast(question, order, far, reach[i])
+            grown = grow_fast(question, order, far, reach[i], step)
             reach[i] = len(order) if grown else far
             if grown is None:
                 continue

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from causal_lvlm.asker import Asker
 from causal_lvlm.budget import Budget
 from causal_lvlm.explanation.candidates import merged_candidates, unit_tree
-from causal_lvlm.explanation.question import Question, random_sets
+from causal_lvlm.explanation.question import Question
 from causal_lvlm.explanation.search import grow, shrink
 from causal_lvlm.explanation.testers import Tester
 from causal_lvlm.tokens import candidate_units, resolve_target
@@ -108,8 +108,8 @@ def test_candidates_of_several_heads_come_nearest_first_without_duplicates():
 def test_random_sets_match_the_composition_and_are_all_different():
     asked = question(lambda v: True, layout(3, 3, 3))
     subset = frozenset({0, 1, 9})  # two patches and a word
-    sets = random_sets(asked, subset, 30, seed=1)
+    sets = asked.like(subset, 30, seed=1)
     assert len(sets) == len(set(sets)) == 30 and subset not in sets
     assert all(sum(u < 9 for u in s) == 2 and len(s) == 3 for s in sets)
-    assert sets == random_sets(asked, subset, 30, seed=1)
-    assert len(random_sets(asked, frozenset({9}), 30, seed=1)) == 2
+    assert sets == asked.like(subset, 30, seed=1)
+    assert len(asked.like(frozenset({9}), 30, seed=1)) == 2
