@@ -213,24 +213,25 @@ def influence_matrix(trace: Composable, target: Target, *, score: str = "logit")
 
 
 def edge_estimates(
-    trace: Composable, target: Target, kind: str, layers: Sequence[int] | None = None
-) -> FloatArray:
+    trace: Composable, target: Target, kinds: Sequence[str], layers: Sequence[int] | None = None
+) -> list[FloatArray]:
     """Estimate what cutting each edge does to the target's margin, from one backward pass.
 
-    See `causal_lvlm.attribution.edge_effects` for the formula.
+    See `causal_lvlm.attribution.edge_effects` for the formulas.
 
     Parameters
     ----------
     trace : Trace
     target : Target
-    kind : {"gradient", "attention_gradient"}
+    kinds : sequence of {"gradient", "attention_gradient"}
     layers : sequence of int, optional
         Layers that count; all by default.
 
     Returns
     -------
-    ndarray of float64, shape (stop, stop)
-        Rows are readers, columns sources, up to the last row that predicts the target.
+    list of ndarray of float64, shape (stop, stop)
+        One for each kind. Rows are readers, columns sources, up to the last row that predicts the
+        target.
 
     Raises
     ------
@@ -238,7 +239,7 @@ def edge_estimates(
         If attention or its gradient holds values that are not finite.
     """
     stop = target.positions[-1]
-    total: FloatArray = np.zeros((stop, stop))
+    totals: list[FloatArray] = [np.zeros((stop, stop)) for _ in kinds]
     for layer in trace.backward(target, score="margin").language():
         if layers is not None and layer.layer not in layers:
             continue
@@ -248,11 +249,19 @@ def edge_estimates(
             for a, g in zip(attention[:, :n_rows], gradient[:, :n_rows], strict=True):
                 weight = np.asarray(a, dtype=np.float64)
                 product = weight * g
-                if kind == "attention_gradient":
-                    part = np.abs(product)
-                else:
-                    rest = np.maximum(1.0 - weight, LEAST_REST)
-                    part = (product - weight * product.sum(axis=1, keepdims=True)) / rest
-                total[inside, : min(part.shape[1], stop)] += part[:, :stop]
-        check_finite(total, f"gradient x attention of layer {layer.layer} of the language model")
-    return total
+                for kind, total in zip(kinds, totals, strict=True):
+                    part = (
+                        np.abs(product) if kind == "attention_gradient" else _fall(weight, product)
+                    )
+                    total[inside, : min(part.shape[1], stop)] += part[:, :stop]
+        for total in totals:
+            what = f"gradient x attention of layer {layer.layer} of the language model"
+            check_finite(total, what)
+    return totals
+
+
+def _fall(weight: FloatArray, product: FloatArray) -> FloatArray:
+    """Return A / (1 - A) (G - sum of A G over the row), from A and A G."""
+    rest = np.maximum(1.0 - weight, LEAST_REST)
+    fall: FloatArray = (product - weight * product.sum(axis=1, keepdims=True)) / rest
+    return fall

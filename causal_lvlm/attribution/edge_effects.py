@@ -170,7 +170,7 @@ def edge_effects(
         matrix, runs = _attention(trace, edges, chosen), 1
     else:
         estimate = "gradient" if kind == "exact" else kind
-        matrix, runs = edge_estimates(trace, found, estimate, chosen), 1
+        matrix, runs = edge_estimates(trace, found, [estimate], chosen)[0], 1
     pairs = edges.pairs
     scores = matrix[pairs[:, 1], pairs[:, 0]]
     if kind == "exact":
