@@ -1,0 +1,357 @@
+"""`causal_graph`: learn a graph, put its edges and the missing ones to the model, and reconcile it.
+
+1. The model is run unmasked; units, nodes and content edges are read (`causal_lvlm.edges`).
+2. A graph is learned from the influence matrix (or another source), as `explain` learns it.
+3. One backward pass estimates every edge; the model says how much it keeps with the learned graph
+   alone, and with no content edge at all (`faithfulness`).
+4. `edge_search`: the smallest set of edges that alone keeps the answer, and the smallest cut that
+   ends it, each with random controls.
+5. Every edge of a verified set is cut by itself, and the model goes on from the target with the
+   necessary cut.
+6. The learned graph is set against what was proved, and reconciled with it (`reconcile`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from causal_lvlm.arrays import FloatArray
+from causal_lvlm.asker import Asker
+from causal_lvlm.budget import Budget, BudgetEnded
+from causal_lvlm.composition import edge_estimates
+from causal_lvlm.correlation import TokenCorrelation, attention_correlations
+from causal_lvlm.edges import Cut, Edges, Nodes, cut
+from causal_lvlm.explanation.causal_graph import (
+    CausalEdge,
+    CausalGraph,
+    Cause,
+    EdgeSet,
+    symbol,
+)
+from causal_lvlm.explanation.edge_question import EdgeQuestion
+from causal_lvlm.explanation.edge_search import EdgeCase, edge_search
+from causal_lvlm.explanation.graph_options import GraphOptions
+from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
+from causal_lvlm.explanation.options import check_self_check
+from causal_lvlm.explanation.reconcile import contradictions, node_places, on_nodes, reconciled
+from causal_lvlm.explanation.testers import Tester, ask_unmasked
+from causal_lvlm.protocols import TraceLike
+from causal_lvlm.structure import PAG, BackgroundKnowledge, learn_structure
+from causal_lvlm.structure.compiling import compile_kernels
+from causal_lvlm.target_pass import TargetPass
+from causal_lvlm.tokens import (
+    Target,
+    TargetLike,
+    candidate_units,
+    check_trace,
+    resolve_target,
+)
+
+__all__ = ["causal_graph"]
+
+MAX_TESTS = 2_000_000  # CI tests of one graph
+LEAST_NEED = 1.0  # logits that the content edges must be worth, for faithfulness to mean anything
+
+
+def causal_graph(
+    trace: TraceLike,
+    target: TargetLike,
+    *,
+    options: GraphOptions | None = None,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+    **changes: Any,
+) -> CausalGraph:
+    """Return a causal graph over tokens in which edges and missing edges were tested on the model.
+
+    Parameters
+    ----------
+    trace : Trace
+    target : str, int, slice, Target or callable
+        Which generated tokens; an integer counts generated tokens from 0.
+    options : GraphOptions, optional
+    force : bool
+        Go on although the trace failed its self-check.
+    progress : callable, optional
+        Called with (stage, runs used, most runs) when a stage begins.
+    **changes
+        Single options by name, see `GraphOptions`.
+
+    Returns
+    -------
+    CausalGraph
+
+    Raises
+    ------
+    TargetError
+        If the target is not in the answer, or not the model's choice.
+    SelfCheckError
+        If the teacher-forced pass does not reproduce the generation and `force` is not set.
+    UnsupportedModelError
+        If some layers mix tokens without attention, so that edges cannot be cut.
+    OptionError, BudgetError
+        If an option has a value that is not allowed.
+
+    Examples
+    --------
+    >>> import causal_lvlm as cl
+    >>> from causal_lvlm.tiny import sample_inputs
+    >>> sample = sample_inputs()[0]
+    >>> trace = cl.load_model().run(sample.image_path, sample.prompt)
+    >>> graph = cl.causal_graph(trace, trace.answer)
+    >>> graph.verified, graph.sufficient.size, graph.necessary.size
+    (True, 1, 1)
+    """
+    chosen_options = (options or GraphOptions()).changed(changes)
+    started = time.monotonic()
+    check_trace(trace)
+    check_self_check(trace.self_check, force)
+    chosen = resolve_target(trace.layout, target)
+    edges = trace.edges(chosen)
+    units = candidate_units(trace.layout, chosen, pool=chosen_options.pool)
+    limit = chosen_options.time_limit
+    budget = Budget(chosen_options.max_runs, None if limit is None else started + limit)
+    tell = progress or (lambda stage, used, total: None)
+    asker, judge = ask_unmasked(
+        trace, chosen, units, budget, tester=chosen_options.tester,
+        drop_ratio=chosen_options.drop_ratio, against=chosen_options.against, masking="remove",
+        backend="auto", at_once=1,
+    )  # fmt: skip
+    tell("learning the graph", budget.used, budget.max_runs)
+    found = _learned(trace, chosen, chosen_options, budget)
+    run = _Run(trace, asker, judge, edges, edges.nodes(units), chosen_options)
+    return run.graph(found, lambda stage: tell(stage, budget.used, budget.max_runs))
+
+
+def _learned(
+    trace: TraceLike, target: Target, options: GraphOptions, budget: Budget
+) -> tuple[HeadGraph, TokenCorrelation] | None:
+    """Learn the graph (of several heads: the first in which the target has neighbours)."""
+    passed = TargetPass(trace, target, options.source)
+    found = attention_correlations(
+        trace, target, source=options.source, pool=options.pool, threshold=options.threshold,
+        passed=passed,
+    )  # fmt: skip
+    usable = [c for c in found if isinstance(c, TokenCorrelation)]
+    if not usable:
+        return None
+    budget.extend(compile_kernels("ordered_icd", "stable", tree=True))
+    graphs = learn_graphs(
+        usable, trace.layout, target.text, max_radius=3, alpha=None, algorithm="ordered_icd",
+        variant="stable", max_conditioning_size=None, max_tests=MAX_TESTS,
+        deadline=budget.deadline,
+    )  # fmt: skip
+    pairs = list(zip(graphs, usable, strict=True))
+    return next((pair for pair in pairs if not pair[0].isolated), pairs[0])
+
+
+class _Run:
+    """One graph in the making: what is asked, and what the answers are put together to."""
+
+    def __init__(
+        self,
+        trace: TraceLike,
+        asker: Asker,
+        judge: Tester,
+        edges: Edges,
+        nodes: Nodes,
+        options: GraphOptions,
+    ) -> None:
+        self.trace, self.judge, self.edges, self.nodes = trace, judge, edges, nodes
+        self.options, self.budget = options, asker.budget
+        plain = asker.answers.take([0])
+        rivals = tuple(int(r) for r in plain.runner_up[0])
+        self.asker = replace(
+            asker, masking=f"cut-{options.kind}", rivals=rivals, siblings=asker.siblings
+        )
+        self.items = edges.between_nodes(nodes)
+        layout = trace.layout
+        labels = [layout.label(members[0]) for members in nodes.members[:-1]]
+        self.labels = (*labels, f"“{edges.target.text.strip()}”")
+        self.cases = [self._case(mode) for mode in ("sufficient", "necessary")]
+
+    def _case(self, mode: str) -> EdgeCase:
+        question = EdgeQuestion(
+            self.asker, self.judge, tuple(range(len(self.items))), mode,
+            edges=self.edges, nodes=self.nodes, items=self.items,
+        )  # fmt: skip
+        return EdgeCase(question, ())
+
+    def graph(
+        self, learned: tuple[HeadGraph, TokenCorrelation] | None, tell: Callable[[str], None]
+    ) -> CausalGraph:
+        """Search, measure and reconcile; never raises for a budget or Ctrl-C."""
+        target, nodes, options = self.edges.target, self.nodes, self.options
+        drawn: PAG | None = None
+        if learned is not None:
+            drawn = on_nodes(learned[0].structure.pag, node_places(learned[0], nodes), nodes)
+        estimated = self._orders(drawn)
+        faithfulness = self._faithfulness(drawn)
+        edge_search(self.cases, self.budget, options.n_random, options.seed, tell)
+        sufficient, necessary = (self._edge_set(case) for case in self.cases)
+        measured = self._measured([*sufficient.node_edges, *necessary.node_edges])
+        if options.instead and necessary.verified:
+            said = self.trace.regenerate(target, cuts=cut(np.array(necessary.edges)))
+            necessary = replace(necessary, instead=said.text)
+        causes = self._causes(necessary)
+        pag, denied = drawn, ()
+        if learned is not None and drawn is not None:
+            pag, causes = reconciled(learned[0], causes, nodes, _learner(learned[1]))
+            denied = contradictions(drawn, causes, nodes, self.labels)
+        return CausalGraph(
+            target=target, nodes=nodes, labels=self.labels, frame=tuple(self.edges.frame.tolist()),
+            kind=options.kind, sufficient=sufficient, necessary=necessary,
+            edges=self._edges(drawn, pag, sufficient, necessary, estimated, measured),
+            learned_pag=drawn, pag=pag, causes=causes, contradictions=denied,
+            faithfulness=faithfulness, model_runs=self.budget.used,
+            parameters=options.to_dict(), summary=self.trace.to_dict(),
+        )  # fmt: skip
+
+    def _orders(self, drawn: PAG | None) -> FloatArray:
+        """Order the edges for both questions; return the estimated fall of the margin of each."""
+        kinds = ("gradient", "attention_gradient")
+        fall, carried = (
+            self._on_items(m) for m in edge_estimates(self.trace, self.edges.target, kinds)
+        )
+        by_fall = np.argsort(-fall, kind="stable").tolist()
+        by_carried = np.argsort(-carried, kind="stable").tolist()
+        by_graph = by_carried
+        if drawn is not None:
+            inside = drawn.marks[self.items[:, 0], self.items[:, 1]] > 0
+            by_graph = [k for k in by_carried if inside[k]] + [
+                k for k in by_carried if not inside[k]
+            ]
+        self.cases[0].orders = [by_carried, by_graph, by_fall]
+        self.cases[1].orders = [by_fall, by_carried]
+        return fall
+
+    def _on_items(self, matrix: FloatArray) -> FloatArray:
+        """Return the sum of a matrix (readers, sources) over the pairs of each edge of nodes."""
+        node_of = self.nodes.node_of(self.edges.stop)
+        reader, source = np.nonzero(self.edges.content)
+        keys = node_of[source] * len(self.nodes) + node_of[reader]
+        own = self.items[:, 0] * len(self.nodes) + self.items[:, 1]
+        place = np.searchsorted(own, keys)
+        inside = (node_of[source] >= 0) & (node_of[reader] >= 0)
+        inside &= own[np.minimum(place, len(own) - 1)] == keys
+        total = np.zeros(len(own))
+        np.add.at(total, place[inside], matrix[reader, source][inside])
+        return total
+
+    def _faithfulness(self, drawn: PAG | None) -> float | None:
+        """Return what the learned graph keeps of what all content edges are worth."""
+        if drawn is None:
+            return None
+        question = self.cases[0].question
+        inside = drawn.marks[self.items[:, 0], self.items[:, 1]] > 0
+        try:
+            everything = float(self.asker.cuts([cut([])]).lead[0])
+            nothing, kept = question.answers([(), np.flatnonzero(inside).tolist()]).lead
+        except BudgetEnded:
+            return None
+        worth = everything - float(nothing)
+        return None if abs(worth) < LEAST_NEED else (float(kept) - float(nothing)) / worth
+
+    def _edge_set(self, case: EdgeCase) -> EdgeSet:
+        """Return what was found for one question."""
+        question, state = case.question, case.state
+        spent = {"model_runs": case.spent, "n_tried": question.n_asked(), "ended": state.ended}
+        if state.best is None:
+            outcome = "prior" if case.prior else state.ended or "max_runs"
+            return EdgeSet(outcome, **spent)
+        answer = question.answers([state.best])
+        chosen = self.items[sorted(state.best)]
+        pairs = self.edges.between(self.nodes, chosen.tolist())
+        return EdgeSet(
+            "verified",
+            edges=tuple((int(s), int(r)) for s, r in pairs),
+            node_edges=tuple((int(s), int(r)) for s, r in chosen),
+            verified=True,
+            minimality=state.minimality,
+            probability=float(answer.prob[0]),
+            margin=float(answer.margin[0]),
+            says=tuple(self.trace.token_text(int(t)) for t in answer.argmax[0]),
+            random_rate=state.random[0],
+            n_random=state.random[1],
+            **spent,
+        )
+
+    def _measured(self, node_edges: Sequence[tuple[int, int]]) -> dict[tuple[int, int], float]:
+        """Return how much the margin falls when each of some edges is cut by itself."""
+        found: dict[tuple[int, int], float] = {}
+        try:
+            full = float(self.asker.cuts([cut([])]).lead[0])
+            for pair in dict.fromkeys(node_edges):
+                one = Cut(self.edges.between(self.nodes, [pair]))
+                found[pair] = full - float(self.asker.cuts([one]).lead[0])
+        except (BudgetEnded, KeyboardInterrupt):
+            pass  # what was measured before counts
+        return found
+
+    def _causes(self, necessary: EdgeSet) -> tuple[Cause, ...]:
+        """Return the causes that the necessary cut proves: sources of an irreducible set."""
+        if not necessary.verified or necessary.minimality == "none":
+            return ()
+        names = ", ".join(f"{self.labels[s]} → {self.labels[r]}" for s, r in necessary.node_edges)
+        rest = "" if necessary.size == 1 else " (none of which can be left out)"
+        said = " ".join(necessary.says).strip()
+        text = f"cutting {names}{rest}: the model says {said!r}"
+        sources = dict.fromkeys(s for s, _ in necessary.node_edges)
+        return tuple(Cause(s, "cut", necessary.size == 1, text) for s in sources)
+
+    def _edges(
+        self,
+        learned: PAG | None,
+        pag: PAG | None,
+        sufficient: EdgeSet,
+        necessary: EdgeSet,
+        estimated: FloatArray,
+        measured: dict[tuple[int, int], float],
+    ) -> tuple[CausalEdge, ...]:
+        """Return every edge of a graph or of a verified set, with all that is known about it."""
+        number = {(int(s), int(r)): k for k, (s, r) in enumerate(self.items)}
+        wanted = dict.fromkeys((*sufficient.node_edges, *necessary.node_edges))
+        for graph in (learned, pag):
+            wanted |= dict.fromkeys(() if graph is None else self._adjacent(graph))
+        kept, gone = set(sufficient.node_edges), set(necessary.node_edges)
+        found = []
+        for source, reader in sorted(wanted):
+            pair = (source, reader)
+            verified = {(True, True): "both", (True, False): "sufficient",
+                        (False, True): "necessary"}.get((pair in kept, pair in gone), "none")  # fmt: skip
+            found.append(
+                CausalEdge(
+                    source,
+                    reader,
+                    symbol(learned, *pair),
+                    symbol(pag, *pair),
+                    float(estimated[number[pair]]) if pair in number else None,
+                    measured.get(pair),
+                    verified,
+                )  # fmt: skip
+            )
+        return tuple(found)
+
+    def _adjacent(self, graph: PAG) -> list[tuple[int, int]]:
+        """Return the edges of a learned graph, from the earlier to the later node."""
+        first = [members[0] for members in self.nodes.members]
+        ends = np.argwhere(np.triu(graph.marks) > 0).tolist()
+        return [(i, j) if first[i] <= first[j] else (j, i) for i, j in ends]
+
+
+def _learner(correlation: TokenCorrelation) -> Callable[[BackgroundKnowledge], PAG]:
+    """Return what learns the graph of a correlation again with background knowledge."""
+
+    def learn(knowledge: BackgroundKnowledge) -> PAG:
+        return learn_structure(
+            correlation.correlation, n_samples=correlation.n_samples,
+            threshold=correlation.threshold, algorithm="ordered_icd", tiers=correlation.tiers,
+            variant="stable", max_tests=MAX_TESTS, knowledge=knowledge,
+        ).pag  # fmt: skip
+
+    return learn

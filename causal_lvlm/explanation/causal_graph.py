@@ -1,0 +1,412 @@
+"""What a verified causal graph is: edges over tokens, and what the model said when they were cut.
+
+Two sets of edges are put to the model as a whole (`EdgeSet`): the **sufficient** graph, which alone
+keeps the answer with every other content edge cut, and the **necessary** cut, which ends it. Beside
+them stands the learned graph with its marks, and the same graph reconciled with what interventions
+proved: nothing in it denies a `Cause`, which the constructor of `CausalGraph` checks.
+
+Nodes are numbered as in `causal_lvlm.edges.Nodes`: units, special tokens, and the target last.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+
+from causal_lvlm.edges import Nodes
+from causal_lvlm.errors import StructureError
+from causal_lvlm.fields import (
+    Check,
+    damaged,
+    instance,
+    many,
+    maybe,
+    number,
+    reading,
+    record,
+    settings,
+    table,
+    text,
+    whole,
+)  # fmt: skip
+from causal_lvlm.storage import read_json, write_json
+from causal_lvlm.structure import PAG
+from causal_lvlm.structure.marks import ARROW, edge_symbol
+from causal_lvlm.structure.named import from_dict as pag_from_dict
+from causal_lvlm.structure.paths import possible_causes
+from causal_lvlm.summary import MAX_POSITIONS, target_check
+from causal_lvlm.tokens import Target
+
+__all__ = ["CausalEdge", "CausalGraph", "Cause", "Contradiction", "EdgeSet", "denied", "symbol"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class EdgeSet:
+    """A set of edges that the model confirmed as a whole, or why there is none.
+
+    Attributes
+    ----------
+    outcome : str
+        ``verified``; ``prior`` (the answer stays with every content edge cut, so nothing is to be
+        found); ``not_asked``; ``max_runs``, ``time_limit`` or ``interrupted`` (ended before a set
+        was found).
+    edges : tuple of (int, int)
+        Source and reader as sequence positions; content edges only.
+    node_edges : tuple of (int, int)
+        The same between nodes.
+    verified : bool
+        The model was run with exactly these edges kept (or cut), and the tester said yes.
+    minimality : {"minimum", "irreducible", "none"}
+        ``minimum``: every smaller set of edges was tried and failed. ``irreducible``: none can be
+        left out.
+    probability, margin : float or None
+        Of the target in that run.
+    says : tuple of str
+        First choices in that run, token by token (teacher-forced).
+    instead : str or None
+        The answer as the model goes on with these edges cut, where that was asked.
+    random_rate : float or None
+        Share of random sets with as many edges into each reader that pass the same test.
+    n_random, model_runs, n_tried : int
+    ended : str or None
+        Which budget ended the search (also of a verified set), if any.
+    """
+
+    outcome: str
+    edges: tuple[tuple[int, int], ...] = ()
+    node_edges: tuple[tuple[int, int], ...] = ()
+    verified: bool = False
+    minimality: str = "none"
+    probability: float | None = None
+    margin: float | None = None
+    says: tuple[str, ...] = ()
+    instead: str | None = None
+    random_rate: float | None = None
+    n_random: int = 0
+    model_runs: int = 0
+    n_tried: int = 0
+    ended: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of edges between nodes."""
+        return len(self.node_edges)
+
+
+@dataclass(frozen=True)
+class CausalEdge:
+    """One edge between nodes, and all that is known about it.
+
+    Attributes
+    ----------
+    source, reader : int
+        Nodes.
+    learned, marks : str
+        Marks of the learned and of the reconciled graph, such as ``o->``; "" without an edge.
+    estimated : float or None
+        How much the margin falls when it is cut, to first order.
+    measured : float or None
+        How much it fell when it was cut, with everything else in place.
+    verified : {"sufficient", "necessary", "both", "none"}
+        Which verified set holds it.
+    """
+
+    source: int
+    reader: int
+    learned: str = ""
+    marks: str = ""
+    estimated: float | None = None
+    measured: float | None = None
+    verified: str = "none"
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A node of which an intervention proved that it is a cause of the target.
+
+    Attributes
+    ----------
+    node : int
+    by : {"mask", "cut"}
+        Its positions were masked, or an edge out of it was cut.
+    alone : bool
+        Whether that alone changed the target, or as a member of an irreducible set.
+    evidence : str
+        What was done and what the model said, as a sentence.
+    """
+
+    node: int
+    by: str
+    alone: bool
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """A claim of the learned graph that an intervention refuted.
+
+    Attributes
+    ----------
+    node : int
+    kind : {"arrowhead", "no path"}
+        The learned graph has an arrowhead at the node on its edge to the target, or no possibly
+        directed path from it to the target.
+    learned, verified : str
+        Both pieces of evidence, as sentences.
+    """
+
+    node: int
+    kind: str
+    learned: str
+    verified: str
+
+
+def denied(pag: PAG, node: int, target: int) -> str | None:
+    """Return how a graph denies that a node is a cause of the target; None if it does not.
+
+    Parameters
+    ----------
+    pag : PAG
+    node, target : int
+
+    Returns
+    -------
+    {"arrowhead", "no path"} or None
+    """
+    if pag.marks[target, node] == ARROW:
+        return "arrowhead"
+    return None if possible_causes(pag.marks, target)[node] else "no path"
+
+
+@dataclass(frozen=True)
+class CausalGraph:
+    """A causal graph over image and text tokens, tested on the model.
+
+    Attributes
+    ----------
+    target : Target
+    nodes : Nodes
+    labels : tuple of str
+        Short name of each node.
+    frame : tuple of int
+        Positions whose outgoing edges are never cut nor counted: special and template tokens.
+    kind : {"mask", "value"}
+        How edges were cut.
+    sufficient, necessary : EdgeSet
+    edges : tuple of CausalEdge
+        Edges of the learned and the reconciled graph, and of the verified sets.
+    learned_pag, pag : PAG or None
+        Over the nodes: as learned, and reconciled with the causes. None where none was learned.
+    causes : tuple of Cause
+    contradictions : tuple of Contradiction
+    faithfulness : float or None
+        Of the learned graph, never of the reconciled one: (m(kept) - m(none)) / (m(all) - m(none))
+        with all content edges cut but its own; None where it was not asked, or the answer hardly
+        needs content edges (less than one logit).
+    model_runs : int
+        Runs with edges cut, and the unmasked one where it was made for this graph.
+    parameters : dict
+    summary : dict
+        What the trace was, see ``Trace.to_dict``; empty as part of an `Explanation`.
+
+    Raises
+    ------
+    StructureError
+        If the reconciled graph denies a cause.
+    """
+
+    target: Target
+    nodes: Nodes
+    labels: tuple[str, ...]
+    frame: tuple[int, ...]
+    kind: str
+    sufficient: EdgeSet
+    necessary: EdgeSet
+    edges: tuple[CausalEdge, ...]
+    learned_pag: PAG | None
+    pag: PAG | None
+    causes: tuple[Cause, ...] = ()
+    contradictions: tuple[Contradiction, ...] = ()
+    faithfulness: float | None = None
+    model_runs: int = 0
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check that nothing drawn denies what was verified."""
+        for cause in self.causes if self.pag is not None else ():
+            how = denied(self.pag, cause.node, self.nodes.target)
+            if how is not None:
+                raise StructureError(
+                    f"the graph denies a verified cause ({how} at {self.labels[cause.node]!r}): "
+                    f"{cause.evidence}"
+                )
+
+    @property
+    def verified(self) -> bool:
+        """Whether the model confirmed both the sufficient graph and the necessary cut."""
+        return self.sufficient.verified and self.necessary.verified
+
+    def routes(self, most: int = 50) -> tuple[str, ...]:
+        """Return the ways from image, prompt and earlier words to the target, as sentences.
+
+        Ways go along the sufficient graph (the necessary cut where there is none). A step out of a
+        special token belongs to the frame, and is marked as such.
+
+        Parameters
+        ----------
+        most : int
+            Most routes to return, shortest first.
+        """
+        return tuple(self._said(way) for way in list(self._ways())[:most])
+
+    def _ways(self) -> Iterator[list[int]]:
+        chosen = self.sufficient if self.sufficient.verified else self.necessary
+        graph = nx.DiGraph(list(chosen.node_edges))
+        graph.add_node(self.nodes.target)
+        for node in [n for n in graph if self.nodes.kinds[n] == "special"]:
+            graph.add_edge(node, self.nodes.target)
+        starts = [n for n in graph if n != self.nodes.target and not graph.in_degree(n)]
+        ways = [
+            way for s in sorted(starts) for way in nx.all_simple_paths(graph, s, self.nodes.target)
+        ]
+        yield from sorted(ways, key=lambda way: (len(way), way))
+
+    def _said(self, way: list[int]) -> str:
+        words = [self.labels[way[0]]]
+        for before, node in zip(way, way[1:], strict=False):
+            arrow = "⇢ (frame)" if self.nodes.kinds[before] == "special" else "→"
+            words += [arrow, self.labels[node]]
+        return " ".join(words)
+
+    def to_networkx(self) -> Any:
+        """Return nodes and edges as a networkx graph with all that is known about them."""
+        graph = nx.DiGraph(target=self.nodes.target)
+        used = {n for e in self.edges for n in (e.source, e.reader)} | {self.nodes.target}
+        for node in sorted(used):
+            graph.add_node(
+                node, label=self.labels[node], kind=self.nodes.kinds[node],
+                positions=list(self.nodes.members[node]),
+            )  # fmt: skip
+        for edge in self.edges:
+            values = {k: v for k, v in asdict(edge).items() if v is not None}
+            graph.add_edge(values.pop("source"), values.pop("reader"), **values)
+        return graph
+
+    # -- on disk ------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data; `load` reads it back."""
+        return {
+            "kind": "causal graph",
+            "format": FORMAT,
+            "target": asdict(self.target),
+            "members": [list(m) for m in self.nodes.members],
+            "kinds": list(self.nodes.kinds),
+            "labels": list(self.labels),
+            "frame": list(self.frame),
+            "cut": self.kind,
+            "sufficient": asdict(self.sufficient),
+            "necessary": asdict(self.necessary),
+            "edges": [asdict(e) for e in self.edges],
+            "learned_pag": None if self.learned_pag is None else self.learned_pag.to_dict(),
+            "pag": None if self.pag is None else self.pag.to_dict(),
+            "causes": [asdict(c) for c in self.causes],
+            "contradictions": [asdict(c) for c in self.contradictions],
+            "faithfulness": self.faithfulness,
+            "model_runs": self.model_runs,
+            "parameters": dict(self.parameters),
+            "trace": dict(self.summary),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the graph as JSON; raises `OutputError` if it cannot.
+
+        Parameters
+        ----------
+        path : str or path-like
+        """
+        return write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> CausalGraph:
+        """Read a graph that `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Raises
+        ------
+        OutputError
+            If the file is missing, damaged, or no causal graph.
+        """
+        value = read_json(path, "causal graph", format=FORMAT)
+        with reading(path, "causal graph"):
+            found: CausalGraph = cls.check()(value, "")
+            return found
+
+    @staticmethod
+    def check(n_positions: int = MAX_POSITIONS) -> Check:
+        """Return the check of a saved graph (see `causal_lvlm.fields`).
+
+        Parameters
+        ----------
+        n_positions : int
+            Of the run.
+        """
+        position = whole(0, n_positions - 1)
+        pair, share = many(position, length=2), maybe(number(0.0, 1.0 + 1e-6))
+        one = instance(
+            EdgeSet,
+            edges=many(pair), node_edges=many(pair), probability=share, random_rate=share,
+            n_random=whole(0), model_runs=whole(0), n_tried=whole(0),
+        )  # fmt: skip
+        graph = maybe(lambda found, _: pag_from_dict(found))
+        read = record(
+            {
+                "target": target_check(),
+                "members": many(many(position, least=1), least=1), "kinds": many(text),
+                "labels": many(text), "frame": many(position), "cut": text,
+                "sufficient": one, "necessary": one,
+                "edges": many(instance(CausalEdge, source=whole(0), reader=whole(0))),
+                "learned_pag": graph, "pag": graph,
+                "causes": many(instance(Cause, node=whole(0))),
+                "contradictions": many(instance(Contradiction, node=whole(0))),
+                "faithfulness": maybe(number()), "model_runs": whole(0),
+                "parameters": settings(), "trace": table(lambda found, _: found),
+            }
+        )  # fmt: skip
+
+        def check(value: Any, where: str) -> CausalGraph:
+            found = read(value, where)
+            nodes = Nodes(found.pop("members"), found.pop("kinds"))
+            n = len(nodes)
+            if len(nodes.kinds) != n or len(found["labels"]) != n:
+                raise damaged(where, f"has {n} nodes, and other numbers of kinds or labels")
+            ends = [k for e in found["edges"] for k in (e.source, e.reader)]
+            ends += [c.node for c in (*found["causes"], *found["contradictions"])]
+            if any(k >= n for k in ends):
+                raise damaged(where, f"names nodes beyond its {n}")
+            for name in ("learned_pag", "pag"):
+                if found[name] is not None and found[name].n_nodes != n:
+                    raise damaged(f"{where}.{name}", f"has other nodes than the graph's {n}")
+            return CausalGraph(
+                nodes=nodes, kind=found.pop("cut"), summary=found.pop("trace"), **found
+            )
+
+        return check
+
+
+def symbol(pag: PAG | None, source: int, reader: int) -> str:
+    """Return the marks of an edge, such as ``o->``; "" where there is none."""
+    if pag is None or not pag.marks[source, reader]:
+        return ""
+    return edge_symbol(pag, source, reader)
