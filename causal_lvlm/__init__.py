@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from causal_lvlm.correlation import attention_correlation
     from causal_lvlm.covariance import TokenCorrelation
     from causal_lvlm.errors import CausalLVLMError
-    from causal_lvlm.explanation import Explanation, exhaustive_explanation, explain
+    from causal_lvlm.explanation import (
+        CausalGraph,
+        Explanation,
+        GraphOptions,
+        causal_graph,
+        exhaustive_explanation,
+        explain,
+    )
     from causal_lvlm.lvlm import LVLM, Family, Trace, load_model
     from causal_lvlm.methods import attribute, evaluate, list_methods
     from causal_lvlm.metrics import list_metrics
@@ -67,6 +74,9 @@ _HOMES = {
     "pds_tree": "structure",
     "PDSTree": "structure",
     "explain": "explanation",
+    "causal_graph": "explanation",
+    "CausalGraph": "explanation",
+    "GraphOptions": "explanation",
     "exhaustive_explanation": "explanation",
     "Explanation": "explanation",
     "attribute": "methods",
@@ -84,9 +94,11 @@ __all__ = [
     "PAG",
     "Attribution",
     "BackgroundKnowledge",
+    "CausalGraph",
     "CausalLVLMError",
     "Explanation",
     "Family",
+    "GraphOptions",
     "LearnedStructure",
     "PDSTree",
     "Target",
@@ -96,6 +108,7 @@ __all__ = [
     "TraceRecord",
     "attention_correlation",
     "attribute",
+    "causal_graph",
     "compare_graphs",
     "edge_stability",
     "evaluate",

@@ -199,15 +199,14 @@ class _Run:
             said = self.trace.regenerate(target, cuts=cut(np.array(necessary.edges)))
             necessary = replace(necessary, instead=said.text)
         causes = self._causes(necessary)
-        pag, denied = drawn, ()
-        if learned is not None and drawn is not None:
+        pag, refuted = drawn, contradictions(drawn, causes, nodes, self.labels)
+        if learned is not None:
             pag, causes = reconciled(learned[0], causes, nodes, _learner(learned[1]))
-            denied = contradictions(drawn, causes, nodes, self.labels)
         return CausalGraph(
             target=target, nodes=nodes, labels=self.labels, frame=tuple(self.edges.frame.tolist()),
             kind=options.kind, sufficient=sufficient, necessary=necessary,
             edges=self._edges(drawn, pag, sufficient, necessary, estimated, measured),
-            learned_pag=drawn, pag=pag, causes=causes, contradictions=denied,
+            learned_pag=drawn, pag=pag, causes=causes, contradictions=refuted,
             faithfulness=faithfulness, model_runs=self.budget.used,
             parameters=options.to_dict(), summary=self.trace.to_dict(),
         )  # fmt: skip
@@ -260,15 +259,18 @@ class _Run:
     def _edge_set(self, case: EdgeCase) -> EdgeSet:
         """Return what was found for one question."""
         question, state = case.question, case.state
-        spent = {"model_runs": case.spent, "n_tried": question.n_asked(), "ended": state.ended}
+        outcome = "prior" if case.prior else state.ended or "max_runs"
+        none = EdgeSet(
+            outcome, model_runs=case.spent, n_tried=question.n_asked(), ended=state.ended
+        )
         if state.best is None:
-            outcome = "prior" if case.prior else state.ended or "max_runs"
-            return EdgeSet(outcome, **spent)
+            return none
         answer = question.answers([state.best])
         chosen = self.items[sorted(state.best)]
         pairs = self.edges.between(self.nodes, chosen.tolist())
-        return EdgeSet(
-            "verified",
+        return replace(
+            none,
+            outcome="verified",
             edges=tuple((int(s), int(r)) for s, r in pairs),
             node_edges=tuple((int(s), int(r)) for s, r in chosen),
             verified=True,
@@ -278,7 +280,6 @@ class _Run:
             says=tuple(self.trace.token_text(int(t)) for t in answer.argmax[0]),
             random_rate=state.random[0],
             n_random=state.random[1],
-            **spent,
         )
 
     def _measured(self, node_edges: Sequence[tuple[int, int]]) -> dict[tuple[int, int], float]:
@@ -322,8 +323,9 @@ class _Run:
         found = []
         for source, reader in sorted(wanted):
             pair = (source, reader)
-            verified = {(True, True): "both", (True, False): "sufficient",
-                        (False, True): "necessary"}.get((pair in kept, pair in gone), "none")  # fmt: skip
+            sets = (("sufficient", kept), ("necessary", gone))
+            holders = [name for name, inside in sets if pair in inside]
+            verified = "both" if len(holders) == 2 else (*holders, "none")[0]
             found.append(
                 CausalEdge(
                     source,
@@ -333,7 +335,7 @@ class _Run:
                     float(estimated[number[pair]]) if pair in number else None,
                     measured.get(pair),
                     verified,
-                )  # fmt: skip
+                )
             )
         return tuple(found)
 

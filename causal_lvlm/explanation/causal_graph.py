@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,9 @@ class CausalGraph:
 
     def __post_init__(self) -> None:
         """Check that nothing drawn denies what was verified."""
-        for cause in self.causes if self.pag is not None else ():
+        if self.pag is None:
+            return
+        for cause in self.causes:
             how = denied(self.pag, cause.node, self.nodes.target)
             if how is not None:
                 raise StructureError(
@@ -281,7 +284,7 @@ class CausalGraph:
 
     def _said(self, way: list[int]) -> str:
         words = [self.labels[way[0]]]
-        for before, node in zip(way, way[1:], strict=False):
+        for before, node in pairwise(way):
             arrow = "⇢ (frame)" if self.nodes.kinds[before] == "special" else "→"
             words += [arrow, self.labels[node]]
         return " ".join(words)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from causal_lvlm.checks import check_choice, check_names, whole_number
 from causal_lvlm.errors import BudgetError
@@ -51,7 +51,7 @@ class GraphOptions:
     tester: str = "flip"
     against: str | int | None = None
     drop_ratio: float = 0.5
-    source: str = "influence"
+    source: Literal["influence", "relevancy", "attention", "output"] = "influence"
     threshold: float | None = None
     pool: int = 1
     max_runs: int = 150

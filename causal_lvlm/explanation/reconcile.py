@@ -84,9 +84,11 @@ def node_places(graph: HeadGraph, nodes: Nodes) -> list[int]:
 
 
 def contradictions(
-    pag: PAG, causes: Sequence[Cause], nodes: Nodes, labels: Sequence[str]
+    pag: PAG | None, causes: Sequence[Cause], nodes: Nodes, labels: Sequence[str]
 ) -> tuple[Contradiction, ...]:
     """Return what a graph denies of the causes, with both pieces of evidence."""
+    if pag is None:
+        return ()
     found = []
     for cause in causes:
         how = denied(pag, cause.node, nodes.target)
