@@ -24,7 +24,7 @@ from causal_lvlm.arrays import IntArray
 from causal_lvlm.asker import Subset
 from causal_lvlm.edges import Cut, Edges, Nodes
 from causal_lvlm.explanation.question import Question
-from causal_lvlm.results import Answers
+from causal_lvlm.answers import Answers
 
 __all__ = ["EdgeQuestion"]
 
