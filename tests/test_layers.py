@@ -71,7 +71,7 @@ ROOMS = (
         "relevance of each position",
     ),
     Room(
-        "explanation", ("explanation",), (*LEAVES, "core", "structure"), ("numpy",),
+        "explanation", ("explanation",), (*LEAVES, "core", "structure"), ("numpy", "networkx"),
         "from a graph to a verified set",
     ),
     Room(
