@@ -27,7 +27,7 @@ from causal_lvlm.arrays import BoolArray, IntArray, frozen
 from causal_lvlm.errors import EdgeError
 from causal_lvlm.tokens import Target, TokenLayout, Units
 
-__all__ = ["Cut", "Edges", "Nodes", "all_but", "cut"]
+__all__ = ["Cut", "Edges", "Nodes", "all_but", "cut", "nodes_of"]
 
 
 @dataclass(frozen=True)
@@ -205,20 +205,8 @@ class Edges:
         return "the rows that predict the target always read each other"
 
     def nodes(self, units: Units) -> Nodes:
-        """Return the nodes of a graph over units: the units, every special token, the target.
-
-        Parameters
-        ----------
-        units : Units
-            Of positions before the target that are no frame, see `candidate_units`.
-        """
-        readers = set(self.readers)
-        special = [p for p in self.frame.tolist() if p not in readers]
-        rows = [p for p in self.readers if p < self.stop]
-        return Nodes(
-            (*units.members, *((p,) for p in special), tuple(rows)),
-            (*units.modality, *("special" for _ in special), "target"),
-        )
+        """Return the nodes of a graph over units; see `nodes_of`."""
+        return nodes_of(self.layout, self.target, units)
 
     def between(self, nodes: Nodes, pairs: Iterable[tuple[int, int]]) -> IntArray:
         """Return the edges between nodes: all content edges between their positions.
@@ -311,6 +299,23 @@ class Edges:
     @cached_property
     def _edges_into(self) -> IntArray:
         return np.asarray(self.content.sum(axis=1), dtype=np.int64)
+
+
+def nodes_of(layout: TokenLayout, target: Target, units: Units) -> Nodes:
+    """Return the nodes of a graph over units: the units, every special token, the target.
+
+    Parameters
+    ----------
+    layout : TokenLayout
+    target : Target
+    units : Units
+        Of positions before the target that are no frame, see `candidate_units`.
+    """
+    rows = tuple(p - 1 for p in target.positions)
+    special = np.flatnonzero(layout.modality[: rows[-1] + 1] == "special").tolist()
+    alone = [(p,) for p in special if p not in rows]
+    kinds = (*units.modality, *("special" for _ in alone), "target")
+    return Nodes((*units.members, *alone, rows), kinds)
 
 
 def _name(pair: Iterable[int]) -> str:

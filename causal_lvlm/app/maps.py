@@ -233,10 +233,10 @@ def graphs_difference(
     from causal_lvlm.viz import draw_difference
 
     (asked_a, found_a), (asked_b, found_b) = sides
-    if found_a.graph is None or found_b.graph is None:
+    if found_a.head_graph is None or found_b.head_graph is None:
         return None, ""
     found, one, two, labels = graph_difference(
-        found_a.graph, asked_a.trace.layout, found_b.graph, asked_b.trace.layout
+        found_a.head_graph, asked_a.trace.layout, found_b.head_graph, asked_b.trace.layout
     )
     linked = np.flatnonzero((one.marks + two.marks).any(axis=1))
     text = (

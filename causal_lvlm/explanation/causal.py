@@ -25,23 +25,31 @@ from causal_lvlm.asker import Asker
 from causal_lvlm.budget import Budget, BudgetEnded
 from causal_lvlm.composition import edge_estimates
 from causal_lvlm.correlation import TokenCorrelation, attention_correlations
-from causal_lvlm.edges import Cut, Edges, Nodes, cut
+from causal_lvlm.edges import Cut, Edges, Nodes, cut, nodes_of
 from causal_lvlm.explanation.causal_graph import (
-    CausalEdge,
     CausalGraph,
     Cause,
     EdgeSet,
-    symbol,
 )
 from causal_lvlm.explanation.edge_question import EdgeQuestion
 from causal_lvlm.explanation.edge_search import EdgeCase, edge_search
 from causal_lvlm.explanation.graph_options import GraphOptions
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
 from causal_lvlm.explanation.options import check_self_check
-from causal_lvlm.explanation.reconcile import contradictions, node_places, on_nodes, reconciled
+from causal_lvlm.explanation.reconcile import (
+    Explained,
+    causes_of_sets,
+    contradictions,
+    graph_edges,
+    learner,
+    node_labels,
+    node_places,
+    on_nodes,
+    reconciled,
+)
 from causal_lvlm.explanation.testers import Tester, ask_unmasked
 from causal_lvlm.protocols import TraceLike
-from causal_lvlm.structure import PAG, BackgroundKnowledge, learn_structure
+from causal_lvlm.structure import PAG
 from causal_lvlm.structure.compiling import compile_kernels
 from causal_lvlm.target_pass import TargetPass
 from causal_lvlm.tokens import (
@@ -52,7 +60,7 @@ from causal_lvlm.tokens import (
     resolve_target,
 )
 
-__all__ = ["causal_graph"]
+__all__ = ["causal_graph", "tested_graph", "verified_graph"]
 
 MAX_TESTS = 2_000_000  # CI tests of one graph
 LEAST_NEED = 1.0  # logits that the content edges must be worth, for faithfulness to mean anything
@@ -108,24 +116,87 @@ def causal_graph(
     (True, 1, 1)
     """
     chosen_options = (options or GraphOptions()).changed(changes)
-    started = time.monotonic()
     check_trace(trace)
     check_self_check(trace.self_check, force)
     chosen = resolve_target(trace.layout, target)
-    edges = trace.edges(chosen)
-    units = candidate_units(trace.layout, chosen, pool=chosen_options.pool)
-    limit = chosen_options.time_limit
-    budget = Budget(chosen_options.max_runs, None if limit is None else started + limit)
+    return verified_graph(trace, chosen, chosen_options, progress=progress)
+
+
+def verified_graph(
+    trace: TraceLike,
+    target: Target,
+    options: GraphOptions,
+    *,
+    learned: tuple[HeadGraph, TokenCorrelation] | None = None,
+    causes: Sequence[Cause] = (),
+    progress: Callable[[str, int, int], None] | None = None,
+) -> CausalGraph:
+    """Test a graph on the model; see `causal_graph`, whose steps these are.
+
+    Parameters
+    ----------
+    trace : Trace
+    target : Target
+    options : GraphOptions
+    learned : (HeadGraph, TokenCorrelation), optional
+        A graph and what it was learned from; learned here if left out.
+    causes : sequence of Cause
+        What was proved by masking before.
+    progress : callable, optional
+    """
+    started = time.monotonic()
+    edges = trace.edges(target)
+    units = candidate_units(trace.layout, target, pool=options.pool)
+    limit = options.time_limit
+    budget = Budget(options.max_runs, None if limit is None else started + limit)
     tell = progress or (lambda stage, used, total: None)
     asker, judge = ask_unmasked(
-        trace, chosen, units, budget, tester=chosen_options.tester,
-        drop_ratio=chosen_options.drop_ratio, against=chosen_options.against, masking="remove",
-        backend="auto", at_once=1,
+        trace, target, units, budget, tester=options.tester, drop_ratio=options.drop_ratio,
+        against=options.against, masking="remove", backend="auto", at_once=1,
     )  # fmt: skip
-    tell("learning the graph", budget.used, budget.max_runs)
-    found = _learned(trace, chosen, chosen_options, budget)
-    run = _Run(trace, asker, judge, edges, edges.nodes(units), chosen_options)
-    return run.graph(found, lambda stage: tell(stage, budget.used, budget.max_runs))
+    if learned is None:
+        tell("learning the graph", budget.used, budget.max_runs)
+        learned = _learned(trace, target, options, budget)
+    run = _Run(trace, asker, judge, edges, edges.nodes(units), options)
+    return run.graph(learned, causes, lambda stage: tell(stage, budget.used, budget.max_runs))
+
+
+def tested_graph(
+    explanation: Explained,
+    trace: TraceLike,
+    correlations: Sequence[TokenCorrelation],
+    graph: bool | GraphOptions,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> CausalGraph:
+    """Test the graph of an explanation on the model, with what its sets proved.
+
+    Parameters
+    ----------
+    explanation : Explanation
+    trace : Trace
+    correlations : sequence of TokenCorrelation
+        Those that its graphs were learned from, in the same order.
+    graph : True or GraphOptions
+        With True the explanation's own tester and units.
+    progress : callable, optional
+    """
+    given, head, target = explanation.parameters, explanation.head_graph, explanation.target
+    own = {name: given[name] for name in ("tester", "against", "drop_ratio", "pool", "seed")}
+    options = GraphOptions(**own) if isinstance(graph, bool) else graph
+    learned = None
+    if head is not None:
+        number = next(k for k, one in enumerate(explanation.graphs) if one is head)
+        learned = head, correlations[number]
+    layout = trace.layout
+    nodes = nodes_of(layout, target, candidate_units(layout, target, pool=options.pool))
+    causes = causes_of_sets(
+        explanation.sets.values(), nodes, layout, explanation.mode, explanation.masking
+    )
+    found = verified_graph(
+        trace, target, options, learned=learned, causes=causes, progress=progress
+    )
+    return replace(found, summary={})
 
 
 def _learned(
@@ -170,9 +241,7 @@ class _Run:
             asker, masking=f"cut-{options.kind}", rivals=rivals, siblings=asker.siblings
         )
         self.items = edges.between_nodes(nodes)
-        layout = trace.layout
-        labels = [layout.label(members[0]) for members in nodes.members[:-1]]
-        self.labels = (*labels, f"“{edges.target.text.strip()}”")
+        self.labels = node_labels(trace.layout, edges.target, nodes)
         self.cases = [self._case(mode) for mode in ("sufficient", "necessary")]
 
     def _case(self, mode: str) -> EdgeCase:
@@ -183,7 +252,10 @@ class _Run:
         return EdgeCase(question, ())
 
     def graph(
-        self, learned: tuple[HeadGraph, TokenCorrelation] | None, tell: Callable[[str], None]
+        self,
+        learned: tuple[HeadGraph, TokenCorrelation] | None,
+        known: Sequence[Cause],
+        tell: Callable[[str], None],
     ) -> CausalGraph:
         """Search, measure and reconcile; never raises for a budget or Ctrl-C."""
         target, nodes, options = self.edges.target, self.nodes, self.options
@@ -198,14 +270,16 @@ class _Run:
         if options.instead and necessary.verified:
             said = self.trace.regenerate(target, cuts=cut(np.array(necessary.edges)))
             necessary = replace(necessary, instead=said.text)
-        causes = self._causes(necessary)
+        causes = tuple({c.node: c for c in (*self._causes(necessary), *known)}.values())
         pag, refuted = drawn, contradictions(drawn, causes, nodes, self.labels)
         if learned is not None:
-            pag, causes = reconciled(learned[0], causes, nodes, _learner(learned[1]))
+            pag, causes = reconciled(learned[0], causes, nodes, learner(learned[1], MAX_TESTS))
         return CausalGraph(
             target=target, nodes=nodes, labels=self.labels, frame=tuple(self.edges.frame.tolist()),
             kind=options.kind, sufficient=sufficient, necessary=necessary,
-            edges=self._edges(drawn, pag, sufficient, necessary, estimated, measured),
+            edges=graph_edges(
+                nodes, drawn, pag, sufficient, necessary, self._by_pair(estimated), measured
+            ),
             learned_pag=drawn, pag=pag, causes=causes, contradictions=refuted,
             faithfulness=faithfulness, model_runs=self.budget.used,
             parameters=options.to_dict(), summary=self.trace.to_dict(),
@@ -228,6 +302,11 @@ class _Run:
         self.cases[0].orders = [by_carried, by_graph, by_fall]
         self.cases[1].orders = [by_fall, by_carried]
         return fall
+
+    def _by_pair(self, values: FloatArray) -> dict[tuple[int, int], float]:
+        """Return values of the edges by their nodes."""
+        pairs = zip(self.items.tolist(), values.tolist(), strict=True)
+        return {(source, reader): value for (source, reader), value in pairs}
 
     def _on_items(self, matrix: FloatArray) -> FloatArray:
         """Return the sum of a matrix (readers, sources) over the pairs of each edge of nodes."""
@@ -304,56 +383,3 @@ class _Run:
         text = f"cutting {names}{rest}: the model says {said!r}"
         sources = dict.fromkeys(s for s, _ in necessary.node_edges)
         return tuple(Cause(s, "cut", necessary.size == 1, text) for s in sources)
-
-    def _edges(
-        self,
-        learned: PAG | None,
-        pag: PAG | None,
-        sufficient: EdgeSet,
-        necessary: EdgeSet,
-        estimated: FloatArray,
-        measured: dict[tuple[int, int], float],
-    ) -> tuple[CausalEdge, ...]:
-        """Return every edge of a graph or of a verified set, with all that is known about it."""
-        number = {(int(s), int(r)): k for k, (s, r) in enumerate(self.items)}
-        wanted = dict.fromkeys((*sufficient.node_edges, *necessary.node_edges))
-        for graph in (learned, pag):
-            wanted |= dict.fromkeys(() if graph is None else self._adjacent(graph))
-        kept, gone = set(sufficient.node_edges), set(necessary.node_edges)
-        found = []
-        for source, reader in sorted(wanted):
-            pair = (source, reader)
-            sets = (("sufficient", kept), ("necessary", gone))
-            holders = [name for name, inside in sets if pair in inside]
-            verified = "both" if len(holders) == 2 else (*holders, "none")[0]
-            found.append(
-                CausalEdge(
-                    source,
-                    reader,
-                    symbol(learned, *pair),
-                    symbol(pag, *pair),
-                    float(estimated[number[pair]]) if pair in number else None,
-                    measured.get(pair),
-                    verified,
-                )
-            )
-        return tuple(found)
-
-    def _adjacent(self, graph: PAG) -> list[tuple[int, int]]:
-        """Return the edges of a learned graph, from the earlier to the later node."""
-        first = [members[0] for members in self.nodes.members]
-        ends = np.argwhere(np.triu(graph.marks) > 0).tolist()
-        return [(i, j) if first[i] <= first[j] else (j, i) for i, j in ends]
-
-
-def _learner(correlation: TokenCorrelation) -> Callable[[BackgroundKnowledge], PAG]:
-    """Return what learns the graph of a correlation again with background knowledge."""
-
-    def learn(knowledge: BackgroundKnowledge) -> PAG:
-        return learn_structure(
-            correlation.correlation, n_samples=correlation.n_samples,
-            threshold=correlation.threshold, algorithm="ordered_icd", tiers=correlation.tiers,
-            variant="stable", max_tests=MAX_TESTS, knowledge=knowledge,
-        ).pag  # fmt: skip
-
-    return learn

@@ -20,11 +20,11 @@ from math import comb, prod
 
 import numpy as np
 
+from causal_lvlm.answers import Answers
 from causal_lvlm.arrays import IntArray
 from causal_lvlm.asker import Subset
 from causal_lvlm.edges import Cut, Edges, Nodes
 from causal_lvlm.explanation.question import Question
-from causal_lvlm.answers import Answers
 
 __all__ = ["EdgeQuestion"]
 
@@ -96,7 +96,7 @@ class EdgeQuestion(Question):
 
     def met(self) -> list[Subset]:
         """Return the explaining sets known so far, without the empty one and the whole."""
-        nothing = (frozenset(), frozenset(self.scope))
+        nothing: tuple[Subset, ...] = (frozenset(), frozenset(self.scope))
         return [subset for subset in self.found() if subset not in nothing]
 
     def n_asked(self) -> int:

@@ -30,6 +30,7 @@ import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from causal_lvlm.budget import Budget
@@ -37,6 +38,8 @@ from causal_lvlm.checks import check_names
 from causal_lvlm.correlation import attention_correlations
 from causal_lvlm.covariance import TokenCorrelation
 from causal_lvlm.errors import OptionError
+from causal_lvlm.explanation.causal import tested_graph
+from causal_lvlm.explanation.graph_options import GraphOptions, check_graph
 from causal_lvlm.explanation.graphs import graph_outcome, learn_graphs, unit_trees
 from causal_lvlm.explanation.guided import guided_search
 from causal_lvlm.explanation.options import (
@@ -47,6 +50,7 @@ from causal_lvlm.explanation.options import (
 )
 from causal_lvlm.explanation.published import published_search
 from causal_lvlm.explanation.question import Question
+from causal_lvlm.explanation.reconcile import free_graph
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.explanation.state import Case, Search, scopes_of
 from causal_lvlm.explanation.testers import ask_unmasked
@@ -113,6 +117,7 @@ def explain(
     seed: int = 0,
     force: bool = False,
     n_jobs: int | None = None,
+    graph: bool | GraphOptions = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Explanation:
     """Find and verify the smallest sets of tokens that made the model say the target.
@@ -162,6 +167,11 @@ def explain(
         Explain although the trace failed its self-check.
     n_jobs : int, optional
         Threads for structure learning.
+    graph : bool or GraphOptions
+        Put the edges of the explanation's graph to the model, too (`causal_lvlm.causal_graph`): the
+        smallest set of edges that alone keeps the answer, and the smallest cut that ends it. These
+        runs are counted and bounded apart, in ``explanation.graph``. Without it that graph holds
+        what costs nothing.
     progress : callable, optional
         Called with (stage, runs used, max_runs) when a stage begins. In the stage "compiling
         kernels (once)", which is no part of `time_limit` and ``seconds``, with the number of
@@ -200,6 +210,7 @@ def explain(
     }  # fmt: skip
     check_trace(trace)
     check_options({**given, "progress": progress})
+    check_graph(graph)
     check_self_check(trace.self_check, force)
     chosen, units, remark = _read(trace, target, given)  # 1
     tell = progress or (lambda stage, used, total: None)
@@ -242,7 +253,7 @@ def explain(
     sets = (guided_search if search == "guided" else published_search)(run)  # 6
     if twin is not None:
         sets["joint"] = replace(sets[twin], scope="joint", model_runs=0)
-    return Explanation(  # 7
+    explanation = Explanation(  # 7
         target=chosen, sets={name: sets[name] for name in SCOPES if name in sets}, mode=mode,
         tester=tester, against=None if judge.against is None else trace.token_text(judge.against),
         masking=masking, backend="+".join(sorted(asker.backends)) or backend,
@@ -253,8 +264,13 @@ def explain(
         parameters=given, layer_remark=remark, summary=trace.to_dict(), versions=versions(),
         model_id=trace.model_id, revision=trace.revision, seed=seed,
         seconds=time.monotonic() - started - compiled,
+        graph_source=partial(free_graph, correlations=usable, max_tests=max_tests),
         passes=(forward_passes(given["source"], layer) + passed.made, int(passed.made)),
     )  # fmt: skip
+    if graph is False:
+        return explanation
+    tested = tested_graph(explanation, trace, usable, graph, progress=progress)
+    return replace(explanation, graph_source=tested)
 
 
 def check_explain_options(options: Mapping[str, Any]) -> None:
@@ -276,6 +292,7 @@ def check_explain_options(options: Mapping[str, Any]) -> None:
     }
     check_names("explain", options, defaults)
     check_options({**defaults, **options})
+    check_graph(options.get("graph", False))
 
 
 def _read(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from causal_lvlm.checks import check_choice, check_names, whole_number
-from causal_lvlm.errors import BudgetError
+from causal_lvlm.checks import check_choice, check_names, shown, whole_number
+from causal_lvlm.errors import BudgetError, OptionTypeError
 from causal_lvlm.explanation.options import check_against, check_drop_ratio
 from causal_lvlm.explanation.testers import TESTERS
 
-__all__ = ["EDGE_KINDS", "GraphOptions"]
+__all__ = ["EDGE_KINDS", "GraphOptions", "check_graph"]
 
 EDGE_KINDS = ("mask", "value")
 
@@ -75,10 +75,21 @@ class GraphOptions:
             raise BudgetError(f"time_limit must be positive, got {self.time_limit}")
 
     def changed(self, given: dict[str, Any]) -> GraphOptions:
-        """Return the options with others by name; raises OptionError for an unknown name."""
+        """Return the options with others by name; raises OptionError for an unknown name.
+
+        Parameters
+        ----------
+        given : dict
+        """
         check_names("causal_graph", given, [f.name for f in fields(self)])
         return replace(self, **given)
 
     def to_dict(self) -> dict[str, Any]:
         """Return them as plain values."""
         return asdict(self)
+
+
+def check_graph(value: object) -> None:
+    """Raise `OptionTypeError` unless this is what `explain` takes as `graph`."""
+    if not isinstance(value, (bool, GraphOptions)):
+        raise OptionTypeError(f"graph must be True, False or GraphOptions(...), got {shown(value)}")

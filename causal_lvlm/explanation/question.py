@@ -22,11 +22,11 @@ from math import comb, prod
 
 import numpy as np
 
+from causal_lvlm.answers import Answers
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.asker import Asker, Subset
 from causal_lvlm.budget import BudgetEnded
 from causal_lvlm.explanation.testers import Tester
-from causal_lvlm.answers import Answers
 
 __all__ = ["Question", "prove", "random_rate", "unit_effects"]
 

@@ -11,20 +11,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from causal_lvlm.edges import Nodes
-from causal_lvlm.explanation.causal_graph import Cause, Contradiction, denied, symbol
+from causal_lvlm.correlation import TokenCorrelation
+from causal_lvlm.edges import Nodes, nodes_of
+from causal_lvlm.explanation.causal_graph import (
+    CausalEdge,
+    CausalGraph,
+    Cause,
+    Contradiction,
+    EdgeSet,
+    denied,
+    symbol,
+)
 from causal_lvlm.explanation.graphs import HeadGraph
 from causal_lvlm.explanation.sets import ExplainingSet
-from causal_lvlm.structure import PAG, BackgroundKnowledge
-from causal_lvlm.tokens import TokenLayout
+from causal_lvlm.structure import PAG, BackgroundKnowledge, learn_structure
+from causal_lvlm.tokens import Target, TokenLayout, candidate_units
 
-__all__ = ["causes_of_sets", "contradictions", "node_places", "on_nodes", "reconciled"]
+__all__ = [
+    "Explained", "causes_of_sets", "contradictions", "free_graph", "graph_edges", "learner",
+    "node_labels", "node_places", "on_nodes", "reconciled",
+]  # fmt: skip
 
 Learn = Callable[[BackgroundKnowledge], PAG]
+
+
+class Explained(Protocol):
+    """What the graph of an explanation is made from."""
+
+    @property
+    def target(self) -> Target:
+        """What was explained."""
+
+    @property
+    def sets(self) -> Mapping[str, ExplainingSet]:
+        """What was found, by scope."""
+
+    @property
+    def mode(self) -> str:
+        """Whether the sets are necessary or sufficient."""
+
+    @property
+    def masking(self) -> str:
+        """The intervention."""
+
+    @property
+    def graphs(self) -> tuple[HeadGraph, ...]:
+        """The learned graphs."""
+
+    @property
+    def head_graph(self) -> HeadGraph | None:
+        """The one that is drawn."""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Arguments of the call."""
+
+    @property
+    def layout(self) -> TokenLayout:
+        """What stood at each position."""
 
 
 def causes_of_sets(
@@ -131,3 +180,122 @@ def reconciled(
             break
         required += more
     return on_nodes(pag, place, nodes), spoken
+
+
+def learner(correlation: TokenCorrelation, max_tests: int | None, **options: Any) -> Learn:
+    """Return what learns the graph of a correlation again with background knowledge.
+
+    Parameters
+    ----------
+    correlation : TokenCorrelation
+    max_tests : int or None
+    **options
+        Others of `learn_structure`; ordered ICD by default.
+    """
+    options = {"algorithm": "ordered_icd", "variant": "stable", **options}
+    tiers = correlation.tiers if options["algorithm"] == "ordered_icd" else None
+
+    def learn(knowledge: BackgroundKnowledge) -> PAG:
+        return learn_structure(
+            correlation.correlation, n_samples=correlation.n_samples,
+            threshold=correlation.threshold, tiers=tiers, max_tests=max_tests,
+            knowledge=knowledge, **options,
+        ).pag  # fmt: skip
+
+    return learn
+
+
+def node_labels(layout: TokenLayout, target: Target, nodes: Nodes) -> tuple[str, ...]:
+    """Return a short name for each node; the target's is what it says, in quotes."""
+    labels = (layout.label(members[0]) for members in nodes.members[:-1])
+    return (*labels, f"“{target.text.strip()}”")
+
+
+def graph_edges(
+    nodes: Nodes,
+    learned: PAG | None,
+    pag: PAG | None,
+    sufficient: EdgeSet,
+    necessary: EdgeSet,
+    estimated: Mapping[tuple[int, int], float],
+    measured: Mapping[tuple[int, int], float],
+) -> tuple[CausalEdge, ...]:
+    """Return every edge of a graph or of a verified set, with all that is known about it.
+
+    Parameters
+    ----------
+    nodes : Nodes
+    learned, pag : PAG, optional
+        As learned, and reconciled; over the nodes.
+    sufficient, necessary : EdgeSet
+    estimated, measured : mapping of (source, reader) to float
+        How much the margin falls when the edge is cut.
+    """
+    wanted = dict.fromkeys((*sufficient.node_edges, *necessary.node_edges))
+    for graph in (learned, pag):
+        wanted |= dict.fromkeys(() if graph is None else _adjacent(graph, nodes))
+    found = []
+    for pair in sorted(wanted):
+        sets = (("sufficient", sufficient), ("necessary", necessary))
+        holders = [name for name, one in sets if pair in one.node_edges]
+        found.append(
+            CausalEdge(
+                *pair,
+                learned=symbol(learned, *pair),
+                marks=symbol(pag, *pair),
+                estimated=estimated.get(pair),
+                measured=measured.get(pair),
+                verified="both" if len(holders) == 2 else (*holders, "none")[0],
+            )
+        )
+    return tuple(found)
+
+
+def _adjacent(graph: PAG, nodes: Nodes) -> list[tuple[int, int]]:
+    """Return the edges of a learned graph, from the earlier to the later node."""
+    first = [members[0] for members in nodes.members]
+    ends = np.argwhere(np.triu(graph.marks) > 0).tolist()
+    return [(i, j) if first[i] <= first[j] else (j, i) for i, j in ends]
+
+
+def free_graph(
+    explanation: Explained, correlations: Sequence[TokenCorrelation], max_tests: int | None
+) -> CausalGraph:
+    """Return the graph that an explanation proves without further runs of the model.
+
+    The learned graph is that of `Explanation.head_graph`. Its edges were not cut; it is reconciled
+    with the sets whose masking changed the target.
+
+    Parameters
+    ----------
+    explanation : Explanation
+    correlations : sequence of TokenCorrelation
+        Those that its graphs were learned from, in the same order.
+    max_tests : int or None
+        CI tests of one graph.
+    """
+    layout, target, given = explanation.layout, explanation.target, explanation.parameters
+    units = candidate_units(layout, target, pool=given["pool"])
+    nodes = nodes_of(layout, target, units)
+    labels = node_labels(layout, target, nodes)
+    causes = causes_of_sets(
+        explanation.sets.values(), nodes, layout, explanation.mode, explanation.masking
+    )
+    learned = pag = None
+    refuted: tuple[Contradiction, ...] = ()
+    head = explanation.head_graph
+    if head is not None:
+        learned = on_nodes(head.structure.pag, node_places(head, nodes), nodes)
+        refuted = contradictions(learned, causes, nodes, labels)
+        number = next(k for k, graph in enumerate(explanation.graphs) if graph is head)
+        names = ("algorithm", "variant", "alpha", "max_conditioning_size")
+        learn = learner(correlations[number], max_tests, **{n: given[n] for n in names})
+        pag, causes = reconciled(head, causes, nodes, learn)
+    none = EdgeSet("not_asked")
+    return CausalGraph(
+        target=target, nodes=nodes, labels=labels,
+        frame=tuple(np.flatnonzero(layout.modality[: target.start] == "special").tolist()),
+        kind="mask", sufficient=none, necessary=none,
+        edges=graph_edges(nodes, learned, pag, none, none, {}, {}), learned_pag=learned, pag=pag,
+        causes=causes, contradictions=refuted,
+    )  # fmt: skip

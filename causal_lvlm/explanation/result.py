@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from causal_lvlm.explanation.card import explanation_card
+from causal_lvlm.explanation.causal_graph import CausalGraph
 from causal_lvlm.explanation.graphs import EVIDENCE, HeadGraph
 from causal_lvlm.explanation.sentences import sentence
 from causal_lvlm.explanation.sets import ExplainingSet
@@ -85,6 +86,8 @@ class Explanation:
         What is remarked on the layer whose attention was the source.
     passes : (int, int)
         Forward and backward, for attention and gradients beside `model_runs`; not in files.
+    graph_source : CausalGraph or callable, optional
+        What `graph` returns, or what makes it of the explanation when it is first asked for.
     """
 
     target: Target
@@ -109,6 +112,19 @@ class Explanation:
     tried: tuple[TriedSet, ...] = ()
     layer_remark: str | None = None
     passes: tuple[int, int] = field(default=(0, 0), compare=False)
+    graph_source: CausalGraph | Callable[[Explanation], CausalGraph] | None = field(
+        default=None, compare=False, repr=False
+    )
+
+    @cached_property
+    def graph(self) -> CausalGraph | None:
+        """The causal graph, in which nothing denies what was verified; None in older files.
+
+        With ``explain(..., graph=True)`` its edges were tested on the model, too; otherwise it
+        holds the learned graph, and the same graph reconciled with the sets, at no model run.
+        """
+        made = self.graph_source
+        return made(self) if callable(made) else made
 
     @property
     def saved_parameters(self) -> dict[str, Any]:
@@ -167,8 +183,8 @@ class Explanation:
         return self.main.found_by
 
     @property
-    def graph(self) -> HeadGraph | None:
-        """The graph that held the main set; else the first whose target has neighbours."""
+    def head_graph(self) -> HeadGraph | None:
+        """The learned graph that held the main set; else the first whose target has neighbours."""
         if not self.graphs:
             return None
         if self.main.found_by == "graph":
@@ -204,6 +220,7 @@ class Explanation:
             "parameters": self.saved_parameters,
             "versions": dict(self.versions),
             "graphs": [g.to_dict() for g in self.graphs],
+            "graph": None if self.graph is None else self.graph.to_dict(),
             "tried": [asdict(t) for t in self.tried],
             "trace": dict(self.summary),
         }  # fmt: skip
@@ -277,15 +294,16 @@ class Explanation:
                 "model_runs": whole(0), "versions": table(text),
                 "model_id": text, "revision": maybe(text),
                 "seed": whole(None, None), "seconds": number(0.0),
-                "tried": many(TriedSet.check(n)),
+                "tried": many(TriedSet.check(n)), "graph": maybe(CausalGraph.check(n)),
             },
-            {"tried"},
+            {"tried", "graph"},
         )(value, "")  # fmt: skip
         for name, one in fields["sets"].items():
             if one.scope != name:
                 raise damaged(f"sets.{name}", f"is of the scope {one.scope!r}")
         remark = fields["parameters"].pop("layer_remark", None)
-        return cls(summary=value["trace"], layer_remark=remark, **fields)
+        graph = fields.pop("graph", None)
+        return cls(summary=value["trace"], layer_remark=remark, graph_source=graph, **fields)
 
 
 def _add_arrays(value: dict[str, Any], path: Path) -> None:

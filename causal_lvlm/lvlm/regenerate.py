@@ -25,12 +25,12 @@ from causal_lvlm.errors import OptionError, UnsupportedModelError
 from causal_lvlm.lvlm.attention_function import Recorder, recording
 from causal_lvlm.lvlm.context import Context
 from causal_lvlm.lvlm.cuts import edges_of
-from causal_lvlm.lvlm.evaluate import MASKINGS
 from causal_lvlm.lvlm.generation import answer_text, stop_ids
 from causal_lvlm.lvlm.interventions import masked_embeddings
 from causal_lvlm.lvlm.length import check_length
 from causal_lvlm.lvlm.live import Live
 from causal_lvlm.lvlm.prepared import Prepared
+from causal_lvlm.protocols import MASKINGS
 from causal_lvlm.results import Regenerated
 from causal_lvlm.tokens import Target, TargetLike
 

@@ -254,7 +254,7 @@ def _summary(explanation: Explanation, file: str) -> dict[str, Any]:
 
 def _write_graph(explanation: Explanation, place: Path, lead: str) -> list[Path]:
     """Export the PAG that is drawn, for other programs."""
-    graph = explanation.graph
+    graph = explanation.head_graph
     if graph is None:
         return []
     pag, labels = graph.structure.pag, list(graph.labels)

@@ -162,7 +162,7 @@ def _details(explanation: Explanation) -> str:
         "versions": explanation.versions,
         "model": [explanation.model_id, explanation.revision],
     }
-    graph = explanation.graph
+    graph = explanation.head_graph
     if explanation.dropped_heads:
         facts["heads without a graph"] = explanation.dropped_heads
     if graph is not None:

@@ -88,7 +88,7 @@ def draw_explanation_figure(
     """
     view = view_of(explanation.summary if trace is None else trace)
     target, numbers = explanation.target, main_numbers(explanation)
-    graph = explanation.graph
+    graph = explanation.head_graph
     data = None if graph is None else graph_payload(graph, numbers, cap=max_nodes)
     panel, plan = _laid_out(view, target, set(numbers)), plan_graph(view, target.text, data)
     width = _WIDTH + plan.width + 3 * _GAP

@@ -205,7 +205,7 @@ def _same_node(stability: TargetStability, explanation: Explanation) -> bool:
 def _first_graph(explanation: Explanation, united: bool) -> int:
     """Return the index of the graph that is shown first: the one that held the main set."""
     for at, graph in enumerate(explanation.graphs):
-        if graph is explanation.graph:
+        if graph is explanation.head_graph:
             return at + united
     return 0
 

@@ -121,7 +121,7 @@ def pictures_of(view: TraceView, explanation: Explanation) -> list[Picture]:
         )
     numbers = main_numbers(explanation)
     pictures.append(_prompt(view, explanation, numbers))
-    graph = explanation.graph
+    graph = explanation.head_graph
     if graph is not None:
         pictures += _graph_pictures(view, graph, numbers, target)
         union = united_graph(explanation)

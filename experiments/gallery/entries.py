@@ -204,7 +204,7 @@ def several(kit: Kit) -> Entry:
     layout = trace.layout
     last = int(layout.positions("generated")[-1]) - layout.n_prompt  # the end is no word
     found = cl.explain(trace, last, seed=kit.seed)
-    graph = found.graph
+    graph = found.head_graph
     if graph is None:
         raise RuntimeError(f"no graph of {found.target.text!r} was learned: {found.graph_outcome}")
     depth = {
@@ -263,7 +263,7 @@ def questions(kit: Kit) -> Entry:
     """Two questions about one picture, and how the graphs of their answers differ."""
     asked, traces = zip(kit.run("colour"), kit.run("colour", SECOND), strict=True)
     found = [cl.explain(trace, trace.answer, seed=kit.seed) for trace in traces]
-    graphs = [e.graph for e in found if e.graph is not None]
+    graphs = [e.head_graph for e in found if e.head_graph is not None]
     difference, one, two, labels = graph_difference(
         graphs[0], traces[0].layout, graphs[1], traces[1].layout
     )

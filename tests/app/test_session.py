@@ -297,17 +297,19 @@ def test_two_questions_are_compared(bench, samples):
     short = {"max_runs": 40, "n_random": 0}
     news, _ = last(bench.session("a").compare([(image, question), (image, question)], **short))
     (one, first), (two, second) = news.value
-    found, *_ = graph_difference(first.graph, one.trace.layout, second.graph, two.trace.layout)
+    found, *_ = graph_difference(
+        first.head_graph, one.trace.layout, second.head_graph, two.trace.layout
+    )
     assert found.shd == 0 and found.true_positives > 0
     other = "what shape is there?"
     news, _ = last(bench.session("a").compare([(image, question), (image, other)], **short))
     (one, first), (two, second) = news.value
     found, a, b, labels = graph_difference(
-        first.graph, one.trace.layout, second.graph, two.trace.layout
+        first.head_graph, one.trace.layout, second.head_graph, two.trace.layout
     )
     assert a.marks.shape == b.marks.shape == (len(labels), len(labels))
     assert len(set(labels)) == len(labels)
-    for pag, graph in ((a, first.graph), (b, second.graph)):
+    for pag, graph in ((a, first.head_graph), (b, second.head_graph)):
         assert np.count_nonzero(pag.marks) == np.count_nonzero(graph.structure.pag.marks)
 
 

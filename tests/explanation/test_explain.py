@@ -127,7 +127,7 @@ def test_a_cause_that_no_graph_holds_is_reported_as_fallback():
 def test_found_by_graph_means_that_the_pds_tree_of_that_head_holds_the_set():
     result = explain(FakeTrace(needs(3)), "red", threshold=0.05)
     assert result.found_by == "graph"
-    graph = result.graph
+    graph = result.head_graph
     assert graph is not None and result.main.radius is not None
     inside = {p for n in graph.tree.within(result.main.radius) for p in graph.members[n]}
     assert set(result.positions) <= inside

@@ -71,8 +71,10 @@ def test_the_union_says_what_every_head_has_or_what_separates_the_pair(heads):
 
 def test_stability_uses_the_explanations_own_settings(trace, found, tmp_path):
     still = explanation_stability(trace, found, runs=2, jitter=0.0)
-    marks = found.graph.structure.pag.marks
-    nodes = [still.members.index(unit) for unit in found.graph.members if unit in still.members]
+    marks = found.head_graph.structure.pag.marks
+    nodes = [
+        still.members.index(unit) for unit in found.head_graph.members if unit in still.members
+    ]
     shares = still.edges.edge_frequency[np.ix_(nodes, nodes)]
     np.testing.assert_array_equal(shares > 0, marks > 0)
     moved = explanation_stability(trace, found, runs=12, jitter=1.5, seed=3)
