@@ -97,6 +97,14 @@ def explain(
             "drawn as thick as they are stable.",
         ),
     ] = None,
+    graph: Annotated[
+        bool,
+        typer.Option(
+            "--graph",
+            help="Put the edges of the graph to the model too: which alone keep the word, and "
+            "which cut ends it.",
+        ),
+    ] = False,
     heads: Annotated[
         bool,
         typer.Option(
@@ -174,6 +182,7 @@ def explain(
             layer=_layer(layer), source=source, row=row, sink=sink, pool=pool,
             threshold=threshold, n_samples=n_samples, alpha=alpha, search=search,
             max_radius=max_radius, max_runs=max_runs, time_limit=time_limit, seed=seed,
+            graph=graph or None,
         )  # fmt: skip
         import causal_lvlm as cl
 

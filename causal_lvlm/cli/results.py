@@ -16,10 +16,13 @@ from causal_lvlm.summary import pictures_of
 if TYPE_CHECKING:
     from causal_lvlm.attribution import Attribution
     from causal_lvlm.cli.looks import Looked
-    from causal_lvlm.explanation import Explanation
+    from causal_lvlm.explanation import CausalGraph, Explanation
     from causal_lvlm.lvlm import Trace
 
 __all__ = ["describe", "finish", "result_json", "was_interrupted"]
+
+
+MOST_ROUTES = 5  # more are in the saved graph
 
 
 def was_interrupted(explanation: Explanation) -> bool:
@@ -46,10 +49,22 @@ def describe(explanation: Explanation) -> str:
             parts.append(f"found by {wording.found_by(item)}")
         parts.append(amount(item.model_runs, "model run"))
         lines.append(f"  {wording.set_title(name, n_images)}: {'; '.join(p for p in parts if p)}.")
+    lines += _graph_lines(explanation.graph)
     about = summary.get("parameters") or {}
     remarks = [explanation.layer_remark, *(about.get("remarks") or ())]
     lines += [f"  Note: {remark}." for remark in remarks if remark]
     return "\n".join(lines)
+
+
+def _graph_lines(graph: CausalGraph | None) -> list[str]:
+    """Return what was found when edges were put to the model, and what that refuted."""
+    if graph is None or graph.sufficient.outcome == "not_asked":
+        return []
+    lines = [f"  {text}" for text in graph.sentences()]
+    routes = graph.routes(MOST_ROUTES)
+    lines += [f"  Routes: {'; '.join(routes)}."] if routes else []
+    lines += [f"  {text}" for text in graph.refuted()]
+    return lines
 
 
 def result_json(

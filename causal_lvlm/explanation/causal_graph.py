@@ -21,6 +21,7 @@ import networkx as nx
 
 from causal_lvlm.edges import Nodes
 from causal_lvlm.errors import StructureError
+from causal_lvlm.explanation.graph_words import graph_sentences, refuted_sentences
 from causal_lvlm.fields import (
     Check,
     damaged,
@@ -256,6 +257,16 @@ class CausalGraph:
     def verified(self) -> bool:
         """Whether the model confirmed both the sufficient graph and the necessary cut."""
         return self.sufficient.verified and self.necessary.verified
+
+    def sentences(self) -> tuple[str, ...]:
+        """Say in plain words what was tested, and what the model said."""
+        return graph_sentences(
+            self.target, self.nodes, self.labels, self.sufficient, self.necessary
+        )
+
+    def refuted(self) -> tuple[str, ...]:
+        """Say what the learned graph claims and interventions refuted, with both pieces."""
+        return refuted_sentences(self.contradictions, self.labels, self.labels[self.nodes.target])
 
     def routes(self, most: int = 50) -> tuple[str, ...]:
         """Return the ways from image, prompt and earlier words to the target, as sentences.
