@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from causal_lvlm.attribution import Attribution
+    from causal_lvlm.attribution.edge_effects import EdgeEffects, edge_effects
     from causal_lvlm.correlation import attention_correlation
     from causal_lvlm.covariance import TokenCorrelation
+    from causal_lvlm.edges import Cut, all_but, cut
     from causal_lvlm.errors import CausalLVLMError
     from causal_lvlm.explanation import (
         CausalGraph,
@@ -79,6 +81,11 @@ _HOMES = {
     "GraphOptions": "explanation",
     "exhaustive_explanation": "explanation",
     "Explanation": "explanation",
+    "edge_effects": "attribution.edge_effects",
+    "EdgeEffects": "attribution.edge_effects",
+    "Cut": "edges",
+    "cut": "edges",
+    "all_but": "edges",
     "attribute": "methods",
     "list_methods": "methods",
     "Attribution": "attribution",
@@ -122,6 +129,11 @@ __all__ = [
     "make_units",
     "pds_tree",
     "report",
+    "edge_effects",
+    "EdgeEffects",
+    "Cut",
+    "cut",
+    "all_but",
 ]
 
 

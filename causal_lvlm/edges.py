@@ -94,7 +94,13 @@ def cut(pairs: Iterable[tuple[int, int]] | IntArray) -> Cut:
 
 
 def all_but(pairs: Iterable[tuple[int, int]] | IntArray) -> Cut:
-    """Cut every content edge but these; arguments and errors as `cut`."""
+    """Cut every content edge but these; raises `EdgeError` as `cut` does.
+
+    Parameters
+    ----------
+    pairs : iterable of (source, reader), or ndarray of int (n, 2)
+        Sequence positions of the edges that stay.
+    """
     return Cut(cut(pairs).pairs, rest=True)
 
 
