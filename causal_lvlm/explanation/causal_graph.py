@@ -38,6 +38,7 @@ from causal_lvlm.fields import (
 )  # fmt: skip
 from causal_lvlm.storage import read_json, write_json
 from causal_lvlm.structure import PAG
+from causal_lvlm.structure.export import dot_text, graphml_text
 from causal_lvlm.structure.marks import ARROW, edge_symbol
 from causal_lvlm.structure.named import from_dict as pag_from_dict
 from causal_lvlm.structure.paths import possible_causes
@@ -47,6 +48,7 @@ from causal_lvlm.tokens import Target
 __all__ = ["CausalEdge", "CausalGraph", "Cause", "Contradiction", "EdgeSet", "denied", "symbol"]
 
 FORMAT = 1
+_END_NAMES = {"<": "arrow", ">": "arrow", "o": "circle", "-": "tail"}
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,10 @@ class CausalEdge:
         How much it fell when it was cut, with everything else in place.
     verified : {"sufficient", "necessary", "both", "none"}
         Which verified set holds it.
+    margin : float or None
+        What the margin was when it was cut: `measured` less than with nothing cut.
+    says : tuple of str
+        First choices then, token by token.
     """
 
     source: int
@@ -127,6 +133,8 @@ class CausalEdge:
     estimated: float | None = None
     measured: float | None = None
     verified: str = "none"
+    margin: float | None = None
+    says: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -300,19 +308,54 @@ class CausalGraph:
             words += [arrow, self.labels[node]]
         return " ".join(words)
 
-    def to_networkx(self) -> Any:
-        """Return nodes and edges as a networkx graph with all that is known about them."""
-        graph = nx.DiGraph(target=self.nodes.target)
-        used = {n for e in self.edges for n in (e.source, e.reader)} | {self.nodes.target}
+    def to_networkx(self) -> nx.DiGraph:
+        """Return verified and reconciled edges as a networkx graph, with what is known about them.
+
+        An arc runs from what is read to what reads it. Attributes of an arc: ``verified``,
+        ``estimated`` and ``measured`` (where known), ``kind``, ``mark_source``, ``mark_target``:
+        marks of the reconciled graph; a verified edge that it lacks has those of an arrow. What
+        was learned and refuted is not in it.
+        """
+        graph = nx.DiGraph(kind="causal graph", target=self.nodes.target)
+        shown = [e for e in self.edges if e.marks or e.verified != "none"]
+        used = {n for e in shown for n in (e.source, e.reader)} | {self.nodes.target}
         for node in sorted(used):
+            positions = " ".join(map(str, self.nodes.members[node]))
             graph.add_node(
-                node, label=self.labels[node], kind=self.nodes.kinds[node],
-                positions=list(self.nodes.members[node]),
-            )  # fmt: skip
-        for edge in self.edges:
-            values = {k: v for k, v in asdict(edge).items() if v is not None}
-            graph.add_edge(values.pop("source"), values.pop("reader"), **values)
+                node, label=self.labels[node], kind=self.nodes.kinds[node], positions=positions
+            )
+        for edge in shown:
+            marks = edge.marks or "-->"
+            ends = (_END_NAMES[marks[0]], _END_NAMES[marks[-1]])
+            values = {"kind": marks, "mark_source": ends[0], "mark_target": ends[1]}
+            effects = {"estimated": edge.estimated, "measured": edge.measured}
+            known = {k: v for k, v in effects.items() if v is not None}
+            graph.add_edge(edge.source, edge.reader, verified=edge.verified, **values, **known)
         return graph
+
+    def to_graphml(self, path: str | os.PathLike[str] | None = None) -> str | Path:
+        """Return GraphML of `to_networkx`, or write it to ``path`` and return that.
+
+        Parameters
+        ----------
+        path : str or path-like, optional
+        """
+        return graphml_text(self.to_networkx(), path)
+
+    def to_dot(self) -> str:
+        """Return `to_networkx` in Graphviz's DOT language: verified edges bold, with effects."""
+        graph = self.to_networkx()
+        looks = {}
+        for u, v, data in graph.edges(data=True):
+            look = f', verified="{data["verified"]}"'
+            look += "".join(
+                f', {k}="{data[k]:.6g}"' for k in ("estimated", "measured") if k in data
+            )
+            if data["verified"] != "none":
+                fall = f" {-data['measured']:+.2f}" if "measured" in data else ""
+                look += f', penwidth=3, label="{data["verified"]}{fall}"'
+            looks[u, v] = look
+        return dot_text(graph, "causal", looks)
 
     # -- on disk ------------------------------------------------------------------------------
 

@@ -31,15 +31,18 @@ from causal_lvlm.structure.marks import (
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["to_dict", "to_dot", "to_graphml", "to_json", "to_networkx"]
+__all__ = [
+    "dot_quoted", "dot_text", "graphml_text", "to_dict", "to_dot", "to_graphml", "to_json",
+    "to_networkx",
+]  # fmt: skip
 
 # What XML 1.0 (section 2.2, Char) does not allow; token texts may hold it. A carriage return is
 # allowed, but parsers read it as a line feed (section 2.11).
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_DOT = {CIRCLE: "odot", ARROW: "normal", TAIL: "none"}
+_DOT = {NAMES[CIRCLE]: "odot", NAMES[ARROW]: "normal", NAMES[TAIL]: "none"}
 
 
 def to_networkx(
@@ -112,22 +115,43 @@ def to_dot(
     kind : {"pag", "cpdag"}
     """
     graph = to_networkx(pag, labels, confidence=confidence, kind=kind)
-    lines = [f"digraph {kind} {{", "  edge [dir=both];"]
-    for node in graph.nodes:
-        text = graph.nodes[node]["label"].replace("\\", "\\\\").replace('"', '\\"')
-        text = text.replace("\n", "\\n").replace("\x00", "�")
-        lines.append(f'  {node} [label="{text}"];')
+    looks = {}
     for u, v, data in graph.edges(data=True):
-        tail, head = _DOT[int(pag.marks[v, u])], _DOT[int(pag.marks[u, v])]
-        look = f"arrowtail={tail}, arrowhead={head}"
+        looks[u, v] = ""
         if "confidence" in data:
             share = data["confidence"]
-            look += (
+            looks[u, v] = (
                 f', penwidth={0.5 + 2.5 * share:.2f}, label="{share:.2f}", '
                 f'tooltip="confidence {share:.3f}"'
             )
-        lines.append(f"  {u} -> {v} [{look}];")
+    return dot_text(graph, kind, looks)
+
+
+def dot_text(graph: nx.DiGraph, name: str, looks: Mapping[tuple[int, int], str]) -> str:
+    """Return a networkx graph in the DOT language.
+
+    Parameters
+    ----------
+    graph : networkx.DiGraph
+        Nodes have a ``label``, arcs ``mark_source`` and ``mark_target``, see `to_networkx`.
+    name : str
+        Of the graph.
+    looks : mapping of (int, int) to str
+        More attributes of an arc, each after a comma.
+    """
+    lines = [f"digraph {name} {{", "  edge [dir=both];"]
+    for node in graph.nodes:
+        lines.append(f'  {node} [label="{dot_quoted(graph.nodes[node]["label"])}"];')
+    for u, v, data in graph.edges(data=True):
+        tail, head = _DOT[data["mark_source"]], _DOT[data["mark_target"]]
+        lines.append(f"  {u} -> {v} [arrowtail={tail}, arrowhead={head}{looks[u, v]}];")
     return "\n".join([*lines, "}"]) + "\n"
+
+
+def dot_quoted(text: str) -> str:
+    """Return a text as it stands between quotes in DOT."""
+    text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return text.replace("\n", "\\n").replace("\x00", "�")
 
 
 def to_graphml(
@@ -156,10 +180,23 @@ def to_graphml(
     OutputError
         If the file cannot be written.
     """
-    stream = io.BytesIO()
     graph = to_networkx(pag, labels, confidence=confidence, kind=kind)
-    for node in graph.nodes:
-        graph.nodes[node]["label"] = _NOT_XML.sub("�", graph.nodes[node]["label"])
+    return graphml_text(graph, path)
+
+
+def graphml_text(graph: nx.DiGraph, path: str | os.PathLike[str] | None = None) -> str | Path:
+    """Return a networkx graph as GraphML, or write it to ``path``; texts without what XML forbids.
+
+    Parameters
+    ----------
+    graph : networkx.DiGraph
+        Changed where it holds such texts.
+    path : str or path-like, optional
+    """
+    stream = io.BytesIO()
+    tables = [graph.graph, *(d for _, d in graph.nodes(data=True))]
+    for data in (*tables, *(d for _, _, d in graph.edges(data=True))):
+        data.update({k: _NOT_XML.sub("�", v) for k, v in data.items() if isinstance(v, str)})
     nx.write_graphml(graph, stream, encoding="utf-8")
     if path is None:
         return stream.getvalue().decode("utf-8")

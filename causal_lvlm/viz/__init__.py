@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from causal_lvlm.viz.bundle import write_bundle, write_cases
 from causal_lvlm.viz.case import Case
+from causal_lvlm.viz.causal_picture import draw_causal_graph
 from causal_lvlm.viz.difference import draw_difference
 from causal_lvlm.viz.graph import draw_graph
 from causal_lvlm.viz.overlay import draw_heat, draw_patches
@@ -17,6 +18,7 @@ from causal_lvlm.viz.view import TraceView, view_of
 __all__ = [
     "Case",
     "TraceView",
+    "draw_causal_graph",
     "draw_difference",
     "draw_explanation_figure",
     "draw_graph",

@@ -16,15 +16,35 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Polygon, Rectangle
+from PIL import Image
 
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.errors import OutputError
 from causal_lvlm.storage import write_bytes
 from causal_lvlm.viz.fallback import mark_glyph
 from causal_lvlm.viz.graph_layout import GraphLayout
-from causal_lvlm.viz.style import FAINT, INK, MUTED, PAPER, TARGET, font, text_size, wrap_text
+from causal_lvlm.viz.style import (
+    CAUSE,
+    FAINT,
+    INK,
+    MUTED,
+    PAPER,
+    TARGET,
+    font,
+    text_size,
+    wrap_text,
+)
 
-__all__ = ["EDGE", "SUFFIXES", "LegendItem", "Line", "box_size", "draw_page", "save_figure"]
+__all__ = [
+    "EDGE",
+    "SUFFIXES",
+    "LegendItem",
+    "Line",
+    "box_size",
+    "draw_page",
+    "picture_size",
+    "save_figure",
+]
 
 CIRCLE, ARROW, TAIL = 1, 2, 3
 EDGE = "#3d4650"
@@ -32,6 +52,8 @@ DPI = 110
 SUFFIXES = (".png", ".svg", ".pdf")
 _NAME, _SMALL, _TITLE = 11, 9, 13
 _MARGIN, _NARROWEST = 12.0, 470.0
+_FRAMES = {"frame": ("#d7ebf7", TARGET), "cause": ("#fbe3d2", CAUSE)}
+_POINTS = 0.375  # of a pixel of a node's picture
 _STYLES: dict[str, Any] = {
     "solid": "-",
     "dashed": (0, (5, 2.4)),
@@ -74,7 +96,7 @@ class Line:
 class LegendItem(NamedTuple):
     """One entry of the legend: a sample (a line whose right end is looked at) and its meaning."""
 
-    sample: Line | str  # a line; or "frame", "box"
+    sample: Line | str  # a line; or "frame", "cause", "box"
     text: str
 
 
@@ -86,12 +108,18 @@ def box_size(name: str) -> FloatArray:
     return np.array([max(width + 16.0, 28.0), 15.0 * len(lines) + 9.0])
 
 
+def picture_size(picture: Image.Image) -> FloatArray:
+    """Return width and height of a node's picture, which has two pixels for each shown one."""
+    return np.array(picture.size) * _POINTS
+
+
 def draw_page(
     layout: GraphLayout,
     names: Mapping[int, str],
     lines: Sequence[Line],
     *,
     framed: Sequence[int] = (),
+    pictures: Mapping[int, Image.Image] | None = None,
     title: str = "",
     notes: Sequence[str] = (),
     legend: Sequence[LegendItem] = (),
@@ -108,6 +136,8 @@ def draw_page(
         Each needs a curve in `layout`, from its first to its second node or the other way round.
     framed : sequence of int
         Nodes drawn in a thick blue frame.
+    pictures : mapping of int to PIL.Image.Image, optional
+        Nodes that are drawn as a picture instead of a box, at `picture_size`.
     title : str
     notes : sequence of str
         Sentences below the graph.
@@ -138,7 +168,13 @@ def draw_page(
     for line in lines:
         _draw_line(axes, line, _curve(layout, line) + shift)
     for node, place in layout.places.items():
-        _draw_box(axes, place + shift, names[node], node in framed)
+        picture = (pictures or {}).get(node)
+        if picture is None:
+            _draw_box(axes, place + shift, names[node], node in framed)
+        else:
+            _draw_picture(axes, place + shift, picture)
+    axes.set_xlim(0, width)  # showing a picture had changed them
+    axes.set_ylim(0, height)
     y = below - 14.0
     for text in said:
         _text(axes, _MARGIN, y, text, 10, MUTED)
@@ -201,6 +237,13 @@ def _draw_box(axes: Axes, place: FloatArray, name: str, framed: bool) -> None:
     )  # fmt: skip
     _text(axes, place[0], place[1], name, _NAME, INK, ha="center", va="center_baseline",
           weight="bold" if framed else "normal")  # fmt: skip
+
+
+def _draw_picture(axes: Axes, place: FloatArray, picture: Image.Image) -> None:
+    left, low = place - picture_size(picture) / 2
+    right, high = place + picture_size(picture) / 2
+    axes.imshow(np.asarray(picture), extent=(left, right, low, high), aspect="auto", zorder=3,
+                interpolation="antialiased")  # fmt: skip
 
 
 def _cut(curve: FloatArray, length: float) -> tuple[FloatArray, FloatArray]:
@@ -295,8 +338,9 @@ def _legend_rows(items: Sequence[LegendItem], room: int) -> list[list[tuple[Lege
 def _draw_sample(axes: Axes, x: float, y: float, sample: Line | str) -> None:
     if isinstance(sample, Line):
         _draw_line(axes, sample, np.array([[x, y], [x + 34.0, y]]))
-    elif sample == "frame":
-        axes.add_patch(Rectangle((x + 8, y - 6), 22, 12, facecolor="#d7ebf7", edgecolor=TARGET,
+    elif sample in _FRAMES:
+        face, edge = _FRAMES[sample]
+        axes.add_patch(Rectangle((x + 8, y - 6), 22, 12, facecolor=face, edgecolor=edge,
                                  linewidth=2.0))  # fmt: skip
     else:
         _mark_box(axes, np.array([x + 19.0, y]), np.array([1.0, 0.0]), ARROW)
