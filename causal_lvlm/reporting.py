@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from causal_lvlm.attribution.result import Attribution
 from causal_lvlm.errors import DetachedTraceError
+from causal_lvlm.explanation.causal_graph import CausalGraph
 from causal_lvlm.explanation.head_graphs import HeadGraphs, head_graphs
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.explanation.stability import TargetStability
@@ -30,7 +31,7 @@ Result = TypeVar("Result", MetricTable, TargetStability, HeadGraphs)
 
 def report(
     trace_or_summary: TraceLike | Mapping[str, Any],
-    explanations: Iterable[Explanation],
+    explanations: Iterable[Explanation | CausalGraph],
     path: str | os.PathLike[str],
     *,
     attributions: Iterable[Attribution] = (),
@@ -44,7 +45,8 @@ def report(
     ----------
     trace_or_summary : Trace or mapping
         A live or loaded trace, or ``explanation.summary``.
-    explanations : iterable of Explanation
+    explanations : iterable of Explanation or CausalGraph
+        A graph of an explained target is shown with the explanation, before what was learned.
     path : path_like
         The file to write.
     attributions : iterable of Attribution
@@ -69,7 +71,9 @@ def report(
     DetachedTraceError
         If something is to be measured or learned, and the trace has no model.
     """
-    found, maps = list(explanations), list(attributions)
+    given, maps = list(explanations), list(attributions)
+    found = [result for result in given if not isinstance(result, CausalGraph)]
+    graphs = [result for result in given if isinstance(result, CausalGraph)]
     if metrics is True:
         trace = _live(trace_or_summary)
         metrics = [measure_faithfulness(trace, e, maps) for e in found]
@@ -83,6 +87,7 @@ def report(
         metrics=_several(metrics),
         stability=_several(stability),
         heads=_several(heads),
+        graphs=graphs,
     )
     return report_cases([case], path)
 

@@ -23,7 +23,13 @@ from causal_lvlm.explanation.causal_graph import CausalEdge, CausalGraph
 from causal_lvlm.explanation.wording import amount
 from causal_lvlm.protocols import Recorded
 from causal_lvlm.viz.causal_parts import ARROW, CIRCLE, TAIL, ShownGraph, end_marks, shown_graph
-from causal_lvlm.viz.causal_words import EDGE_MEANING, graph_sentences, refuted, signed
+from causal_lvlm.viz.causal_words import (
+    EDGE_MEANING,
+    FRAME_MEANING,
+    graph_sentences,
+    refuted,
+    signed,
+)  # fmt: skip
 from causal_lvlm.viz.graph_figure import LegendItem, Line, draw_page, picture_size
 from causal_lvlm.viz.graph_layout import GraphLayout, place_graph
 from causal_lvlm.viz.graph_parts import finish
@@ -191,11 +197,7 @@ def _legend(graph: CausalGraph, lines: list[Line], numbered: bool) -> list[Legen
         for mark, text in (item for item in marks if item[0] in ends):
             items.append(LegendItem(Line(0, 1, TAIL, mark, **_LOOKS["none"]), text))
     if any(line.style == "dashed" for line in lines):
-        items.append(
-            LegendItem(
-                Line(0, 1, TAIL, ARROW, **_LOOKS["frame"]), "frame: never cut, never counted"
-            )
-        )
+        items.append(LegendItem(Line(0, 1, TAIL, ARROW, **_LOOKS["frame"]), FRAME_MEANING))
     items.append(LegendItem("frame", "the target"))
     if numbered:
         items.append(LegendItem("cause", "proven cause, numbered"))

@@ -6,7 +6,10 @@ from causal_lvlm.explanation.causal_graph import CausalEdge, CausalGraph, EdgeSe
 from causal_lvlm.explanation.wording import amount, said
 from causal_lvlm.viz import wording
 
-__all__ = ["EDGE_MEANING", "edge_name", "graph_sentences", "refuted", "signed", "what_if"]
+__all__ = [
+    "EDGE_MEANING", "FRAME_MEANING", "edge_name", "graph_sentences", "graph_title", "refuted",
+    "signed", "what_if",
+]  # fmt: skip
 
 EDGE_MEANING = {
     "sufficient": "sufficient: with every other content edge cut, the answer stays",
@@ -14,11 +17,20 @@ EDGE_MEANING = {
     "both": "both: in the sufficient graph and in the necessary cut",
     "none": "learned only, not tested by itself; marks as in a PAG",
 }
+FRAME_MEANING = "frame: never cut, never counted"
 _NAMED = 3  # edges of a set that a sentence names; of more it gives the number
 _SIZE = {
     "minimum": "every smaller set of edges was tried and fails",
     "irreducible": "none of them can be left out",
 }
+
+
+def graph_title(graph: CausalGraph) -> str:
+    """Return what a graph is called: verified only where the model confirmed edges."""
+    if graph.sufficient.verified or graph.necessary.verified:
+        return "Verified graph"
+    asked = graph.sufficient.outcome != "not_asked" or graph.necessary.outcome != "not_asked"
+    return "Tested graph, nothing verified" if asked else "Graph reconciled with the masks"
 
 
 def signed(fall: float) -> str:

@@ -12,19 +12,21 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from causal_lvlm.explanation.causal_graph import CausalGraph
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.explanation.sets import ExplainingSet
 from causal_lvlm.explanation.wording import amount, outcome, random_controls, said
 from causal_lvlm.source_options import SPANNING
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
+from causal_lvlm.viz.causal_words import graph_sentences, refuted, what_if
 from causal_lvlm.viz.payload import badges_of
-from causal_lvlm.viz.pictures import Picture, main_numbers
+from causal_lvlm.viz.pictures import Picture, causal_picture, main_numbers
 from causal_lvlm.viz.prompt import prompt_html
 from causal_lvlm.viz.style import data_uri, image_uri
 from causal_lvlm.viz.view import TraceView
 
-__all__ = ["explanation_html", "figure_html"]
+__all__ = ["explanation_html", "figure_html", "graph_html"]
 
 
 def explanation_html(
@@ -33,11 +35,13 @@ def explanation_html(
     pictures: Sequence[Picture],
     key: str = "",
     *,
+    causal: CausalGraph | None = None,
     scale: float = 1.0,
 ) -> str:
     """Return one explanation as a card of the page.
 
-    `key` is its name inside the page; photographs are made smaller by `scale`.
+    `key` is its name inside the page, `causal` the causal graph of its target; photographs are
+    made smaller by `scale`.
     """
     target = explanation.target
     numbers = main_numbers(explanation)
@@ -50,11 +54,29 @@ def explanation_html(
         prompt_html(view, target, numbers),
         _sets_table(view, explanation),
         _settings(explanation),
+        "" if causal is None else _causal(causal),
         f'<div class="pictures">{figures}</div>',
         _details(explanation),
     ]
     name = f' id="{escape(key, quote=True)}"' if key else ""
     return f'<section class="card"{name}>{"".join(parts)}</section>'
+
+
+def graph_html(view: TraceView, graph: CausalGraph, *, scale: float = 1.0) -> str:
+    """Return a causal graph of a target that no explanation is about, as a card of the page."""
+    figure = figure_html(causal_picture(view, graph), scale=scale)
+    return (
+        f'<section class="card"><h2>“{escape(graph.target.text)}”</h2>{_causal(graph)}'
+        f'<div class="pictures">{figure}</div></section>'
+    )
+
+
+def _causal(graph: CausalGraph) -> str:
+    """Return what a causal graph says, and what happened when each of its edges was cut."""
+    cuts = [what_if(graph, edge) for edge in graph.edges if edge.measured is not None]
+    lines = "".join(f"<p>{escape(text)}</p>" for text in graph_sentences(graph))
+    listed = "".join(f"<li>{escape(text)}</li>" for text in (*cuts, *refuted(graph)))
+    return lines + (f'<ul class="small">{listed}</ul>' if listed else "")
 
 
 def _badges(explanation: Explanation) -> str:

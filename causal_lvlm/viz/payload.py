@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib import colormaps
 
 from causal_lvlm.attribution.result import Attribution
+from causal_lvlm.explanation.causal_graph import CausalGraph
 from causal_lvlm.explanation.head_graphs import HeadGraphs
 from causal_lvlm.explanation.names import visible
 from causal_lvlm.explanation.result import Explanation
@@ -30,6 +31,7 @@ from causal_lvlm.metrics.masked_top import SCOPES, ranked
 from causal_lvlm.metrics.result import MetricTable
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
+from causal_lvlm.viz.payload_causal import causal_payload
 from causal_lvlm.viz.payload_graph import extra_graphs, graphs_payload, short
 from causal_lvlm.viz.payload_metrics import asked, measures, metric_note, metrics_of
 from causal_lvlm.viz.pictures import main_numbers, main_set, united_graph
@@ -76,6 +78,7 @@ def case_payload(
     metrics: Sequence[MetricTable] = (),
     stability: Sequence[TargetStability] = (),
     heads: Sequence[HeadGraphs] = (),
+    causal: Sequence[CausalGraph] = (),
 ) -> dict[str, Any]:
     """Return one run with what was found about it.
 
@@ -89,6 +92,8 @@ def case_payload(
     metrics : sequence of MetricTable
     stability : sequence of TargetStability
     heads : sequence of HeadGraphs
+    causal : sequence of CausalGraph
+        One for each target at most.
 
     Returns
     -------
@@ -122,6 +127,7 @@ def case_payload(
         "cells": cells,
         "explanations": [_explanation(view, e, metrics, stability, heads) for e in explanations],
         "attributions": [_attribution(view, a, metrics) for a in attributions],
+        "causal": [causal_payload(view, graph) for graph in causal],
     }
 
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from PIL import Image
 
 from causal_lvlm.attribution.result import Attribution
+from causal_lvlm.explanation.causal_graph import CausalGraph
 from causal_lvlm.explanation.graphs import HeadGraph
 from causal_lvlm.explanation.names import amount
 from causal_lvlm.explanation.result import Explanation
@@ -17,6 +18,8 @@ from causal_lvlm.explanation.sentences import question
 from causal_lvlm.explanation.sets import ExplainingSet
 from causal_lvlm.explanation.union import TokenUnion, union_graph
 from causal_lvlm.viz import wording
+from causal_lvlm.viz.causal_picture import draw_causal_graph
+from causal_lvlm.viz.causal_words import graph_sentences, graph_title
 from causal_lvlm.viz.graph import draw_graph
 from causal_lvlm.viz.overlay import draw_heat, draw_patches
 from causal_lvlm.viz.prompt import draw_prompt
@@ -27,6 +30,7 @@ from causal_lvlm.viz.view import TraceView, member_numbers
 __all__ = [
     "Picture",
     "attribution_picture",
+    "causal_picture",
     "main_numbers",
     "pictures_of",
     "united_graph",
@@ -85,13 +89,17 @@ def united_graph(explanation: Explanation) -> TokenUnion | None:
     return union_graph(graphs, weights="candidate_mass" if known else None)
 
 
-def pictures_of(view: TraceView, explanation: Explanation) -> list[Picture]:
+def pictures_of(
+    view: TraceView, explanation: Explanation, causal: CausalGraph | None = None
+) -> list[Picture]:
     """Draw everything there is to see of one explanation.
 
     Parameters
     ----------
     view : TraceView
     explanation : Explanation
+    causal : CausalGraph, optional
+        Of the same target; drawn before what was learned.
 
     Returns
     -------
@@ -122,12 +130,29 @@ def pictures_of(view: TraceView, explanation: Explanation) -> list[Picture]:
     numbers = main_numbers(explanation)
     pictures.append(_prompt(view, explanation, numbers))
     graph = explanation.head_graph
+    if causal is not None:
+        pictures.append(causal_picture(view, causal))
     if graph is not None:
-        pictures += _graph_pictures(view, graph, numbers, target)
+        drawn = _graph_pictures(view, graph, numbers, target)
+        # The learned marks may deny what was verified; the causal graph has them reconciled.
+        pictures += drawn if causal is None else drawn[1:]
         union = united_graph(explanation)
         if union is not None:
             pictures.insert(-1, _union_picture(view, union, numbers, target))
     return pictures
+
+
+def causal_picture(view: TraceView, graph: CausalGraph) -> Picture:
+    """Draw a verified graph."""
+    title = graph_title(graph)
+    return Picture(
+        "pag",
+        draw_causal_graph(graph, trace=view),
+        f"{title} of “{graph.target.text}”. {' '.join(graph_sentences(graph))}",
+        f"{title}: what was tested on the model is bold, what was only learned is thin.",
+        "wide",
+        drawing=True,
+    )
 
 
 def _patches(view: TraceView, name: str, explanation: Explanation) -> Picture:

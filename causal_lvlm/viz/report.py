@@ -33,8 +33,8 @@ __all__ = ["page_script", "report_cases"]
 
 _LARGE = 6  # photographs of full size that a page may hold
 SCRIPTS = (
-    "base", "stage", "set_view", "graph_parts", "graph_view", "tree_view", "compare_view",
-    "mask_view", "page",
+    "base", "stage", "set_view", "graph_parts", "causal_view", "graph_view", "tree_view",
+    "compare_view", "mask_view", "page",
 )  # fmt: skip
 
 
@@ -70,6 +70,7 @@ def report_cases(
             case_payload(
                 view, case.explanations, case.attributions, key=key, name=case.name,
                 note=case.note, metrics=case.metrics, stability=case.stability, heads=case.heads,
+                causal=case.causal_graphs(),
             )
         )  # fmt: skip
         images |= bool(view.images)
@@ -99,7 +100,8 @@ def page_script() -> str:
 
 
 def _title(cases: Sequence[Case]) -> str:
-    words = list(dict.fromkeys(e.target.text for case in cases for e in case.explanations))
+    explained = [result for case in cases for result in (*case.explanations, *case.graphs)]
+    words = list(dict.fromkeys(result.target.text for result in explained))
     if len(cases) == 1 and len(words) == 1:
         return f"Why did the model say “{words[0]}”?"
     if len(cases) == 1 and words:

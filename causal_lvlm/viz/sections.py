@@ -15,7 +15,7 @@ from causal_lvlm.explanation.wording import amount, said
 from causal_lvlm.metrics.result import MASKED_TOP, MetricTable
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.case import Case
-from causal_lvlm.viz.explanation_section import explanation_html, figure_html
+from causal_lvlm.viz.explanation_section import explanation_html, figure_html, graph_html
 from causal_lvlm.viz.payload_metrics import metrics_of
 from causal_lvlm.viz.pictures import Picture
 from causal_lvlm.viz.prompt import prompt_html
@@ -62,9 +62,17 @@ def case_html(
         f'<div class="about">{"".join(about)}</div></div></section>'
     )
     body = "".join(
-        explanation_html(view, e, pictures, f"{key}-explanation{number}", scale=scale)
+        explanation_html(
+            view,
+            e,
+            pictures,
+            f"{key}-explanation{number}",
+            causal=case.causal_graph(e),
+            scale=scale,
+        )
         for number, (e, pictures) in enumerate(zip(case.explanations, drawn, strict=True))
     )
+    body += "".join(graph_html(view, graph, scale=scale) for graph in case.alone())
     return head + intro + body + heat_html(view, heats, case.metrics, scale=scale)
 
 

@@ -105,10 +105,13 @@ function drawEdge(a, b, markA, markB, width, size = 7.5 + width) {
   if (markB !== TAIL && markB) shapes.push(markShape(markB, cutEnd(points, cut(markB)), big));
   points.reverse();
   if (markA !== TAIL && markA) shapes.push(markShape(markA, cutEnd(points, cut(markA)), big));
+  const middle = points[points.length >> 1];
   const path = "M" + points.map((p) => p.map((v) => v.toFixed(1)).join(" ")).join("L");
-  return s("g", { class: "edge" }, s("path", { d: path, class: "hit" }),
+  const group = s("g", { class: "edge" }, s("path", { d: path, class: "hit" }),
     s("path", { d: path, class: "edge-halo", "stroke-width": width + 2.5 }),
     s("path", { d: path, class: "line", "stroke-width": width }), shapes);
+  group.middle = middle;
+  return group;
 }
 
 const LEFT = { [CIRCLE]: "o", [ARROW]: "<", [TAIL]: "–" };

@@ -12,6 +12,15 @@ function readableShare(graph, most = 34) {
 }
 
 function graphView(run, explanation, state, panel, redraw) {
+  const verified = verifiedOf(run, explanation.positions);
+  if (verified) {
+    panel.append(choice("Which graph", [[false, verified.title], [true, "As learned"]], state.learned,
+      (learned) => redraw({ learned, picked: [] })));
+    if (!state.learned) {
+      causalView(run, verified, state, panel);
+      return;
+    }
+  }
   const graphs = explanation.graphs;
   if (!graphs.length) {
     panel.append(h("p", {}, `There is no graph: ${explanation.graphNote || "no head has one"}.`));
@@ -177,11 +186,17 @@ function drawGraph(run, explanation, graph, state, view, drawing, actions) {
     if (!spots[i] || !spots[j]) continue;
     const port = ports.get(edge);
     const end = (node) => (port ? (node === graph.target ? port : facing(spots[node], spots[graph.target])) : spots[node]);
-    const group = drawEdge(end(i), end(j), a, b, thickness(graph, edge));
+    const proof = graph.tested ? graph.tested[index][0] : null;
+    const group = drawEdge(end(i), end(j), a, b, proof ? CAUSAL_WIDTH[proof] : thickness(graph, edge));
     const kinds = [kindOf(i), kindOf(j)];
-    if (port) group.classList.add("to-target");
-    const plain = !port && !kinds.includes("cause");
-    if (plain) group.classList.add("quiet");
+    if (proof) group.classList.add(`proven-${proof}`);
+    else if (port) group.classList.add("to-target");
+    const plain = proof ? proof === "none" : !port && !kinds.includes("cause");
+    if (plain && !proof) group.classList.add("quiet");
+    if (proof && graph.tested[index][1] && group.middle) {
+      const [x, y] = group.middle;
+      group.append(s("text", { x, y: y - 6, class: "over effect" }, graph.tested[index][1]));
+    }
     const said = `edge ${nodeText(run, explanation, graph, i)} ${symbol(a, b)} ${nodeText(run, explanation, graph, j)}`;
     fill(group, { tabindex: -1, role: "button", "aria-label": said, "data-edge": index,
       ...pressable(() => actions.both(edge)),

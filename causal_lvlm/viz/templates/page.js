@@ -2,7 +2,7 @@
 // the static part of the page says the same.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const state0 = { view: "set", set: 0, graph: 0, radius: 1, picked: [], k: null, scope: "all", map: true };
+const state0 = { view: "set", learned: false, set: 0, graph: 0, radius: 1, picked: [], k: null, scope: "all", map: true };
 const VIEWS = [["set", "Explaining set"], ["graph", "Causal graph"], ["tree", "PDS-tree"],
   ["compare", "Compare methods"], ["mask", "What if"], ["numbers", "Numbers"]];
 
@@ -15,6 +15,7 @@ function targetsOf(run) {
     return found.get(name);
   };
   run.explanations.forEach((e, index) => at(e.positions, e.text).explanations.push(index));
+  run.causal.forEach((g) => at(g.positions, g.text));
   run.attributions.forEach((a) => at(a.positions, a.text).attributions.push(a));
   return [...found.values()].sort((a, b) => a.positions[0] - b.positions[0] || a.positions.length - b.positions.length);
 }
@@ -137,6 +138,10 @@ function start(root) {
     const drawPanel = () => {
       panel.replaceChildren();
       panel.setAttribute("aria-labelledby", `tab-${state.view}`);
+      if (!explanation && verifiedOf(run, target.positions)) {
+        causalView(run, verifiedOf(run, target.positions), state, panel);
+        if (!target.attributions.length) return;
+      }
       if (state.view === "compare") {
         compareView(run, explanation, state, panel, target.attributions, target.positions);
       } else if (state.view === "numbers") panel.append(...numbersOf(run, state.which));
