@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from causal_lvlm.answers import Answers
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.asker import Asker
 from causal_lvlm.budget import Budget, BudgetEnded
@@ -29,6 +30,7 @@ from causal_lvlm.edges import Cut, Edges, Nodes, cut, nodes_of
 from causal_lvlm.explanation.causal_graph import (
     CausalGraph,
     Cause,
+    CutResult,
     EdgeSet,
 )
 from causal_lvlm.explanation.edge_question import EdgeQuestion
@@ -356,22 +358,28 @@ class _Run:
             minimality=state.minimality,
             probability=float(answer.prob[0]),
             margin=float(answer.margin[0]),
-            says=tuple(self.trace.token_text(int(t)) for t in answer.argmax[0]),
+            says=self._says(answer),
             random_rate=state.random[0],
             n_random=state.random[1],
         )
 
-    def _measured(self, node_edges: Sequence[tuple[int, int]]) -> dict[tuple[int, int], float]:
-        """Return how much the margin falls when each of some edges is cut by itself."""
-        found: dict[tuple[int, int], float] = {}
+    def _measured(self, node_edges: Sequence[tuple[int, int]]) -> dict[tuple[int, int], CutResult]:
+        """Return what happens when each of some edges is cut by itself."""
+        found: dict[tuple[int, int], CutResult] = {}
         try:
             full = float(self.asker.cuts([cut([])]).lead[0])
             for pair in dict.fromkeys(node_edges):
                 one = Cut(self.edges.between(self.nodes, [pair]))
-                found[pair] = full - float(self.asker.cuts([one]).lead[0])
+                answer = self.asker.cuts([one])
+                left = float(answer.lead[0])
+                found[pair] = CutResult(full - left, left, self._says(answer))
         except (BudgetEnded, KeyboardInterrupt):
             pass  # what was measured before counts
         return found
+
+    def _says(self, answer: Answers) -> tuple[str, ...]:
+        """Return the first choices of the first answer."""
+        return tuple(self.trace.token_text(int(t)) for t in answer.argmax[0])
 
     def _causes(self, necessary: EdgeSet) -> tuple[Cause, ...]:
         """Return the causes that the necessary cut proves: sources of an irreducible set."""

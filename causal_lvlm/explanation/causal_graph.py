@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import networkx as nx
 
@@ -45,7 +45,10 @@ from causal_lvlm.structure.paths import possible_causes
 from causal_lvlm.summary import MAX_POSITIONS, target_check
 from causal_lvlm.tokens import Target
 
-__all__ = ["CausalEdge", "CausalGraph", "Cause", "Contradiction", "EdgeSet", "denied", "symbol"]
+__all__ = [
+    "CausalEdge", "CausalGraph", "Cause", "Contradiction", "CutResult", "EdgeSet", "denied",
+    "symbol",
+]  # fmt: skip
 
 FORMAT = 1
 _END_NAMES = {"<": "arrow", ">": "arrow", "o": "circle", "-": "tail"}
@@ -135,6 +138,14 @@ class CausalEdge:
     verified: str = "none"
     margin: float | None = None
     says: tuple[str, ...] = ()
+
+
+class CutResult(NamedTuple):
+    """What happened when an edge was cut by itself; attributes as in `CausalEdge`."""
+
+    measured: float
+    margin: float
+    says: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from causal_lvlm.edges import Nodes
+from causal_lvlm.explanation.wording import said
 from causal_lvlm.tokens import Target
 
 __all__ = ["graph_sentences", "refuted_sentences"]
@@ -106,9 +107,8 @@ def graph_sentences(
         if kept:
             text = f"{count} {edges} alone keep{'s' * (count == 1)} {word}{claim}"
         else:
-            said = " ".join(one.says).strip()
-            text = f"Cutting {count} {edges}{claim} makes the model say “{said}” instead of {word}"
-        goes_on = f" It would have gone on: “{one.instead}”." if one.instead else ""
+            text = f"With {count} {edges}{claim} cut the model {said(one.says)} instead of {word}"
+        goes_on = f" Its answer would have been “{one.instead}”." if one.instead else ""
         found.append(f"{text} (p = {one.probability:.2f}{chance}): {drawn}.{goes_on}")
     return tuple(found)
 

@@ -23,6 +23,7 @@ from causal_lvlm.explanation.causal_graph import (
     CausalGraph,
     Cause,
     Contradiction,
+    CutResult,
     EdgeSet,
     denied,
     symbol,
@@ -218,7 +219,7 @@ def graph_edges(
     sufficient: EdgeSet,
     necessary: EdgeSet,
     estimated: Mapping[tuple[int, int], float],
-    measured: Mapping[tuple[int, int], float],
+    measured: Mapping[tuple[int, int], CutResult],
 ) -> tuple[CausalEdge, ...]:
     """Return every edge of a graph or of a verified set, with all that is known about it.
 
@@ -228,8 +229,10 @@ def graph_edges(
     learned, pag : PAG, optional
         As learned, and reconciled; over the nodes.
     sufficient, necessary : EdgeSet
-    estimated, measured : mapping of (source, reader) to float
+    estimated : mapping of (source, reader) to float
         How much the margin falls when the edge is cut.
+    measured : mapping of (source, reader) to CutResult
+        What happened when it was cut.
     """
     wanted = dict.fromkeys((*sufficient.node_edges, *necessary.node_edges))
     for graph in (learned, pag):
@@ -244,8 +247,8 @@ def graph_edges(
                 learned=symbol(learned, *pair),
                 marks=symbol(pag, *pair),
                 estimated=estimated.get(pair),
-                measured=measured.get(pair),
                 verified="both" if len(holders) == 2 else (*holders, "none")[0],
+                **(measured[pair]._asdict() if pair in measured else {}),
             )
         )
     return tuple(found)

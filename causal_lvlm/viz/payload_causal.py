@@ -16,7 +16,6 @@ from causal_lvlm.viz.causal_words import (
     FRAME_MEANING,
     graph_sentences,
     graph_title,
-    refuted,
     signed,
     what_if,
 )  # fmt: skip
@@ -65,7 +64,7 @@ def causal_payload(view: TraceView, graph: CausalGraph) -> dict[str, Any]:
         "edges": edges,
         "tested": tested,
         "says": graph_sentences(graph),
-        "refuted": refuted(graph),
+        "refuted": list(graph.refuted()),
         "meaning": [
             [kind, text]
             for kind, text in {**EDGE_MEANING, "frame": FRAME_MEANING}.items()
