@@ -27,6 +27,7 @@ from causal_lvlm.viz.causal_words import (
     EDGE_MEANING,
     FRAME_MEANING,
     graph_sentences,
+    refuted,
     signed,
 )  # fmt: skip
 from causal_lvlm.viz.graph_figure import LegendItem, Line, draw_page, picture_size
@@ -112,7 +113,7 @@ def draw_causal_graph(
     figure = draw_page(
         layout, {}, lines, pictures=pictures,
         title=f"What made the model say “{graph.target.text.strip()}”" if title is None else title,
-        notes=[_asked(view), *graph_sentences(graph), *graph.refuted(), *_said(shown)],
+        notes=[_asked(view), *graph_sentences(graph), *refuted(graph), *_said(shown)],
         legend=_legend(graph, lines, bool(numbers)), narrowest=640.0,
     )  # fmt: skip
     return finish(figure, path)

@@ -7,8 +7,8 @@ from causal_lvlm.explanation.wording import said
 from causal_lvlm.viz import wording
 
 __all__ = [
-    "EDGE_MEANING", "FRAME_MEANING", "edge_name", "graph_sentences", "graph_title", "signed",
-    "what_if",
+    "EDGE_MEANING", "FRAME_MEANING", "edge_name", "graph_sentences", "graph_title", "refuted",
+    "signed", "what_if",
 ]  # fmt: skip
 
 EDGE_MEANING = {
@@ -52,7 +52,7 @@ def what_if(graph: CausalGraph, edge: CausalEdge) -> str:
     text = f"{name} cut by itself: the margin changes by {signed(edge.measured)}"
     if edge.margin is not None:
         before = edge.margin + edge.measured
-        text = f"{name} cut by itself: margin {before:.1f} → {edge.margin:.1f}"
+        text = f"{name} cut by itself: margin {before:.1f} → {edge.margin:.1f}".replace("-", "−")
     return text + (f", the model {said(edge.says)}." if edge.says else ".")
 
 
@@ -66,3 +66,8 @@ def graph_sentences(graph: CausalGraph) -> list[str]:
         name = "Route" if len(routes) == 1 else "Routes"
         found.append(f"{name}: {'; '.join(routes[:_ROUTES])}{more}.")
     return found
+
+
+def refuted(graph: CausalGraph) -> list[str]:
+    """Return the learned claims that an intervention refuted, for where they are not drawn."""
+    return [f"Refuted, not drawn: {text}" for text in graph.refuted()]

@@ -19,7 +19,7 @@ from causal_lvlm.explanation.wording import amount, outcome, random_controls, sa
 from causal_lvlm.source_options import SPANNING
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
-from causal_lvlm.viz.causal_words import graph_sentences, what_if
+from causal_lvlm.viz.causal_words import graph_sentences, refuted, what_if
 from causal_lvlm.viz.payload import badges_of
 from causal_lvlm.viz.pictures import Picture, causal_picture, main_numbers
 from causal_lvlm.viz.prompt import prompt_html
@@ -75,7 +75,7 @@ def _causal(graph: CausalGraph) -> str:
     """Return what a causal graph says, and what happened when each of its edges was cut."""
     cuts = [what_if(graph, edge) for edge in graph.edges if edge.measured is not None]
     lines = "".join(f"<p>{escape(text)}</p>" for text in graph_sentences(graph))
-    listed = "".join(f"<li>{escape(text)}</li>" for text in (*cuts, *graph.refuted()))
+    listed = "".join(f"<li>{escape(text)}</li>" for text in (*cuts, *refuted(graph)))
     return lines + (f'<ul class="small">{listed}</ul>' if listed else "")
 
 

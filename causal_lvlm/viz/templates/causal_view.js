@@ -11,7 +11,8 @@ function causalView(run, graph, state, panel) {
   panel.append(info, h("div", { class: "split" }, h("div", { class: "drawing" }, drawing, notes),
     h("div", { class: "side" }, evidence, causalLegend(graph))));
   if (graph.refuted.length) {
-    panel.append(h("ul", { class: "small" }, graph.refuted.map((text) => h("li", {}, text))));
+    panel.append(h("h4", {}, "Refuted by the model, not drawn"),
+      h("ul", { class: "small" }, graph.refuted.map((text) => h("li", {}, text))));
   }
   panel.append(h("details", {}, h("summary", {}, "All drawn edges as a table"), causalTable(run, graph)));
 
