@@ -100,8 +100,9 @@ def page_script() -> str:
 
 
 def _title(cases: Sequence[Case]) -> str:
-    explained = [result for case in cases for result in (*case.explanations, *case.graphs)]
-    words = list(dict.fromkeys(result.target.text for result in explained))
+    targets = [e.target for case in cases for e in case.explanations]
+    targets += [graph.target for case in cases for graph in case.graphs]
+    words = list(dict.fromkeys(target.text for target in targets))
     if len(cases) == 1 and len(words) == 1:
         return f"Why did the model say “{words[0]}”?"
     if len(cases) == 1 and words:
