@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from causal_lvlm.viz.bundle import write_cases
-from causal_lvlm.viz.case import Case
-from experiments.first_light.picture import compose
-from tests.viz.fakes import fake_explanation, fake_view, summary_of
+from experiments.first_light.picture import graph
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,11 +59,13 @@ def test_the_text_model_example_prints_what_the_readme_shows(tmp_path, monkeypat
     assert capsys.readouterr().out == shown
 
 
-def test_the_picture_is_put_together_from_what_the_demo_writes(tmp_path):
-    view = fake_view()
-    cases = [
-        Case(summary_of(view), [fake_explanation(view, word)], []) for word in ("red", "circle")
-    ]
-    write_cases(cases, tmp_path)
-    page = compose(tmp_path, "circle")
-    assert page.width > 420 and page.height > 420  # the scene is 420 high
+def test_the_picture_shows_what_its_caption_says():
+    found = graph()
+    cup = next(n for n, label in enumerate(found.labels) if label == "cup")
+    for one in (found.sufficient, found.necessary):
+        assert one.node_edges == ((cup, found.nodes.target),) and one.verified
+        assert one.random_rate == 0.0 and one.n_random == 20
+    assert found.necessary.says == ("blue",)
+    assert found.necessary.instead == "a green square and a green cup and a blue square"
+    (edge,) = (e for e in found.edges if e.verified == "both")
+    assert f"{edge.margin + edge.measured:.1f} to −{-edge.margin:.1f}" in README

@@ -36,11 +36,13 @@ class CausalHandlers:
         self.page, self.attention = page, attention
 
     def explain(
-        self, mode: str, masking: str, source: str, runs: float, request: gr.Request
+        self, mode: str, masking: str, source: str, runs: float, edges: bool, request: gr.Request
     ) -> Iterator[Changes]:
         """Search explaining sets with other settings."""
         session = self.page.session(request)
-        options = {"mode": mode, "masking": masking, "max_runs": int(runs)}
+        options = {
+            "mode": mode, "masking": masking, "max_runs": int(runs), "graph": bool(edges)
+        }  # fmt: skip
         try:
             asked = session.runs.asked()
         except CausalLVLMError as error:

@@ -79,7 +79,7 @@ def _wire(page: gr.Blocks, p: Parts, do: Handlers) -> None:
     p.open.upload(told(do.open), p.open, all_results, **quiet)
     p.tokens.select(told(do.pick), p.auto, all_results, **quiet)
     p.mask.select(told(causal.mask), None, [p.readout, p.status], **quiet)
-    search = [p.mode, p.masking, p.source, p.runs]
+    search = [p.mode, p.masking, p.source, p.runs, p.edges]
     p.explain.click(told(causal.explain), search, all_results, **quiet)
     shown = [p.heat, p.matrix, p.layer, p.head, p.looked, p.strip, p.strip_button]
     p.layer.release(told(attention.head), [p.layer, p.head], shown, **quiet)

@@ -130,6 +130,10 @@ class Parts:
                     list(SOURCES), value=next(iter(SOURCES)), label="Graphs learned from"
                 )
                 self.runs = gr.Slider(50, 2000, 600, step=50, label="Most model runs")
+            self.edges = gr.Checkbox(
+                False, label="Cut the graph's edges, too: a verified graph (more model runs)",
+                elem_id="edges",
+            )  # fmt: skip
             self.explain = gr.Button("Search", elem_id="explain")
 
     def _attention_parts(self) -> None:

@@ -1,6 +1,6 @@
-"""The README's picture of the demo's hallucination: image set, sentence, and graph below.
+"""The README's picture: the verified graph of the hallucinated spoon.
 
-``make demo`` and then ``python -m experiments.first_light.picture demo-output``
+``python -m experiments.first_light.picture``
 """
 
 from __future__ import annotations
@@ -8,39 +8,28 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from PIL import Image
+import causal_lvlm as cl
+from causal_lvlm.explanation.causal_graph import CausalGraph
+from causal_lvlm.tiny import sample_inputs
+from causal_lvlm.viz import draw_causal_graph
 
-HEIGHT, GAP = 420, 20
-
-
-def compose(folder: Path, word: str = "spoon") -> Image.Image:
-    """Put three pictures of a word that the demo explained together."""
-    names = ("patches-image", "prompt", "pag")
-    scene, prompt, graph = (
-        Image.open(max(folder.glob(f"*-{word}-{n}.png"))).convert("RGB") for n in names
-    )
-    scene = _scaled(scene, HEIGHT / scene.height)
-    width = scene.width + GAP + prompt.width
-    graph = _scaled(graph, width / graph.width)
-    page = Image.new("RGB", (width + 2 * GAP, HEIGHT + graph.height + 3 * GAP), "white")
-    page.paste(scene, (GAP, GAP))
-    page.paste(prompt, (2 * GAP + scene.width, GAP + (HEIGHT - prompt.height) // 2))
-    page.paste(graph, (GAP, HEIGHT + 2 * GAP))
-    return page
+NODES = 9  # that are shown
 
 
-def _scaled(picture: Image.Image, factor: float) -> Image.Image:
-    size = (round(picture.width * factor), round(picture.height * factor))
-    return picture.resize(size, Image.Resampling.LANCZOS)
+def graph() -> CausalGraph:
+    """Return the graph of “spoon” on the bundled picture without one."""
+    sample = next(sample for sample in sample_inputs() if sample.hallucination)
+    trace = cl.load_model().run(sample.image_path, sample.prompt)
+    return cl.causal_graph(trace, "spoon")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="output of the demo")
     out = Path("experiments/first_light/results/hallucination.png")
     parser.add_argument("--out", type=Path, default=out)
     given = parser.parse_args()
-    compose(given.folder).save(given.out, optimize=True)
+    title = "The model says “spoon”, and there is none: it read its own word “cup”"
+    draw_causal_graph(graph(), max_nodes=NODES, title=title, path=given.out)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from causal_lvlm.app import Limits, Workbench
+from causal_lvlm.app.export import report_page
 from causal_lvlm.app.models import ModelShelf
 from causal_lvlm.app.records import Turn
 from causal_lvlm.app.turns import BusyError, News
@@ -181,6 +182,17 @@ def test_masking_tells_what_the_model_says_then(bench, samples):
     assert masked.before == pytest.approx(explanation.main.probability_before, abs=1e-5)
     with pytest.raises(TargetError):
         last(page.mask([(found.target.start,)]))
+
+
+def test_the_edges_of_the_graph_are_cut_on_demand_and_shown_in_the_report(bench, samples):
+    page, found, _ = asked(bench, samples, "colour")
+    explanation = last(page.explain(max_runs=60, n_random=0, graph=True))[0].value
+    assert explanation.graph.verified and explanation.graph.model_runs > 0
+    report = report_page(page, found)
+    assert '"title":"Verified graph"' in report.replace(": ", ":")
+    assert "cut by itself: margin" in report
+    plain = last(page.explain(max_runs=60, n_random=0, graph=False))[0].value
+    assert not plain.graph.verified
 
 
 def test_methods_come_one_by_one_and_one_that_cannot_run_says_why(bench, samples):
