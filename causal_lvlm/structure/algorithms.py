@@ -34,6 +34,7 @@ import numpy as np
 
 from causal_lvlm.arrays import BoolArray, Int16Array, Int32Array, IntArray, UInt8Array
 from causal_lvlm.structure.chunks import Found, Interrupted, Kernel
+from causal_lvlm.structure.finishing import finish_cpdag, finish_pag
 from causal_lvlm.structure.learner import Learner
 
 __all__ = ["ALGORITHMS", "despite_ctrl_c", "run"]
@@ -79,7 +80,8 @@ def run(learner: Learner, algorithm: str) -> str:
         learner.limits.cancel.set()
         learner.after_ctrl_c()
         stopped = "interrupted"
-    despite_ctrl_c(learner.finish_cpdag if algorithm == "pc" else learner.finish_pag)
+    finish = finish_cpdag if algorithm == "pc" else finish_pag
+    despite_ctrl_c(lambda: finish(learner))
     return stopped
 
 

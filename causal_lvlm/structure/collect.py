@@ -9,6 +9,7 @@ import numpy as np
 
 from causal_lvlm.arrays import BoolArray, IntArray
 from causal_lvlm.structure.evidence import PairEvidence
+from causal_lvlm.structure.finishing import cut_off, restored
 from causal_lvlm.structure.learner import Learner
 from causal_lvlm.structure.marks import ARROW, TAIL
 from causal_lvlm.structure.pag import PAG
@@ -69,7 +70,7 @@ def collect(
         separator_start=ends,
         separator_nodes=nodes,
         unseparated=_in_pairs(permutation[learner.forced], n),
-        restored=np.array(sorted(permutation[learner.restored].tolist()), dtype=np.int32),
+        restored=np.array(sorted(permutation[restored(learner)].tolist()), dtype=np.int32),
         tests_per_size=tuple(learner.tests),
         undecided=_in_pairs(permutation[np.argwhere(learner.blind)], n),
         complete=stopped == "no_more_sets",
@@ -112,16 +113,17 @@ def _contradictions(
             "is left out only because it is forbidden, and the graph shows an independence there "
             "that the data do not"
         )
-    if len(learner.restored):
+    back = restored(learner)
+    if len(back):
         notes.append(
-            f"background knowledge: {listed(learner.restored, ' -> ')} separated by the data and "
+            f"background knowledge: {listed(back, ' -> ')} separated by the data and "
             "without a possibly directed path; the edge is there only because the first is known "
             "to be a cause of the second"
         )
-    cut_off = learner.cut_off()
-    if len(cut_off):
+    lost = cut_off(learner)
+    if len(lost):
         notes.append(
-            f"background knowledge: no possibly directed path is left for {listed(cut_off, ' to ')}"
+            f"background knowledge: no possibly directed path is left for {listed(lost, ' to ')}"
             ", known to be causes, and the edge between them is forbidden"
         )
     later = learner.tiers[None, :] > learner.tiers[:, None]

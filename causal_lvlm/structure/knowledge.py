@@ -10,14 +10,18 @@ What it does to learning:
    the start. No rule overwrites it.
 4. An ancestor (i, j), "i is a cause of j", puts a tail at i on an edge i-j from the start (and,
    without selection, an arrowhead at j). No rule overwrites it. What follows from chains of causes
-   (`causal_lvlm.structure.masks`) counts as if it had been said.
+   (`causal_lvlm.structure.masks`) counts as if it had been said. Without an edge i-j, i is
+   a cause of what every possibly directed path from i to j passes, and that of j
+   (`causal_lvlm.structure.finishing`).
 5. If at the end no possibly directed path leads from i to j, the data deny the cause, or had too
    little to see it. In an ancestral graph a cause may always be drawn as an edge, so the learner
    adds the edge i -> j, orients again with all rules, and lists the pair
-   (`LearnedStructure.restored`); nothing else is tested again. Of a chain of causes first the
-   links. (In an ideal world without contradictions that never happens.) To keep such an edge from
-   the start, when conditioning sets are chosen, say it as a required cause and learn again.
+   (`LearnedStructure.restored`); nothing else is tested again. (In an ideal world without
+   contradictions that never happens.) To keep such an edge from the start, when conditioning sets
+   are chosen, say it as a required cause and learn again.
 6. A required cause (i, j) is a required edge and an ancestor.
+
+With selection a cause is one that does not act through the selection alone.
 
 References: Meek, Causal inference and causal explanation with background knowledge, UAI 1995;
 Andrews, Spirtes, Cooper, On the completeness of causal discovery in the presence of latent

@@ -1,7 +1,8 @@
 """The state of one run of structure learning, and the steps that every algorithm is made of.
 
 `causal_lvlm.structure.algorithms` says in which order the steps come; here kernels are called,
-edges go when they are separated, marks are put on, and evidence is kept. Nodes are numbered along
+edges go when they are separated, marks are put on, and evidence is kept; the last orientation is
+`causal_lvlm.structure.finishing`. Nodes are numbered along
 the causal order; `causal_lvlm.structure.collect` renumbers them at the end.
 """
 
@@ -18,7 +19,6 @@ from causal_lvlm.structure.checks import squared_thresholds
 from causal_lvlm.structure.chunks import Found, Kernel, Limits, run_chunks
 from causal_lvlm.structure.marks import CIRCLE
 from causal_lvlm.structure.masks import Masks
-from causal_lvlm.structure.paths import possible_causes
 
 __all__ = ["Learner"]
 
@@ -190,34 +190,23 @@ class Learner:
         )
         return bool(gone.any())
 
-    @property
-    def restored(self) -> IntArray:
-        """Pairs (i, j) whose edge i -> j came back after it had been separated, shape (K, 2)."""
-        if self.knowledge is None:
-            return np.zeros((0, 2), dtype=np.int64)
-        back = np.triu((self.marks > 0) & (self.sepset_size >= 0))
-        return np.argwhere((back | back.T) & self.knowledge.causes).astype(np.int64)
+    def orient(self, known: UInt8Array | None = None) -> None:
+        """Reset the marks and apply R0-R4, from ``known`` marks (default: `known_early`) on."""
+        from causal_kernels import orient
 
-    def orient(self) -> None:
-        """Reset the marks and apply R0-R4, while edges are still looked for."""
-        self._orient(self._known_early)
+        self.claims = orient(
+            self.marks, self.tiers, self.known_early if known is None else known,
+            self.sepset_start, self.sepset_size, self.sepset_nodes, self.stable,
+        )  # fmt: skip
 
     @property
-    def _known_early(self) -> UInt8Array:
+    def known_early(self) -> UInt8Array:
         """Known marks that conditioning sets may rest on.
 
         With selection a tail says nothing about the other end, but possible ancestors are read as
         if it did (`causal_kernels.possible_ancestors`): a set that separates could be missed.
         """
         return _NOTHING if self.selection_bias else self.known
-
-    def _orient(self, known: UInt8Array) -> None:
-        from causal_kernels import orient
-
-        self.claims = orient(
-            self.marks, self.tiers, known, self.sepset_start, self.sepset_size,
-            self.sepset_nodes, self.stable,
-        )  # fmt: skip
 
     def orient_colliders(self) -> None:
         """Reset the marks and orient unshielded colliders, with tests that make it safe.
@@ -239,65 +228,7 @@ class Learner:
             )  # fmt: skip
         for size in range(len(self.tests)):
             self.tests[size] += int(tests[size])
-        kernels.orient_colliders(self.marks, self.tiers, self._known_early, *lists, arrow)
-
-    def finish_pag(self) -> None:
-        """Remove forbidden edges, then orient for the last time: all rules."""
-        self._finish(self._all_rules)
-
-    def _all_rules(self) -> None:
-        from causal_kernels import complete_selection, complete_tails
-
-        self._orient(self.known)
-        self.notes = ()
-        if self.selection_bias:
-            open_edges = int(complete_selection(self.marks, self.claims, self.stable))
-            if open_edges:
-                self.notes = (
-                    f"rule R5 gave up on {open_edges} circle edges: too many cycles to look "
-                    "at; they keep their circles",
-                )
-        complete_tails(self.marks, self.claims)
-
-    def finish_cpdag(self) -> None:
-        """Remove forbidden edges, then v-structures and Meek's rules."""
-        self._finish(self._meek)
-
-    def _meek(self) -> None:
-        from causal_kernels import orient_cpdag
-
-        self.claims = orient_cpdag(
-            self.marks, self.tiers, self.known, self.sepset_start, self.sepset_size,
-            self.sepset_nodes, self.stable,
-        )  # fmt: skip
-
-    def _finish(self, orient_all: Callable[[], None]) -> None:
-        """Orient, and again as long as edges of known causes come back without which none leads on.
-
-        Of a chain of causes the links come first: the pairs with the fewest causes between them.
-        """
-        while True:
-            with _SetAside(self):
-                orient_all()
-            left = self.cut_off()
-            if self.knowledge is None or not len(left):
-                return
-            left = left[~self.knowledge.forbidden[left[:, 0], left[:, 1]]]
-            if not len(left):
-                return
-            causes = self.knowledge.causes
-            between = np.array([np.count_nonzero(causes[i] & causes[:, j]) for i, j in left])
-            i, j = left[between == between.min()].T
-            self.marks[i, j] = self.marks[j, i] = CIRCLE
-
-    def cut_off(self) -> IntArray:
-        """Return the known causes (i, j) without a possibly directed path, shape (K, 2)."""
-        if self.knowledge is None:
-            return np.zeros((0, 2), dtype=np.int64)
-        apart = self.knowledge.causes & (self.marks == 0)
-        for j in np.flatnonzero(apart.any(axis=0)):
-            apart[:, j] &= ~possible_causes(self.marks, int(j))
-        return np.argwhere(apart).astype(np.int64)
+        kernels.orient_colliders(self.marks, self.tiers, self.known_early, *lists, arrow)
 
     def one(self, lists: tuple[IntArray, IntArray]) -> Kernel:
         """Return the kernel of conditioning size 1, the same for all algorithms."""
@@ -325,28 +256,3 @@ class Learner:
             return len(edges), met
 
         return stable
-
-
-class _SetAside:
-    """While the last orientation runs, forbidden edges are none, and nothing follows from that."""
-
-    def __init__(self, learner: Learner) -> None:
-        self._learner = learner
-
-    def __enter__(self) -> None:
-        from causal_kernels import FORBIDDEN
-
-        learner = self._learner
-        if learner.knowledge is None:
-            return
-        there = np.triu(learner.knowledge.forbidden & (learner.marks > 0))
-        there[learner.forced[:, 0], learner.forced[:, 1]] = True  # when done a second time
-        forced = np.argwhere(there).astype(np.int64)
-        learner.forced = forced
-        a, b = forced[:, 0], forced[:, 1]
-        learner.marks[np.concatenate([a, b]), np.concatenate([b, a])] = FORBIDDEN
-
-    def __exit__(self, *exception: object) -> None:
-        learner = self._learner
-        a, b = learner.forced[:, 0], learner.forced[:, 1]
-        learner.marks[np.concatenate([a, b]), np.concatenate([b, a])] = 0

@@ -8,6 +8,8 @@ follow for edges that nobody named:
 1. i is a cause of j: on an edge i-j a tail at i and, without selection, an arrowhead at j.
 2. i is no cause of j: an arrowhead at i.
 
+More causes may follow from the graph that is learned (`causal_lvlm.structure.finishing`).
+
 Contradictions are looked for before anything is learned: a cycle of causes, a chain of causes that
 is forbidden, causes between which every way is forbidden, an edge that must be there and must not.
 """
@@ -50,6 +52,27 @@ class Masks:
             self.required[index], self.forbidden[index], self.known[index], self.causes[index]
         )
 
+    def with_causes(
+        self, pairs: Iterable[tuple[int, int]], later: BoolArray, selection: bool
+    ) -> Masks | None:
+        """Return the masks that know more causes, None if that contradicts itself or the rest.
+
+        Parameters
+        ----------
+        pairs : iterable of (i, j)
+            i is a cause of j.
+        later, selection
+            See `combine`.
+        """
+        said = nx.DiGraph([*map(tuple, np.argwhere(self.causes).tolist()), *pairs])
+        no_cause = (self.known == ARROW).T & ~self.causes.T
+        try:
+            _check_causes(said, no_cause, later, str)
+        except KnowledgeError:
+            return None
+        above, known = _marked(no_cause, said, later, selection)
+        return Masks(self.required, self.forbidden, known, above)
+
 
 def combine(
     required: BoolArray,
@@ -87,22 +110,29 @@ def combine(
         i, j = clash[0]
         raise KnowledgeError(f"the edge {called(i)} - {called(j)} is both required and forbidden")
     said = nx.DiGraph(list(causes))
-    above = np.zeros(required.shape, dtype=bool)
-    known = np.zeros(required.shape, dtype=np.uint8)
+    _check_causes(said, no_cause, later, called)
+    above, known = _marked(no_cause, said, later, selection)
+    _check_ways(said, (known == ARROW).T | above.T, later, forbidden, called)
+    return Masks(required, forbidden, known, above)
+
+
+def _marked(
+    no_cause: BoolArray, said: nx.DiGraph, later: BoolArray | None, selection: bool
+) -> tuple[BoolArray, UInt8Array]:
+    """Return which nodes are causes of which, and all marks that follow."""
+    above = np.zeros(no_cause.shape, dtype=bool)
+    known = np.zeros(no_cause.shape, dtype=np.uint8)
     if said:
-        _check_causes(said, no_cause, later, called)
-        for i, j in nx.transitive_closure_dag(said).edges:
-            above[i, j] = True
-        whole = no_cause if later is None else no_cause | later
-        whole = _passed_on(whole, said)
-        _check_ways(said, whole | above.T, forbidden, called)
-        # tiers are obeyed as they are
-        no_cause = whole if later is None else whole & ~later
+        above[tuple(np.array(nx.transitive_closure_dag(said).edges).T)] = True
+        if later is None:
+            no_cause = _passed_on(no_cause, said)
+        else:  # which are obeyed as they are
+            no_cause = _passed_on(no_cause | later, said) & ~later
     known[no_cause.T] = ARROW
     if not selection:
         known[above] = ARROW
     known[above.T] = TAIL
-    return Masks(required, forbidden, known, above)
+    return above, known
 
 
 def _check_causes(
@@ -129,15 +159,20 @@ def _check_causes(
 
 
 def _check_ways(
-    said: nx.DiGraph, no_cause: BoolArray, forbidden: BoolArray, called: Called
+    said: nx.DiGraph,
+    no_cause: BoolArray,
+    later: BoolArray | None,
+    forbidden: BoolArray,
+    called: Called,
 ) -> None:
     """Refuse a cause i of j if no chain of edges that may be there can lead from i to j.
 
     On such a chain i is a cause of every node, and every node is one of j.
     """
-    for i, j in said.edges:
-        if not forbidden[i, j]:
-            continue
+    denied = [(i, j) for i, j in said.edges if forbidden[i, j]]
+    if denied and later is not None:
+        no_cause = no_cause | later
+    for i, j in denied:
         step = ~(forbidden | no_cause | no_cause[i] | no_cause[:, j][:, None])
         if not reached(step, i)[j]:
             raise KnowledgeError(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from causal_lvlm.structure.paths import (
+    needed_nodes,
     possible_causes,
     possible_effects,
     possibly_directed,
@@ -24,29 +25,35 @@ def random_marks(rng, n, share):
 
 
 def brute_force(marks, i, j):
-    """Every simple path from i to j; none of its edges has an arrowhead at the earlier end."""
-    graph = nx.from_numpy_array(marks > 0)
-    return any(
-        all(marks[v, u] != 2 for u, v in itertools.pairwise(path))
-        for path in nx.all_simple_paths(graph, i, j)
-    )
+    """The edges of each simple path from i to j that has no arrowhead at an earlier end."""
+    paths = nx.all_simple_paths(nx.from_numpy_array(marks > 0), i, j)
+    steps = [list(itertools.pairwise(path)) for path in paths]
+    return [path for path in steps if all(marks[v, u] != 2 for u, v in path)]
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 6])
 def test_against_all_simple_paths(n):
     rng = np.random.default_rng(n)
     answers = set()
+    counts = np.zeros(2, dtype=int)
     for _ in range(60):
         marks = random_marks(rng, n, rng.choice([0.2, 0.4, 0.8]))
         for j in range(n):
             before = possible_causes(marks, j)
             assert not before[j] and not possibly_directed(marks, j, j)
             for i in set(range(n)) - {j}:
-                truth = brute_force(marks, i, j)
+                paths = brute_force(marks, i, j)
+                truth = bool(paths)
+                needed = (
+                    [u for u, _ in paths[0] if all(u in dict(p) for p in paths)] if paths else []
+                )
+                assert needed_nodes(marks, i, j) == [*needed, *([j] if truth else [])]
+                counts += [len(needed) > 1, len(needed) == 1]
                 assert before[i] == truth == possibly_directed(marks, i, j)
                 assert possible_effects(marks, i)[j] == truth
                 answers.add(truth)
     assert answers == {True, False}
+    assert counts[1] > 10 and (counts[0] > 20 or n == 2)
 
 
 def test_without_selection_it_is_what_the_learners_call_possible_ancestors():
@@ -89,4 +96,7 @@ def test_large_graphs_take_milliseconds():
         before = time.perf_counter()
         assert possibly_directed(marks, 0, n - 1)
         assert time.perf_counter() - before < 2  # some 20 ms on a quiet core
+        before = time.perf_counter()
+        assert len(needed_nodes(marks, 0, n - 1)) == (n if marks is chain else 2)
+        assert time.perf_counter() - before < 5
     assert not possibly_directed(chain, n - 1, 0)

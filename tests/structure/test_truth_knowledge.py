@@ -153,7 +153,7 @@ def judge(structure, members, knowledge):
 @pytest.mark.parametrize("variant", ["stable", "sequential"])
 @pytest.mark.parametrize("algorithm", ["ordered_icd", "icd", "fci", "pc"])
 def test_causes(algorithm, variant, record_property):
-    """Sound in every model; how many of the marks that follow are found is counted."""
+    """Sound in every model; with an order complete, else how many marks are found is counted."""
     total = np.zeros(2, dtype=int)
     added = 0
     arguments = {"algorithm": algorithm, "variant": variant, **EXACT}
@@ -170,7 +170,8 @@ def test_causes(algorithm, variant, record_property):
         np.testing.assert_array_equal(found.pag.marks[kept], plain[kept])
         added += np.count_nonzero(found.pag.marks != plain)
     record_property("marks of the truth, found", total.tolist())
-    assert total[1] >= 0.93 * total[0] > 300 and added > 50
+    assert total[1] >= (1.0 if algorithm == "ordered_icd" else 0.98) * total[0] > 300
+    assert added > 50
 
 
 @pytest.mark.parametrize("algorithm", ["ordered_icd", "icd", "fci"])
@@ -201,7 +202,7 @@ def test_causes_in_larger_models(algorithm, record_property):
             total += judge(found, [m for m in members if agrees(m, knowledge)], knowledge)
         done += 1
     record_property("marks of the truth, found", total.tolist())
-    assert total[1] >= 0.93 * total[0] > 150
+    assert total[1] >= (1.0 if algorithm == "ordered_icd" else 0.95) * total[0] > 150
 
 
 @pytest.mark.parametrize("variant", ["stable", "sequential"])
@@ -219,7 +220,9 @@ def test_causes_with_selection(algorithm, variant):
         if not truth.is_faithful(case):
             continue
         nodes = case.observed.tolist()
-        up = naive.ancestry_of(case.weights)
+        weights = case.weights.copy()
+        weights[:, case.selected] = 0  # what acts through the selection alone does not count
+        up = naive.ancestry_of(weights)
         causes = [
             p
             for p in itertools.permutations(range(n), 2)
@@ -243,4 +246,4 @@ def test_causes_with_selection(algorithm, variant):
         assert not len(found.restored)
         added += np.count_nonzero(marks != plain)
         done += 1
-    assert added > 30 and undirected > 3
+    assert added > 30 and undirected > 0
