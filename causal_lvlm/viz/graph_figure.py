@@ -22,12 +22,11 @@ from causal_lvlm.errors import OutputError
 from causal_lvlm.storage import write_bytes
 from causal_lvlm.viz.fallback import mark_glyph
 from causal_lvlm.viz.graph_layout import GraphLayout
+from causal_lvlm.viz.marks import ARROW, EDGE, TAIL
 from causal_lvlm.viz.style import FAINT, INK, MUTED, PAPER, TARGET, font, text_size, wrap_text
 
-__all__ = ["EDGE", "SUFFIXES", "LegendItem", "Line", "box_size", "draw_page", "save_figure"]
+__all__ = ["SUFFIXES", "LegendItem", "Line", "box_size", "draw_page", "save_figure"]
 
-CIRCLE, ARROW, TAIL = 1, 2, 3
-EDGE = "#3d4650"
 DPI = 110
 SUFFIXES = (".png", ".svg", ".pdf")
 _NAME, _SMALL, _TITLE = 11, 9, 13
@@ -296,7 +295,7 @@ def _draw_sample(axes: Axes, x: float, y: float, sample: Line | str) -> None:
     if isinstance(sample, Line):
         _draw_line(axes, sample, np.array([[x, y], [x + 34.0, y]]))
     elif sample == "frame":
-        axes.add_patch(Rectangle((x + 8, y - 6), 22, 12, facecolor="#d7ebf7", edgecolor=TARGET,
-                                 linewidth=2.0))  # fmt: skip
+        box = Rectangle((x + 8, y - 6), 22, 12, facecolor="#d7ebf7", edgecolor=TARGET, linewidth=2)
+        axes.add_patch(box)
     else:
         _mark_box(axes, np.array([x + 19.0, y]), np.array([1.0, 0.0]), ARROW)

@@ -3,7 +3,7 @@
 1. The run: sizes of the images (they stand in the static part of the page), tokens, what each
    position is, where every cell lies.
 2. Per explanation: the sentence, the sets with their numbers, the graphs
-   (`causal_lvlm.viz.payload_graph`), and what the model said under the masks that were tried.
+   (`causal_lvlm.viz.payload_graphs`), and what the model said under the masks that were tried.
 3. Per attribution: its scores and, where they were measured, its faithfulness numbers.
 
 Numbers are cut to a few digits. All texts are data: the page writes them as text, never as HTML.
@@ -12,8 +12,8 @@ Numbers are cut to a few digits. All texts are data: the page writes them as tex
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -30,19 +30,18 @@ from causal_lvlm.metrics.masked_top import SCOPES, ranked
 from causal_lvlm.metrics.result import MetricTable
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
-from causal_lvlm.viz.payload_graph import extra_graphs, graphs_payload, short
+from causal_lvlm.viz.payload_graph import short
+from causal_lvlm.viz.payload_graphs import extra_graphs, graphs_payload
 from causal_lvlm.viz.payload_metrics import asked, measures, metric_note, metrics_of
 from causal_lvlm.viz.pictures import main_numbers, main_set, united_graph
 from causal_lvlm.viz.style import SMALL
+from causal_lvlm.viz.tried import maskable_units, other_words, probability_before, tried_masks
 from causal_lvlm.viz.view import TraceView
 
 __all__ = ["badges_of", "case_payload", "colour_tables", "json_for_html"]
 
-_TRIED = 400  # masks whose answers are sent
 _TOP = 64  # largest budget at which methods are compared
 _KINDS = {"image": "i", "prompt": "p", "generated": "g", "special": "s"}
-Units: TypeAlias = list[tuple[int, ...]]
-Tried: TypeAlias = tuple[Units, float | None, tuple[str, ...], bool]
 
 
 def json_for_html(value: Any) -> str:
@@ -156,9 +155,11 @@ def _explanation(
     stable = next(
         (s for s in stability if _same_node(s, explanation)), None
     )  # of the same target, learned with the same nodes
-    tried = _tried(explanation)
+    tried = tried_masks(explanation)
+    before = probability_before(explanation, tried)
+    sets = [_set(view, n, explanation) for n in names]
     own = [table for table in metrics if measures(table, explanation)]
-    units = _units(view, explanation, tried)
+    units = maskable_units(view, explanation, tried)
     number = {unit: at for at, unit in enumerate(units)}
     numbers = main_numbers(explanation)
     graphs = graphs_payload(explanation, united_graph(explanation), numbers, stable)
@@ -174,7 +175,7 @@ def _explanation(
         "how": how(explanation),
         "masking": explanation.masking,
         "runs": explanation.model_runs,
-        "sets": [_set(view, n, explanation) for n in names],
+        "sets": sets,
         "main": names.index(chosen[0]) if chosen and chosen[0] in names else 0,
         "graphs": graphs,
         "graphNote": wording.graph_outcome(explanation.graph_outcome),
@@ -187,7 +188,7 @@ def _explanation(
             for masked, p, words, changed in tried
             if masked and all(u in number for u in masked)
         ],
-        "before": _before(explanation, tried),
+        "before": before,
         "asked": asked(own, explanation),
         "metricNote": metric_note(own),
         "metrics": metrics_of(own, "causal", target),
@@ -210,17 +211,6 @@ def _first_graph(explanation: Explanation, united: bool) -> int:
     return 0
 
 
-def _other_words(explanation: Explanation, words: Sequence[str]) -> bool:
-    """Whether the model's first choice is not what it had said, token by token.
-
-    Testers other than flip count more, or less, as a change: a page that says what the model says
-    must not call that a change of the answer.
-    """
-    tokens = explanation.layout.tokens
-    target = [tokens[p].strip() for p in explanation.target.positions]
-    return [word.strip() for word in words] != target
-
-
 def _set(view: TraceView, name: str, explanation: Explanation) -> dict[str, Any]:
     item = explanation.sets[name]
     return {
@@ -234,69 +224,13 @@ def _set(view: TraceView, name: str, explanation: Explanation) -> dict[str, Any]
         "before": short(item.probability_before),
         "after": short(item.probability_after),
         "said": said(item.predicted_after) if item.predicted_after else "",
-        "changed": bool(item.predicted_after) and _other_words(explanation, item.predicted_after),
+        "changed": bool(item.predicted_after) and other_words(explanation, item.predicted_after),
         "random": random_controls(item, explanation.mode, explanation.tester),
         "head": item.head,
         "radius": item.radius,
         "runs": item.model_runs,
         "others": [list(a) for a in item.alternatives],
     }
-
-
-def _tried(explanation: Explanation) -> list[Tried]:
-    """Return the masks that were tried: units, probability, first choice, whether it changed.
-
-    Explanations that did not keep them still know what verified their sets.
-    """
-    found: list[Tried] = []
-    seen: set[frozenset[tuple[int, ...]]] = set()
-    flip = explanation.tester == "flip"  # which knows the tokens, not only their texts
-
-    def add(
-        units: Iterable[Iterable[int]], p: float | None, words: Sequence[str], changed: bool
-    ) -> None:
-        masked = [tuple(int(p) for p in unit) for unit in units]
-        if frozenset(masked) not in seen and len(found) < _TRIED:
-            seen.add(frozenset(masked))
-            other = changed if flip else _other_words(explanation, words)
-            found.append((masked, p, tuple(words), other))
-
-    if explanation.mode == "necessary":
-        for item in explanation.sets.values():
-            if item.verified and item.predicted_after:
-                add(item.units, item.probability_after, item.predicted_after, True)
-    for entry in explanation.tried:
-        add(entry.units, entry.probability, entry.first_choice, entry.changed)
-    return found
-
-
-def _before(explanation: Explanation, tried: Sequence[Tried]) -> float | None:
-    """Return the probability of the target with nothing masked, None if nobody asked."""
-    known = [s.probability_before for s in explanation.sets.values()]
-    known += [p for masked, p, *_ in tried if not masked]
-    return next((short(p) for p in known if p is not None), None)
-
-
-def _units(view: TraceView, explanation: Explanation, tried: Sequence[Tried]) -> Units:
-    """Return what can be masked as one: as far as the explanation says, else single positions."""
-    layout, start = view.layout, explanation.target.start
-    excluded = {p for p, _ in explanation.excluded} | {start - 1}
-    known = [u for masked, *_ in tried for u in masked]
-    known += [tuple(u) for s in explanation.sets.values() for u in s.units]
-    known += [
-        tuple(m)
-        for graph in explanation.graphs
-        for node, m in enumerate(graph.members)
-        if node != graph.target_node
-    ]
-    known += [(p,) for p in range(start) if layout.modality[p] != "special"]
-    taken: set[int] = set()
-    units = []
-    for unit in known:
-        if not taken.intersection(unit) and not excluded.intersection(unit):
-            taken.update(unit)
-            units.append(unit)
-    return sorted(units)
 
 
 def _attribution(
