@@ -12,8 +12,8 @@ Numbers are cut to a few digits. All texts are data: the page writes them as tex
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib import colormaps
@@ -23,7 +23,6 @@ from causal_lvlm.explanation.head_graphs import HeadGraphs
 from causal_lvlm.explanation.names import visible
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.explanation.sentences import how
-from causal_lvlm.explanation.sets import ExplainingSet
 from causal_lvlm.explanation.stability import TargetStability
 from causal_lvlm.explanation.wording import outcome, random_controls, said
 from causal_lvlm.metrics.masked_top import SCOPES, ranked
@@ -35,12 +34,14 @@ from causal_lvlm.viz.payload_graphs import extra_graphs, graphs_payload
 from causal_lvlm.viz.payload_metrics import asked, measures, metric_note, metrics_of
 from causal_lvlm.viz.pictures import main_numbers, main_set, united_graph
 from causal_lvlm.viz.style import SMALL
-from causal_lvlm.viz.tried import maskable_units, other_words, probability_before, tried_masks
 from causal_lvlm.viz.view import TraceView
 
-__all__ = ["badges_of", "case_payload", "colour_tables", "json_for_html"]
+__all__ = ["case_payload", "colour_tables", "json_for_html"]
 
+_TRIED = 400  # masks whose answers are sent
 _TOP = 64  # largest budget at which methods are compared
+Units: TypeAlias = list[tuple[int, ...]]
+Tried: TypeAlias = tuple[Units, float | None, tuple[str, ...], bool]
 _KINDS = {"image": "i", "prompt": "p", "generated": "g", "special": "s"}
 
 
@@ -124,24 +125,6 @@ def case_payload(
     }
 
 
-def badges_of(
-    item: ExplainingSet, mode: str = "necessary", tester: str = "flip"
-) -> list[tuple[str, str]]:
-    """Return tone and text of each badge of a set: verified, minimality, where it came from."""
-    verdict = wording.verdict(item.verified) if item.verified or item.units else "no set was found"
-    badges = [("good" if item.verified else "warn", verdict)]
-    if item.verified:
-        size = wording.minimality(item)
-        badges += [("plain", size)] if size else []
-    elif item.outcome != "explained":
-        badges.append(("plain", outcome(item, mode, tester)))
-    if item.found_by is not None:
-        badges.append(("plain", f"found by: {wording.found_by(item)}"))
-    if item.ended:
-        badges.append(("warn", wording.ended(item.ended)))
-    return badges
-
-
 def _explanation(
     view: TraceView,
     explanation: Explanation,
@@ -152,14 +135,12 @@ def _explanation(
     target = explanation.target
     names = [n for n in explanation.sets if view.images or n != "image"]
     chosen = main_set(explanation)
-    stable = next(
-        (s for s in stability if _same_node(s, explanation)), None
-    )  # of the same target, learned with the same nodes
-    tried = tried_masks(explanation)
-    before = probability_before(explanation, tried)
+    stable = next((s for s in stability if _same_node(s, explanation)), None)
+    tried = _tried(explanation)
+    before = _before(explanation, tried)
     sets = [_set(view, n, explanation) for n in names]
     own = [table for table in metrics if measures(table, explanation)]
-    units = maskable_units(view, explanation, tried)
+    units = _units(view, explanation, tried)
     number = {unit: at for at, unit in enumerate(units)}
     numbers = main_numbers(explanation)
     graphs = graphs_payload(explanation, united_graph(explanation), numbers, stable)
@@ -196,6 +177,7 @@ def _explanation(
 
 
 def _same_node(stability: TargetStability, explanation: Explanation) -> bool:
+    """Whether it is of the same target, learned with the same nodes."""
     target = stability.target
     if target is not None and tuple(target.positions) != tuple(explanation.target.positions):
         return False
@@ -220,17 +202,84 @@ def _set(view: TraceView, name: str, explanation: Explanation) -> dict[str, Any]
         "labels": [view.label(unit) for unit in item.units],
         "verified": bool(item.verified),
         "outcome": outcome(item, explanation.mode, explanation.tester),
-        "badges": badges_of(item, explanation.mode, explanation.tester),
+        "badges": wording.badges_of(item, explanation.mode, explanation.tester),
         "before": short(item.probability_before),
         "after": short(item.probability_after),
         "said": said(item.predicted_after) if item.predicted_after else "",
-        "changed": bool(item.predicted_after) and other_words(explanation, item.predicted_after),
+        "changed": bool(item.predicted_after) and _other_words(explanation, item.predicted_after),
         "random": random_controls(item, explanation.mode, explanation.tester),
         "head": item.head,
         "radius": item.radius,
         "runs": item.model_runs,
         "others": [list(a) for a in item.alternatives],
     }
+
+
+def _other_words(explanation: Explanation, words: Sequence[str]) -> bool:
+    """Whether the model's first choice is not what it had said, token by token.
+
+    Testers other than flip count more, or less, as a change: a page that says what the model says
+    must not call that a change of the answer.
+    """
+    tokens = explanation.layout.tokens
+    target = [tokens[p].strip() for p in explanation.target.positions]
+    return [word.strip() for word in words] != target
+
+
+def _tried(explanation: Explanation) -> list[Tried]:
+    """Return the masks that were tried: units, probability, first choice, whether it changed.
+
+    Explanations that did not keep them still know what verified their sets.
+    """
+    found: list[Tried] = []
+    seen: set[frozenset[tuple[int, ...]]] = set()
+    flip = explanation.tester == "flip"  # which knows the tokens, not only their texts
+
+    def add(
+        units: Iterable[Iterable[int]], p: float | None, words: Sequence[str], changed: bool
+    ) -> None:
+        masked = [tuple(int(p) for p in unit) for unit in units]
+        if frozenset(masked) not in seen and len(found) < _TRIED:
+            seen.add(frozenset(masked))
+            new = changed if flip else _other_words(explanation, words)
+            found.append((masked, p, tuple(words), new))
+
+    if explanation.mode == "necessary":
+        for item in explanation.sets.values():
+            if item.verified and item.predicted_after:
+                add(item.units, item.probability_after, item.predicted_after, True)
+    for entry in explanation.tried:
+        add(entry.units, entry.probability, entry.first_choice, entry.changed)
+    return found
+
+
+def _before(explanation: Explanation, tried: Sequence[Tried]) -> float | None:
+    """Return the probability of the target with nothing masked, None if nobody asked."""
+    known = [s.probability_before for s in explanation.sets.values()]
+    known += [p for masked, p, *_ in tried if not masked]
+    return next((short(p) for p in known if p is not None), None)
+
+
+def _units(view: TraceView, explanation: Explanation, tried: Sequence[Tried]) -> Units:
+    """Return what can be masked as one: as far as the explanation says, else single positions."""
+    layout, start = view.layout, explanation.target.start
+    excluded = {p for p, _ in explanation.excluded} | {start - 1}
+    known = [u for masked, *_ in tried for u in masked]
+    known += [tuple(u) for s in explanation.sets.values() for u in s.units]
+    known += [
+        tuple(m)
+        for graph in explanation.graphs
+        for node, m in enumerate(graph.members)
+        if node != graph.target_node
+    ]
+    known += [(p,) for p in range(start) if layout.modality[p] != "special"]
+    taken: set[int] = set()
+    units = []
+    for unit in known:
+        if not taken.intersection(unit) and not excluded.intersection(unit):
+            taken.update(unit)
+            units.append(unit)
+    return sorted(units)
 
 
 def _attribution(
