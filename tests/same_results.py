@@ -9,8 +9,8 @@
 2. ``python -m tests.same_results --compare A.json B.json`` lists what differs and what only one
    has, and fails if anything differs.
 
-For an older commit, copy this file and `same_calls.py` to a folder ``tests`` elsewhere, and run it
-there with that commit's package on the path: it calls what is public, and the experiments.
+For an older commit, copy the files ``same_*.py`` to a package ``tests`` elsewhere, and run it there
+with that commit's package on the path: it calls what is public, and the experiments.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ import numpy as np
 from PIL import Image
 
 import causal_lvlm as cl
-from tests.same_calls import CALLS, Items
+from tests.same_calls import CALLS
+from tests.same_commands import Items
 
 # What no two runs have in common.
 VOLATILE = {"digest", "seconds", "versions", "peak_memory", "commit", "processor_seconds"}

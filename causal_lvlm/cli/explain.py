@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from causal_lvlm.checks import whole_number
+from causal_lvlm.cli.explain_inputs import check_options, pictures_and_prompt
 from causal_lvlm.cli.looks import Looked, Looks
 from causal_lvlm.cli.overwriting import EXPLAINED, results_folder
 from causal_lvlm.cli.results import describe, finish, result_json, was_interrupted
@@ -26,13 +27,11 @@ from causal_lvlm.cli.support import (
     writing,
 )
 from causal_lvlm.cli.targets import default_target, find_target
-from causal_lvlm.errors import ImageError, TargetError
 
 if TYPE_CHECKING:
     from causal_lvlm.attribution import Attribution
     from causal_lvlm.explanation import Explanation
     from causal_lvlm.lvlm import Trace
-    from causal_lvlm.lvlm.images import ImageLike
     from causal_lvlm.tokens import Target
 
 __all__ = ["explain"]
@@ -175,7 +174,7 @@ def explain(
     if model is None:
         one_thread()
     with clear_errors(debug):
-        paths, pictures, prompt = _inputs(inputs)
+        paths, pictures, prompt = pictures_and_prompt(inputs)
         folder = None if out is None else results_folder(out, EXPLAINED, paths)
         options = given(
             mode=mode, tester=tester, against=against, candidates=candidates, masking=masking,
@@ -187,7 +186,7 @@ def explain(
         import causal_lvlm as cl
 
         methods = list(method or ())
-        _check(options, methods, target)
+        check_options(options, methods, target)
         whole_number("--max-new-tokens", max_new_tokens, 1)
         looks = Looks(faithfulness or bool(metric), tuple(metric or ()), stability, heads, seed)
         looks.check(source)
@@ -249,36 +248,6 @@ def _relevant(explanation: Explanation, images: Sequence[Path]) -> Explanation:
     return replace(explanation, sets={k: v for k, v in explanation.sets.items() if k != "image"})
 
 
-def _inputs(given_words: list[str]) -> tuple[list[Path], Sequence[ImageLike], str]:
-    """Return the paths of the pictures, the pictures, and the prompt, which comes last."""
-    *names, prompt = given_words
-    from causal_lvlm.lvlm.images import image_path, open_images
-    from causal_lvlm.lvlm.prompts import check_prompt
-
-    check_prompt(prompt)
-    paths = [
-        image_path(name) if ":" in name and not _is_file(name) else Path(name) for name in names
-    ]
-    if not paths and (Path(prompt).suffix.lower() in _PICTURES or _is_file(prompt)):
-        raise ValueError(
-            f"{prompt!r} is a file and there is no question; give one behind the picture, in quotes"
-        )
-    missing = [str(path) for path in paths if not _is_file(str(path))]
-    if missing:  # said before a model is loaded, which may take minutes
-        raise ImageError(f"no such picture file: {', '.join(missing)}; the question comes last")
-    return paths, open_images(paths), prompt  # what is no picture is refused as early
-
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except OSError:  # a long question is no valid name
-        return False
-
-
 def _explain_targets(
     trace: Trace, targets: list[Target], methods: list[str], options: dict[str, Any],
     looks: Looks, progress: Progress, failures: Failures,
@@ -317,16 +286,3 @@ def _explain_targets(
             raise
         return explanations, attributions, looked, True
     return explanations, attributions, looked, False
-
-
-def _check(options: dict[str, Any], methods: list[str], targets: list[str] | None) -> None:
-    """Refuse what the library would refuse, before a model is loaded, which may take minutes."""
-    from causal_lvlm.explanation.explain import check_explain_options
-    from causal_lvlm.methods.registry import method_name
-
-    check_explain_options(options)
-    for name in methods:
-        method_name(name)
-    for text in targets or ():
-        if not text.strip():
-            raise TargetError("--target '' names no word; name a word of the answer, or an index")

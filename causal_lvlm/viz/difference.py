@@ -26,11 +26,11 @@ from causal_lvlm.viz.graph_parts import (
     named_graph,
     readable_nodes,
 )
+from causal_lvlm.viz.marks import TAIL
 from causal_lvlm.viz.style import CAUSE, TARGET
 
 __all__ = ["draw_difference"]
 
-TAIL = 3
 _CHANGED = "#a8438a"
 
 

@@ -20,7 +20,6 @@ from causal_lvlm.source_options import SPANNING
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.causal_words import graph_sentences, refuted, what_if
-from causal_lvlm.viz.payload import badges_of
 from causal_lvlm.viz.pictures import Picture, causal_picture, main_numbers
 from causal_lvlm.viz.prompt import prompt_html
 from causal_lvlm.viz.style import data_uri, image_uri
@@ -80,7 +79,7 @@ def _causal(graph: CausalGraph) -> str:
 
 
 def _badges(explanation: Explanation) -> str:
-    badges = badges_of(explanation.main, explanation.mode, explanation.tester)
+    badges = wording.badges_of(explanation.main, explanation.mode, explanation.tester)
     return "".join(f'<span class="badge {tone}">{escape(text)}</span>' for tone, text in badges)
 
 

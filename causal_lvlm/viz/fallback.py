@@ -18,12 +18,11 @@ from matplotlib.patches import Circle, Polygon
 from PIL import Image
 
 from causal_lvlm.arrays import FloatArray
+from causal_lvlm.viz.marks import ARROW, CIRCLE, EDGE
 from causal_lvlm.viz.style import PAPER, TARGET, figure_image
 
 __all__ = ["Glyph", "draw_with_networkx", "edge_end", "mark_glyph", "place_boxes"]
 
-CIRCLE, ARROW, TAIL = 1, 2, 3
-_EDGE = "#3d4650"
 _GAP = 42.0
 
 
@@ -107,7 +106,7 @@ def draw_with_networkx(
     axes.set_ylim(shape[1], 0)
     axes.set_axis_off()
     for edge in edges:
-        colour = TARGET if target in (edge.first, edge.second) else _EDGE
+        colour = TARGET if target in (edge.first, edge.second) else EDGE
         first, second = places[edge.first], places[edge.second]
         tips = (
             edge_end(second, first, sizes[edge.first] / 2 + 1),

@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from causal_lvlm.arrays import FloatArray, UInt8Array
 from causal_lvlm.errors import StructureError, quoted
+from causal_lvlm.viz.marks import ARROW, CIRCLE, EDGE, TAIL, legend
 from causal_lvlm.viz.nodes import (
     NodeChoice,
     TokenGraph,
@@ -35,25 +36,21 @@ from causal_lvlm.viz.nodes import (
     node_picture,
     target_text,
 )
-from causal_lvlm.viz.style import CAUSE, FAINT, INK, MUTED, PAPER, TARGET, caption, font, stack
+from causal_lvlm.viz.style import PAPER, TARGET, caption, stack
 from causal_lvlm.viz.view import TraceView
 
 __all__ = [
-    "MARK_MEANING",
     "Edge",
     "agraph",
     "check_confidence",
     "draw_graph",
     "edges_between",
-    "legend",
     "line_width",
 ]
 
 logger = logging.getLogger(__name__)
 
-CIRCLE, ARROW, TAIL = 1, 2, 3
 _GRAPHVIZ_MARK = {CIRCLE: "odot", ARROW: "normal", TAIL: "none"}
-_EDGE = "#3d4650"
 THINNEST, THICKEST = 0.7, 3.6  # lines of confidence 0 and 1
 
 
@@ -212,7 +209,7 @@ def agraph(
         rankdir="TB", nodesep="0.28", ranksep="0.62", splines="true", outputorder="edgesfirst",
         dpi="96", pad="0.15", bgcolor="white",
     )  # fmt: skip
-    graph.edge_attr.update(dir="both", color=_EDGE, penwidth="1.5", arrowsize="0.85")
+    graph.edge_attr.update(dir="both", color=EDGE, penwidth="1.5", arrowsize="0.85")
     for node, attributes in nodes.items():
         graph.add_node(str(node), **attributes)
     for edge in edges:
@@ -222,7 +219,7 @@ def agraph(
             str(edge.second),
             arrowtail=_GRAPHVIZ_MARK[edge.mark_first],
             arrowhead=_GRAPHVIZ_MARK[edge.mark_second],
-            color=TARGET if touches else _EDGE,
+            color=TARGET if touches else EDGE,
         )
         share = (strength or {}).get((edge.first, edge.second))
         if share is not None:
@@ -270,59 +267,3 @@ def _at_least(image: Image.Image, width: int) -> Image.Image:
     page = Image.new("RGB", (width, image.height), PAPER)
     page.paste(image, ((width - image.width) // 2, 0))
     return page
-
-
-MARK_MEANING = (
-    (CIRCLE, "circle: not determined, arrowhead or tail"),
-    (ARROW, "arrowhead: this end is not a cause of the other end"),
-    (TAIL, "tail: this end is a cause of the other end"),
-)
-
-
-def legend(width: int, patches: bool = True) -> Image.Image:
-    """Return the strip that explains marks and frames."""
-    face = font(13)
-    items: list[tuple[str, Any, str]] = [("mark", mark, text) for mark, text in MARK_MEANING]
-    items += [
-        ("frame", TARGET, "target"),
-        ("frame", CAUSE, "explaining set, numbered"),
-        ("frame", FAINT, f"other node{'; [row,column] of the patch outlined' if patches else ''}"),
-    ]
-    rows: list[list[tuple[str, Any, str]]] = [[]]
-    used = 10
-    for item in items:
-        extent = int(face.getlength(item[2])) + 66
-        if rows[-1] and used + extent > width:
-            rows.append([])
-            used = 10
-        rows[-1].append(item)
-        used += extent
-    page = Image.new("RGB", (width, 24 * len(rows) + 10), PAPER)
-    draw = ImageDraw.Draw(page)
-    draw.line((8, 2, width - 8, 2), fill=FAINT)
-    for line, row in enumerate(rows):
-        x, y = 10, 20 + 24 * line
-        for kind, value, text in row:
-            if kind == "mark":
-                draw_mark(draw, (x, y), (x + 34, y), value)
-            else:
-                draw.rectangle((x + 12, y - 8, x + 32, y + 8), outline=value, width=3)
-            draw.text((x + 42, y), text, font=face, fill=INK if kind == "mark" else MUTED,
-                      anchor="lm")  # fmt: skip
-            x += int(face.getlength(text)) + 66
-    return page
-
-
-def draw_mark(
-    draw: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float], mark: int
-) -> None:
-    """Draw a level line with a mark at its right end."""
-    (x0, y), x1 = start, end[0]
-    stop = x1 - (9 if mark == CIRCLE else 10 if mark == ARROW else 0)
-    draw.line((x0, y, stop, y), fill=_EDGE, width=2)
-    if mark == CIRCLE:
-        draw.ellipse((x1 - 9, y - 4.5, x1, y + 4.5), outline=_EDGE, width=2)
-    elif mark == ARROW:
-        draw.polygon(((x1, y), (x1 - 11, y - 5), (x1 - 11, y + 5)), fill=_EDGE)
-    else:
-        draw.line((x1, y - 4, x1, y + 4), fill=FAINT, width=1)

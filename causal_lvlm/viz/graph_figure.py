@@ -23,6 +23,7 @@ from causal_lvlm.errors import OutputError
 from causal_lvlm.storage import write_bytes
 from causal_lvlm.viz.fallback import mark_glyph
 from causal_lvlm.viz.graph_layout import GraphLayout
+from causal_lvlm.viz.marks import ARROW, EDGE, TAIL
 from causal_lvlm.viz.style import (
     CAUSE,
     FAINT,
@@ -36,7 +37,6 @@ from causal_lvlm.viz.style import (
 )
 
 __all__ = [
-    "EDGE",
     "SUFFIXES",
     "LegendItem",
     "Line",
@@ -46,8 +46,6 @@ __all__ = [
     "save_figure",
 ]
 
-CIRCLE, ARROW, TAIL = 1, 2, 3
-EDGE = "#3d4650"
 DPI = 110
 SUFFIXES = (".png", ".svg", ".pdf")
 _NAME, _SMALL, _TITLE = 11, 9, 13

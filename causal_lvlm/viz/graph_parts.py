@@ -14,9 +14,9 @@ from PIL import Image
 from causal_lvlm.arrays import FloatArray, UInt8Array
 from causal_lvlm.errors import StructureError
 from causal_lvlm.structure import PAG
-from causal_lvlm.viz.graph import MARK_MEANING
 from causal_lvlm.viz.graph_figure import LegendItem, Line, box_size, draw_page, save_figure
 from causal_lvlm.viz.graph_layout import place_graph
+from causal_lvlm.viz.marks import ARROW, MARK_MEANING, TAIL
 from causal_lvlm.viz.style import figure_image
 
 __all__ = [
@@ -29,8 +29,6 @@ __all__ = [
     "mark_legend",
     "named_graph",
 ]
-
-CIRCLE, ARROW, TAIL = 1, 2, 3
 
 
 @runtime_checkable

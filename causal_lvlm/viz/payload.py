@@ -3,7 +3,7 @@
 1. The run: sizes of the images (they stand in the static part of the page), tokens, what each
    position is, where every cell lies.
 2. Per explanation: the sentence, the sets with their numbers, the graphs
-   (`causal_lvlm.viz.payload_graph`), and what the model said under the masks that were tried.
+   (`causal_lvlm.viz.payload_graphs`), and what the model said under the masks that were tried.
 3. Per attribution: its scores and, where they were measured, its faithfulness numbers.
 
 Numbers are cut to a few digits. All texts are data: the page writes them as text, never as HTML.
@@ -24,7 +24,6 @@ from causal_lvlm.explanation.head_graphs import HeadGraphs
 from causal_lvlm.explanation.names import visible
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.explanation.sentences import how
-from causal_lvlm.explanation.sets import ExplainingSet
 from causal_lvlm.explanation.stability import TargetStability
 from causal_lvlm.explanation.wording import outcome, random_controls, said
 from causal_lvlm.metrics.masked_top import SCOPES, ranked
@@ -32,19 +31,20 @@ from causal_lvlm.metrics.result import MetricTable
 from causal_lvlm.storage import to_jsonable
 from causal_lvlm.viz import wording
 from causal_lvlm.viz.payload_causal import causal_payload
-from causal_lvlm.viz.payload_graph import extra_graphs, graphs_payload, short
+from causal_lvlm.viz.payload_graph import short
+from causal_lvlm.viz.payload_graphs import extra_graphs, graphs_payload
 from causal_lvlm.viz.payload_metrics import asked, measures, metric_note, metrics_of
 from causal_lvlm.viz.pictures import main_numbers, main_set, united_graph
 from causal_lvlm.viz.style import SMALL
 from causal_lvlm.viz.view import TraceView
 
-__all__ = ["badges_of", "case_payload", "colour_tables", "json_for_html"]
+__all__ = ["case_payload", "colour_tables", "json_for_html"]
 
 _TRIED = 400  # masks whose answers are sent
 _TOP = 64  # largest budget at which methods are compared
-_KINDS = {"image": "i", "prompt": "p", "generated": "g", "special": "s"}
 Units: TypeAlias = list[tuple[int, ...]]
 Tried: TypeAlias = tuple[Units, float | None, tuple[str, ...], bool]
+_KINDS = {"image": "i", "prompt": "p", "generated": "g", "special": "s"}
 
 
 def json_for_html(value: Any) -> str:
@@ -131,24 +131,6 @@ def case_payload(
     }
 
 
-def badges_of(
-    item: ExplainingSet, mode: str = "necessary", tester: str = "flip"
-) -> list[tuple[str, str]]:
-    """Return tone and text of each badge of a set: verified, minimality, where it came from."""
-    verdict = wording.verdict(item.verified) if item.verified or item.units else "no set was found"
-    badges = [("good" if item.verified else "warn", verdict)]
-    if item.verified:
-        size = wording.minimality(item)
-        badges += [("plain", size)] if size else []
-    elif item.outcome != "explained":
-        badges.append(("plain", outcome(item, mode, tester)))
-    if item.found_by is not None:
-        badges.append(("plain", f"found by: {wording.found_by(item)}"))
-    if item.ended:
-        badges.append(("warn", wording.ended(item.ended)))
-    return badges
-
-
 def _explanation(
     view: TraceView,
     explanation: Explanation,
@@ -159,10 +141,10 @@ def _explanation(
     target = explanation.target
     names = [n for n in explanation.sets if view.images or n != "image"]
     chosen = main_set(explanation)
-    stable = next(
-        (s for s in stability if _same_node(s, explanation)), None
-    )  # of the same target, learned with the same nodes
+    stable = next((s for s in stability if _same_node(s, explanation)), None)
     tried = _tried(explanation)
+    before = _before(explanation, tried)
+    sets = [_set(view, n, explanation) for n in names]
     own = [table for table in metrics if measures(table, explanation)]
     units = _units(view, explanation, tried)
     number = {unit: at for at, unit in enumerate(units)}
@@ -180,7 +162,7 @@ def _explanation(
         "how": how(explanation),
         "masking": explanation.masking,
         "runs": explanation.model_runs,
-        "sets": [_set(view, n, explanation) for n in names],
+        "sets": sets,
         "main": names.index(chosen[0]) if chosen and chosen[0] in names else 0,
         "graphs": graphs,
         "graphNote": wording.graph_outcome(explanation.graph_outcome),
@@ -193,7 +175,7 @@ def _explanation(
             for masked, p, words, changed in tried
             if masked and all(u in number for u in masked)
         ],
-        "before": _before(explanation, tried),
+        "before": before,
         "asked": asked(own, explanation),
         "metricNote": metric_note(own),
         "metrics": metrics_of(own, "causal", target),
@@ -201,6 +183,7 @@ def _explanation(
 
 
 def _same_node(stability: TargetStability, explanation: Explanation) -> bool:
+    """Whether it is of the same target, learned with the same nodes."""
     target = stability.target
     if target is not None and tuple(target.positions) != tuple(explanation.target.positions):
         return False
@@ -216,17 +199,6 @@ def _first_graph(explanation: Explanation, united: bool) -> int:
     return 0
 
 
-def _other_words(explanation: Explanation, words: Sequence[str]) -> bool:
-    """Whether the model's first choice is not what it had said, token by token.
-
-    Testers other than flip count more, or less, as a change: a page that says what the model says
-    must not call that a change of the answer.
-    """
-    tokens = explanation.layout.tokens
-    target = [tokens[p].strip() for p in explanation.target.positions]
-    return [word.strip() for word in words] != target
-
-
 def _set(view: TraceView, name: str, explanation: Explanation) -> dict[str, Any]:
     item = explanation.sets[name]
     return {
@@ -236,7 +208,7 @@ def _set(view: TraceView, name: str, explanation: Explanation) -> dict[str, Any]
         "labels": [view.label(unit) for unit in item.units],
         "verified": bool(item.verified),
         "outcome": outcome(item, explanation.mode, explanation.tester),
-        "badges": badges_of(item, explanation.mode, explanation.tester),
+        "badges": wording.badges_of(item, explanation.mode, explanation.tester),
         "before": short(item.probability_before),
         "after": short(item.probability_after),
         "said": said(item.predicted_after) if item.predicted_after else "",
@@ -247,6 +219,17 @@ def _set(view: TraceView, name: str, explanation: Explanation) -> dict[str, Any]
         "runs": item.model_runs,
         "others": [list(a) for a in item.alternatives],
     }
+
+
+def _other_words(explanation: Explanation, words: Sequence[str]) -> bool:
+    """Whether the model's first choice is not what it had said, token by token.
+
+    Testers other than flip count more, or less, as a change: a page that says what the model says
+    must not call that a change of the answer.
+    """
+    tokens = explanation.layout.tokens
+    target = [tokens[p].strip() for p in explanation.target.positions]
+    return [word.strip() for word in words] != target
 
 
 def _tried(explanation: Explanation) -> list[Tried]:
@@ -264,8 +247,8 @@ def _tried(explanation: Explanation) -> list[Tried]:
         masked = [tuple(int(p) for p in unit) for unit in units]
         if frozenset(masked) not in seen and len(found) < _TRIED:
             seen.add(frozenset(masked))
-            other = changed if flip else _other_words(explanation, words)
-            found.append((masked, p, tuple(words), other))
+            new = changed if flip else _other_words(explanation, words)
+            found.append((masked, p, tuple(words), new))
 
     if explanation.mode == "necessary":
         for item in explanation.sets.values():

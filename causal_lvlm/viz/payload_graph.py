@@ -20,16 +20,12 @@ from typing import Any
 import numpy as np
 
 from causal_lvlm.arrays import FloatArray
-from causal_lvlm.explanation.graphs import HeadGraph
-from causal_lvlm.explanation.head_graphs import HeadGraphs
-from causal_lvlm.explanation.result import Explanation
-from causal_lvlm.explanation.stability import TargetStability
-from causal_lvlm.explanation.union import TokenUnion, union_graph
+from causal_lvlm.explanation.union import TokenUnion
 from causal_lvlm.explanation.wording import amount
 from causal_lvlm.structure import LearnedStructure, PDSTree
 from causal_lvlm.viz.nodes import TokenGraph, node_members
 
-__all__ = ["extra_graphs", "graph_payload", "graphs_payload", "short"]
+__all__ = ["Members", "graph_payload", "numbers_of", "short", "title"]
 
 Members = tuple[int, ...]
 _OCCURRENCES = 72  # of nodes in a PDS-tree; more could not be told apart in a circle
@@ -40,72 +36,6 @@ def short(value: float | None, digits: int = 4) -> float | None:
     if value is None or not math.isfinite(value):
         return None
     return float(f"{float(value):.{digits}g}")
-
-
-def graphs_payload(
-    explanation: Explanation,
-    union: TokenUnion | None,
-    numbers: Mapping[int, int],
-    stability: TargetStability | None = None,
-) -> list[dict[str, Any]]:
-    """Return the graphs of one explanation: the union first if there is one, then every head.
-
-    Parameters
-    ----------
-    explanation : Explanation
-    union : TokenUnion or None
-    numbers : mapping of int to int
-        Position -> number of the main set's unit.
-    stability : TargetStability, optional
-        Of the same target; edges of heads then carry the share of runs that have them.
-    """
-    heads = list(explanation.graphs)
-    shares = _shares(stability)
-    found = [graph_payload(g, numbers, cap=_cap(len(heads)), shares=shares) for g in heads]
-    if union is not None:
-        found.insert(0, _united(union, heads, numbers))
-    return found
-
-
-def extra_graphs(given: HeadGraphs, numbers: Mapping[int, int]) -> list[dict[str, Any]]:
-    """Return graphs that were learned for looking at: their union first, then every head.
-
-    Parameters
-    ----------
-    given : HeadGraphs
-    numbers : mapping of int to int
-        Position -> number of the main set's unit.
-    """
-    heads = list(given.graphs)
-    cap = 48 if len(heads) <= 8 else 24 if len(heads) <= 16 else 16
-    found = [graph_payload(graph, numbers, cap=cap) for graph in heads]
-    if len(heads) > 8:  # pairs that nobody asks about first: with many heads most of the page
-        for graph in found:
-            asked = {graph["target"]} | {
-                at for at, (unit, _) in enumerate(graph["nodes"]) if any(p in numbers for p in unit)
-            }
-            graph["apart"] = [pair for pair in graph["apart"] if asked & {pair[0], pair[1]}]
-    if len(heads) > 1:
-        found.insert(0, _united(union_graph(heads), heads, numbers))
-    where = f"attention of layer {given.parameters.get('layer')}, learned for this view only"
-    for graph in found:
-        graph["extra"] = True
-        graph["facts"] = [where, *graph["facts"]]
-    return found
-
-
-def _cap(heads: int) -> int:
-    """Return how many nodes of each head are sent."""
-    return 48 if heads <= 8 else 32 if heads <= 16 else 24
-
-
-def _united(
-    union: TokenUnion, heads: Sequence[HeadGraph], numbers: Mapping[int, int]
-) -> dict[str, Any]:
-    found = graph_payload(union, numbers, cap=40)
-    found["voters"], found["perHead"] = _voters(union, heads, found)
-    found["names"] = [_title(graph) for graph in heads]
-    return found
 
 
 def graph_payload(
@@ -148,7 +78,7 @@ def graph_payload(
     apart: list[list[Any]] = []
     for at, i in enumerate(shown):
         for j in shown[at + 1 :]:
-            said = [None, None, None] if structure is None else _numbers(structure, i, j)
+            said = [None, None, None] if structure is None else numbers_of(structure, i, j)
             if marks[i, j] or marks[j, i]:
                 share = _share(sure, shares, i, j, members)
                 ends = [index[i], index[j], int(marks[j, i]), int(marks[i, j])]
@@ -160,7 +90,7 @@ def graph_payload(
                     apart.append([index[i], index[j], places, *said])
     return {
         "head": graph.head,
-        "title": "All heads" if union is not None else _title(graph),
+        "title": "All heads" if union is not None else title(graph),
         "united": union is not None,
         "facts": _facts(graph),
         "target": index[graph.target_node],
@@ -178,7 +108,8 @@ def graph_payload(
     }
 
 
-def _title(graph: TokenGraph) -> str:
+def title(graph: TokenGraph) -> str:
+    """Return what a head's graph is called."""
     return "All layers" if graph.head is None else f"Head {graph.head}"
 
 
@@ -212,7 +143,7 @@ def _strength(graph: TokenGraph, target: int, node: int) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-def _numbers(structure: LearnedStructure, i: int, j: int) -> list[Any]:
+def numbers_of(structure: LearnedStructure, i: int, j: int) -> list[Any]:
     """Return weakest |partial correlation|, largest p and number of tests of a pair."""
     if structure.evidence is None:
         return [None, None, None]
@@ -231,56 +162,6 @@ def _share(
         return float(sure[i, j])
     first, second = sorted((members[i], members[j]))
     return (shares or {}).get((first, second))
-
-
-def _shares(stability: TargetStability | None) -> dict[tuple[Members, Members], float]:
-    """Return the frequency of every pair, keyed by positions: node numbers differ per graph."""
-    if stability is None:
-        return {}
-    units = [tuple(int(p) for p in unit) for unit in stability.members]
-    share = stability.edges.edge_frequency
-    found = {}
-    for i, first in enumerate(units):
-        for j in range(i + 1, len(units)):
-            low, high = sorted((first, units[j]))
-            found[low, high] = float(share[i, j])
-    return found
-
-
-def _voters(
-    union: TokenUnion, heads: Sequence[HeadGraph], payload: Mapping[str, Any]
-) -> tuple[list[list[int]], list[list[Any]]]:
-    """Return for every edge of the payload the heads that have it, and what each head says of it.
-
-    Heads are indices of `heads`. What a head says is [weakest |partial r|, positions that separate
-    the pair, or None where it has the edge], or None where it lacks one of the nodes.
-    """
-    where = [
-        {unit: node for node, unit in enumerate(node_members(graph))} for graph in heads
-    ]  # the same token may be another node in each head
-    marks = [np.asarray(graph.structure.pag.marks) for graph in heads]
-    found, said = [], []
-    for i, j, *_ in payload["edges"]:
-        ends = [tuple(payload["nodes"][k][0]) for k in (i, j)]
-        voters = []
-        entries: list[Any] = []
-        for head, nodes in enumerate(where):
-            a, b = nodes.get(ends[0]), nodes.get(ends[1])
-            if a is None or b is None:
-                entries.append(None)
-                continue
-            structure = heads[head].structure
-            weakest = _numbers(structure, a, b)[0]
-            if marks[head][a, b]:
-                voters.append(head)
-                entries.append([weakest, None])
-            else:
-                between = structure.sepset(a, b) or ()
-                members = node_members(heads[head])
-                entries.append([weakest, [members[k][0] for k in between]])
-        found.append(voters)
-        said.append(entries)
-    return found, said
 
 
 def _tree(tree: PDSTree, index: Mapping[int, int]) -> dict[str, list[int]]:

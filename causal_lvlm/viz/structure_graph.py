@@ -26,7 +26,7 @@ from causal_lvlm.errors import StructureError
 from causal_lvlm.structure.aggregate import UnionGraph
 from causal_lvlm.structure.stability_result import EdgeStability
 from causal_lvlm.viz.graph import check_confidence, line_width
-from causal_lvlm.viz.graph_figure import EDGE, LegendItem, Line
+from causal_lvlm.viz.graph_figure import LegendItem, Line
 from causal_lvlm.viz.graph_parts import (
     Drawable,
     NamedGraph,
@@ -37,10 +37,9 @@ from causal_lvlm.viz.graph_parts import (
     named_graph,
     readable_nodes,
 )
+from causal_lvlm.viz.marks import EDGE, TAIL
 
 __all__ = ["draw_structure"]
-
-TAIL = 3
 
 
 def draw_structure(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from causal_lvlm.explanation.sets import ExplainingSet
+from causal_lvlm.explanation.wording import outcome
 
 __all__ = [
+    "badges_of",
     "ended",
     "found_by",
     "graph_outcome",
@@ -64,6 +66,24 @@ def minimality(item: ExplainingSet) -> str:
 def verdict(verified: bool) -> str:
     """Return the wording of the badge; an unverified set is never called an explanation."""
     return "verified by running the model again" if verified else "candidate set, not verified"
+
+
+def badges_of(
+    item: ExplainingSet, mode: str = "necessary", tester: str = "flip"
+) -> list[tuple[str, str]]:
+    """Return tone and text of each badge of a set: verified, minimality, where it came from."""
+    said = verdict(item.verified) if item.verified or item.units else "no set was found"
+    badges = [("good" if item.verified else "warn", said)]
+    if item.verified:
+        size = minimality(item)
+        badges += [("plain", size)] if size else []
+    elif item.outcome != "explained":
+        badges.append(("plain", outcome(item, mode, tester)))
+    if item.found_by is not None:
+        badges.append(("plain", f"found by: {found_by(item)}"))
+    if item.ended:
+        badges.append(("warn", ended(item.ended)))
+    return badges
 
 
 def found_by(item: ExplainingSet) -> str:

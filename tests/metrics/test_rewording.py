@@ -58,6 +58,9 @@ class Answering(fakes.FakeTrace):
     answer: str = "red"
     scores: np.ndarray = None
 
+    def __post_init__(self):
+        self.model = SimpleNamespace(run=self.run)
+
     @property
     def images(self):
         return ("picture",)
@@ -66,13 +69,9 @@ class Answering(fakes.FakeTrace):
     def parameters(self):
         return {"max_new_tokens": 5}
 
-    @property
-    def model(self):
-        def run(picture, prompt, *, max_new_tokens, chat_template):
-            assert (picture, max_new_tokens, chat_template) == ("picture", 5, None)
-            return self.answers[prompt]
-
-        return SimpleNamespace(run=run)
+    def run(self, picture, prompt, *, max_new_tokens, chat_template):
+        assert (picture, max_new_tokens, chat_template) == ("picture", 5, None)
+        return self.answers[prompt]
 
 
 def trace_of(words, scores, answer=("red",), answers=None):

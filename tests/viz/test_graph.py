@@ -10,7 +10,8 @@ import pytest
 
 from causal_lvlm.tokens import resolve_target
 from causal_lvlm.viz import fallback, graph
-from causal_lvlm.viz.graph import Edge, agraph, draw_graph, edges_between, legend
+from causal_lvlm.viz.graph import Edge, agraph, draw_graph, edges_between
+from causal_lvlm.viz.marks import legend
 from causal_lvlm.viz.nodes import choose_nodes
 from causal_lvlm.viz.view import member_numbers
 from tests.viz.fakes import fake_explanation, fake_view, head_graph, random_graph

@@ -17,7 +17,7 @@ from causal_lvlm.explanation.trust import explanation_stability
 from causal_lvlm.explanation.union import union_graph
 from causal_lvlm.tiny import sample_inputs
 from causal_lvlm.tokens import resolve_target
-from causal_lvlm.viz.payload_graph import extra_graphs
+from causal_lvlm.viz.payload_graphs import extra_graphs
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from causal_lvlm.metrics.result import MetricTable, MetricValue
 from causal_lvlm.structure import EdgeStability
 from causal_lvlm.tokens import resolve_target
 from causal_lvlm.viz.payload import case_payload, colour_tables, json_for_html
-from causal_lvlm.viz.payload_graph import graph_payload, graphs_payload
+from causal_lvlm.viz.payload_graph import graph_payload
+from causal_lvlm.viz.payload_graphs import graphs_payload
 from causal_lvlm.viz.pictures import Picture
 from causal_lvlm.viz.sections import heat_html
 from tests.viz.fakes import (

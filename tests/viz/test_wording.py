@@ -10,8 +10,8 @@ from causal_lvlm.cli.results import describe
 from causal_lvlm.explanation import wording
 from causal_lvlm.explanation.names import TokenNames
 from causal_lvlm.viz.explanation_section import explanation_html
-from causal_lvlm.viz.payload import badges_of
 from causal_lvlm.viz.pictures import pictures_of
+from causal_lvlm.viz.wording import badges_of
 from tests.viz.fakes import explaining_set, fake_explanation, fake_view
 
 VIEW = fake_view()
