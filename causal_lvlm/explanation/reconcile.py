@@ -5,8 +5,8 @@
 2. `contradictions`: an arrowhead at a cause on its edge to the target, or no possibly directed path
    from it to the target.
 3. `reconciled`: the graph is learned again with the causes as ancestors of the target (background
-   knowledge). Where no possibly directed path leads from a cause to the target all the same, their
-   edge is required, with a tail at the cause.
+   knowledge). Where no possibly directed path is left from a cause to the target, the learner puts
+   their edge back, with a tail at the cause (`causal_lvlm.structure.finishing`).
 """
 
 from __future__ import annotations
@@ -172,14 +172,8 @@ def reconciled(
     spoken = tuple(cause for cause in causes if cause.node in number)
     pag, target = graph.structure.pag, graph.target_node
     ends = [(number[cause.node], target) for cause in spoken]
-    required: list[tuple[int, int]] = []
-    while any(denied(pag, *end) for end in ends):
-        ancestors = [end for end in ends if end not in required]
-        pag = learn(BackgroundKnowledge(required_causes=required, ancestors=ancestors))
-        more = [end for end in ancestors if denied(pag, *end)]
-        if not more:
-            break
-        required += more
+    if any(denied(pag, *end) for end in ends):
+        pag = learn(BackgroundKnowledge(ancestors=ends))
     return on_nodes(pag, place, nodes), spoken
 
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from causal_lvlm.explanation.causal_graph import CausalEdge, CausalGraph
 from causal_lvlm.tokens import TokenLayout
+from causal_lvlm.viz.marks import ARROW, CIRCLE, TAIL
 
 __all__ = ["ShownGraph", "end_marks", "shown_graph"]
 
-CIRCLE, ARROW, TAIL = 1, 2, 3
 _ENDS = {"<": ARROW, ">": ARROW, "o": CIRCLE, "-": TAIL}
 
 
