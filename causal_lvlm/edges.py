@@ -55,8 +55,10 @@ class Cut:
                 "edges are pairs (source, reader) of positions, an integer array (n, 2); got "
                 f"{found.dtype} {found.shape}"
             )
-        found = np.unique(found[:, ::-1].astype(np.int64), axis=0)[:, ::-1]
-        object.__setattr__(self, "pairs", frozen(found, np.int64))
+        found = found[np.lexsort(found.T)].astype(np.int64)
+        first = np.ones(len(found), dtype=np.bool_)
+        first[1:] = (found[1:] != found[:-1]).any(axis=1)
+        object.__setattr__(self, "pairs", frozen(found[first], np.int64))
 
     def __eq__(self, other: object) -> bool:
         """Whether the same edges are cut."""

@@ -146,6 +146,24 @@ class EdgeQuestion(Question):
         same: IntArray = pairs[(ends[:, 0] == ends[:, 1]) & (ends[:, 0] >= 0)]
         return same
 
+    @cached_property
+    def _of_items(self) -> tuple[IntArray, IntArray]:
+        """All content edges by item, int64 (E, 2), and where those of each item begin."""
+        node_of = self.nodes.node_of(self.edges.stop)
+        pairs = self.edges.pairs
+        ends = node_of[pairs]
+        pairs, ends = (a[(ends >= 0).all(axis=1)] for a in (pairs, ends))
+        keys = ends[:, 0] * len(self.nodes) + ends[:, 1]
+        order = np.argsort(keys, kind="stable")
+        own = self.items[:, 0] * len(self.nodes) + self.items[:, 1]
+        bounds = [np.searchsorted(keys[order], own, side=side) for side in ("left", "right")]
+        return pairs[order], np.stack(bounds, axis=1)
+
     def _pairs(self, subset: Iterable[int]) -> IntArray:
-        chosen = self.items[sorted(subset)].tolist()
-        return self.edges.between(self.nodes, [(source, reader) for source, reader in chosen])
+        pairs, bounds = self._of_items
+        start, stop = bounds[np.fromiter(subset, dtype=np.int64)].T
+        n_each = stop - start
+        # Runs start .. stop - 1, one after the other.
+        first = np.repeat(start - np.cumsum(n_each) + n_each, n_each)
+        found: IntArray = pairs[first + np.arange(len(first))]
+        return found

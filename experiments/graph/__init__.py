@@ -1,0 +1,1 @@
+"""The verified causal graph: what its edges, its marks and its searches are worth."""
