@@ -49,9 +49,7 @@ def main() -> None:
 
 def planned(model: Any, targets: int, seed: int, stream: int) -> tuple[dict[int, Any], int]:
     """Return the items by number, and how many questions were answered wrongly on the way."""
-    plan, wrong = plan_items(
-        model, targets, seed=seed, stream=stream, per_scene=settings.PER_SCENE
-    )
+    plan, wrong = plan_items(model, targets, seed=seed, stream=stream, per_scene=settings.PER_SCENE)
     most = settings.EXACT_EVERY * settings.EXACT_MOST
     items = {
         number: {**one, "exact": number % settings.EXACT_EVERY == 0 and number < most}
