@@ -73,7 +73,7 @@ def edge_search(
     tell : callable
         Called with the name of each stage that begins.
     """
-    reserve = min(n_random * len(cases), budget.left // 4)
+    reserve = min(n_random * len(cases), budget.left // 2)
     for number, case in enumerate(cases):
         share = 1.0 if number == len(cases) - 1 else SHARE
         runs = int((budget.left - reserve) * share)

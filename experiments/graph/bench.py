@@ -47,7 +47,7 @@ class Learned:
     def order(self) -> list[int]:
         """Return the edges, those of the graph first, each group by strength."""
         strength = np.nan_to_num(self.strength, nan=-1.0)
-        return np.lexsort((-strength, ~self.inside)).tolist()
+        return [int(k) for k in np.lexsort((-strength, ~self.inside))]
 
 
 @dataclass(frozen=True)

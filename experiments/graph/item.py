@@ -113,6 +113,7 @@ def measured(
             settings.DDMIN: bench.minimised(),
         },
         "sources": of_sources(bench, graph, learned, orders["|A·dA|"][0]),
+        "thresholds": by_threshold(bench, orders["|A·dA|"][0]),
         "exact": estimated(bench, scores) if exact else None,
     }
 
@@ -162,6 +163,17 @@ def of_sources(
             **denials(bench, one, causes),
         }
     return result
+
+
+def by_threshold(bench: Bench, carried: list[int]) -> list[dict[str, Any]]:
+    """Return what graphs of the influence matrix keep, from sparse to dense."""
+    question, found = bench.question(), []
+    for threshold in settings.THRESHOLDS:
+        learned = bench.learned(source="influence", threshold=threshold)
+        chosen = [] if learned is None else np.flatnonzero(learned.inside).tolist()
+        keeps = bench.keeps(question.answers([chosen, carried[: len(chosen)]]))
+        found.append({"edges": len(chosen), "keeps": keeps[0], "keeps_carried": keeps[1]})
+    return found
 
 
 def denials(bench: Bench, one: Learned, causes: tuple[Cause, ...]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def blocks(rows: Sequence[Row], config: dict[str, Any]) -> dict[str, str]:
         "size": size_table(rows),
         "searches": search_table(rows),
         "sources": source_table(rows),
+        "thresholds": threshold_table(rows),
         "estimates": estimate_table(rows),
     }
 
@@ -196,6 +197,23 @@ def source_table(rows: Sequence[Row]) -> str:
             f"{n['arrowhead']} / {n['no_path']} ({denied / max(n['causes'], 1):.0%})",
             str(n["not_a_node"]), str(n["after"]),
         ])  # fmt: skip
+    return markdown(heads, lines)
+
+
+def threshold_table(rows: Sequence[Row]) -> str:
+    """Graphs of the influence matrix from sparse to dense."""
+    heads = ("threshold", "edges", "learned graph keeps", _cell("|A·dA|, edges"),
+             _cell("|A·dA| keeps"))  # fmt: skip
+    names = [*(f"{t:g}" for t in settings.THRESHOLDS), "sparsest that keeps the answer"]
+    lines = [
+        [
+            name, _interval(n["edges"], 1), _interval(n["keeps"]),
+            _interval(n["edges_carried"], 1), _interval(n["keeps_carried"]),
+        ]
+        for name, n in zip(
+            names, summary.threshold_numbers(summary.maskable(rows)), strict=True
+        )
+    ]  # fmt: skip
     return markdown(heads, lines)
 
 

@@ -20,6 +20,9 @@ ORDERS = (LEARNED, *BASELINES, RANDOM)
 DDMIN = "ddmin from all edges"
 KINDS = {"|A·dA|": "attention_gradient", "gradient": "gradient", "attention": "attention"}
 
+# Smallest |partial correlation| that counts, for graphs of the influence matrix, sparsest first.
+THRESHOLDS = (0.3, 0.1, 0.03, 0.02, 0.01, 0.005)
+
 # What a graph can be learned from: options of `attention_correlations`.
 SOURCES: dict[str, dict[str, Any]] = {
     "influence": {"source": "influence"},

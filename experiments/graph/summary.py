@@ -5,7 +5,8 @@ Intervals resample whole scenes: up to three targets share one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,7 @@ def contradiction_numbers(rows: Sequence[Row]) -> dict[str, Any]:
 
 def curve(row: Row, name: str) -> list[float]:
     """Return the faithfulness of an order at each share of the edges (mean of its draws)."""
-    return np.mean(row["curves"][name], axis=0).tolist()
+    return [float(f) for f in np.mean(row["curves"][name], axis=0)]
 
 
 def cpr(row: Row, name: str) -> float:
@@ -205,6 +206,37 @@ def source_numbers(rows: Sequence[Row], name: str) -> dict[str, Any]:
         **{k: sum(s[k] for s in found)
            for k in ("causes", "not_a_node", "arrowhead", "no_path", "after")},
     }  # fmt: skip
+
+
+def threshold_numbers(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return what graphs of each threshold keep, and |A·dA| with as many edges.
+
+    The last entry takes for each target the sparsest of them that keeps the answer (the densest if
+    none does), of each of the two by itself.
+    """
+    picks: list[Callable[[Row, str], Row]] = [
+        partial(_numbered, number) for number in range(len(settings.THRESHOLDS))
+    ]
+    result = []
+    for pick in [*picks, _sparsest]:
+        own, carried = ([pick(r, name) for r in rows] for name in ("keeps", "keeps_carried"))
+        result.append({
+            "edges": mean([one["edges"] for one in own], rows),
+            "keeps": mean([one["keeps"] for one in own], rows),
+            "edges_carried": mean([one["edges"] for one in carried], rows),
+            "keeps_carried": mean([one["keeps_carried"] for one in carried], rows),
+        })  # fmt: skip
+    return result
+
+
+def _numbered(number: int, row: Row, _: str) -> Row:
+    one: Row = row["thresholds"][number]
+    return one
+
+
+def _sparsest(row: Row, keeps: str) -> Row:
+    found: list[Row] = row["thresholds"]
+    return next((one for one in found if one[keeps]), found[-1])
 
 
 def estimate_numbers(rows: Sequence[Row]) -> dict[str, Any]:
