@@ -7,8 +7,9 @@ For each of the two questions (`causal_lvlm.explanation.edge_question`), with on
 2. `best_start`: grow along the orders and shrink. To keep: edges by the size of
    attention times its gradient, then those of the learned graph, nearest first. To cut: by the
    estimate of each cut, then as to keep.
-3. `exchange` two edges for one.
-4. Random controls with as many edges into each reader, for which runs were set aside.
+3. `exchange` two edges for one, once both questions have a set.
+4. Random controls with as many edges into each reader, for which runs were set aside (at most half
+   of them).
 5. `prove`: every smaller set, where the runs that are left can finish the size.
 
 Nothing is lost when a budget ends or somebody presses Ctrl-C: the smallest set that any run
@@ -82,6 +83,8 @@ def edge_search(
     for case in cases:  # with what the others left; what is known costs nothing
         if case.state.ended == "max_runs":
             _stage(case, budget, budget.left - reserve, partial(_seek, case))
+    for case in cases:  # once both have a set: of two that are large neither waits for the other
+        _stage(case, budget, budget.left - reserve, partial(_improve, case))
     for step in (_control, _claim):
         for case in cases:
             _stage(case, budget, budget.left, partial(step, case, n_random, seed))
@@ -114,9 +117,21 @@ def _seek(case: EdgeCase) -> None:
     best, state.grown = best_start(question, case.orders, step=STEP)
     if best is None:  # no prefix passes, only all edges together
         best, _ = shrink(question, frozenset(question.scope), case.orders[0])
-    better, irreducible = exchange(question, question.pruned(best), case.orders[0])
-    state.offer(question.pruned(better), irreducible)
+    best = question.pruned(best)
+    irreducible = all(question.known(best - {item}) is False for item in best)
+    state.offer(best, irreducible)
+    if not irreducible:
+        question.asker.budget.allowance()  # says what ended the shrinking
     state.ended = None
+
+
+def _improve(case: EdgeCase) -> None:
+    """Exchange two edges for one."""
+    state = case.state
+    if state.best is None or not state.irreducible or state.ended is not None:
+        return
+    better, irreducible = exchange(case.question, state.best, case.orders[0])
+    state.offer(case.question.pruned(better), irreducible)
 
 
 def _control(case: EdgeCase, n_random: int, seed: int) -> None:
