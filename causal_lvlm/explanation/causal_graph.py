@@ -327,7 +327,7 @@ class CausalGraph:
         marks of the reconciled graph; a verified edge that it lacks has those of an arrow. What
         was learned and refuted is not in it.
         """
-        graph = nx.DiGraph(kind="causal graph", target=self.nodes.target)
+        graph = nx.DiGraph(kind="pag", target=self.nodes.target)
         shown = [e for e in self.edges if e.marks or e.verified != "none"]
         used = {n for e in shown for n in (e.source, e.reader)} | {self.nodes.target}
         for node in sorted(used):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from causal_lvlm.attribution.result import Attribution
+from causal_lvlm.explanation.causal_graph import CausalGraph
 from causal_lvlm.explanation.head_graphs import HeadGraphs
 from causal_lvlm.explanation.result import Explanation
 from causal_lvlm.explanation.stability import TargetStability
@@ -117,7 +118,7 @@ def write_cases(
             lead = f"{stem}-" if stem else ""
             for picture in case.pictures(view, explanation):
                 written.append(write_bytes(place / f"{lead}{picture.name}.png", picture.png))
-            written += _write_graph(explanation, place, lead)
+            written += _write_graph(explanation, case.causal_graph(explanation), place, lead)
         for attribution, stem in zip(case.attributions, heats, strict=True):
             written.append(write_bytes(place / f"{stem}.png", case.heat(view, attribution).png))
     if interrupted:
@@ -252,8 +253,23 @@ def _summary(explanation: Explanation, file: str) -> dict[str, Any]:
     return {"file": file, **kept}
 
 
-def _write_graph(explanation: Explanation, place: Path, lead: str) -> list[Path]:
-    """Export the PAG that is drawn, for other programs."""
+def _write_graph(
+    explanation: Explanation, causal: CausalGraph | None, place: Path, lead: str
+) -> list[Path]:
+    """Export the graph that is drawn, for other programs.
+
+    Where there is a causal graph, the PAG is the reconciled one, and GraphML and DOT say which
+    edges were verified.
+    """
+    if causal is not None and causal.pag is not None:
+        file = causal.to_graphml(place / f"{lead}pag.graphml")
+        return [
+            write_bytes(place / f"{lead}pag.dot", to_utf8(causal.to_dot())),
+            write_bytes(
+                place / f"{lead}pag.json", to_utf8(causal.pag.to_json(list(causal.labels)))
+            ),
+            Path(file),
+        ]
     graph = explanation.head_graph
     if graph is None:
         return []

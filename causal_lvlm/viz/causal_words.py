@@ -15,7 +15,7 @@ EDGE_MEANING = {
     "sufficient": "sufficient: with every other content edge cut, the answer stays",
     "necessary": "necessary: with these cut, the answer changes",
     "both": "both: in the sufficient graph and in the necessary cut",
-    "none": "learned only, not tested by itself; marks as in a PAG",
+    "none": "not cut by itself: learned and reconciled with what was proved; marks as in a PAG",
 }
 FRAME_MEANING = "frame: never cut, never counted"
 _ROUTES = 4  # that are named
@@ -59,7 +59,8 @@ def what_if(graph: CausalGraph, edge: CausalEdge) -> str:
 def graph_sentences(graph: CausalGraph) -> list[str]:
     """Return what was verified, what masks proved, and by which routes."""
     found = [*graph.sentences()]
-    found += [f"Proven cause: {cause.evidence}." for cause in graph.causes if cause.by == "mask"]
+    masked = dict.fromkeys(cause.evidence for cause in graph.causes if cause.by == "mask")
+    found += [f"Proven by {evidence}." for evidence in masked]  # said once for a whole set
     routes = graph.routes()
     if routes:
         more = f"; and {len(routes) - _ROUTES} more" if len(routes) > _ROUTES else ""

@@ -36,6 +36,7 @@ from causal_lvlm.viz.fallback import mark_glyph
 from causal_lvlm.viz.graph_figure import save_figure
 from causal_lvlm.viz.paper_layout import Place, Plan, place_images, plan_graph, shorten
 from causal_lvlm.viz.paper_routes import MARK, Spot
+from causal_lvlm.viz.payload_causal import causal_payload
 from causal_lvlm.viz.payload_graph import graph_payload
 from causal_lvlm.viz.pictures import main_numbers
 from causal_lvlm.viz.style import CAUSE, FAINT, INK, MUTED, PAPER, TARGET, font, wrap_text
@@ -90,6 +91,9 @@ def draw_explanation_figure(
     target, numbers = explanation.target, main_numbers(explanation)
     graph = explanation.head_graph
     data = None if graph is None else graph_payload(graph, numbers, cap=max_nodes)
+    causal = explanation.graph
+    if causal is not None and causal.edges:  # its marks deny nothing that was verified
+        data = causal_payload(view, causal, cap=max_nodes)
     panel, plan = _laid_out(view, target, set(numbers)), plan_graph(view, target.text, data)
     width = _WIDTH + plan.width + 3 * _GAP
     lines = wrap_text(explanation.sentence(), font(11), int(width - 2 * _GAP))
@@ -101,7 +105,7 @@ def draw_explanation_figure(
     for row, line in enumerate(lines):
         _text(axes, _GAP, 14.0 + 16.0 * row, line, 11, INK, ha="left")
     corners = [np.array([x, head + 22.0]) for x in (_GAP, 2 * _GAP + _WIDTH)]
-    name = "no graph" if graph is None or data is None else _graph_name(graph, data)
+    name = "no graph" if data is None else _graph_name(graph, data)
     for corner, heading, images in zip(
         corners, ("explaining set", name), (panel.images, plan.images), strict=True
     ):
@@ -119,8 +123,12 @@ def draw_explanation_figure(
     return save_figure(figure, path)
 
 
-def _graph_name(graph: HeadGraph, data: Mapping[str, Any]) -> str:
-    name = "causal graph" if graph.head is None else f"causal graph of head {graph.head}"
+def _graph_name(graph: HeadGraph | None, data: Mapping[str, Any]) -> str:
+    head = None if graph is None else graph.head
+    name = "causal graph" if head is None else f"causal graph of head {head}"
+    if "tested" in data:
+        name = data["title"].lower()
+        name += "; bold: sufficient or necessary" if name.startswith("verified") else ""
     shown, there = len(data["nodes"]), data["total"]["nodes"]
     return name if shown == there else f"{name}: {shown} of {there} nodes"
 
@@ -248,6 +256,9 @@ def _draw_edges(axes: Axes, plan: Plan, corner: FloatArray, data: Mapping[str, A
             known = max(0.0, (weakest - low) / max(1.0 - low, 1e-6))
         colour = TARGET if data["target"] in (i, j) else _EDGE
         pen = 1.2 if known is None else 0.8 + 2 * known
+        if "tested" in data:
+            kind = data["tested"][way.edge][0]
+            colour, pen = (MUTED, 0.7) if kind in ("none", "frame") else (INK, 3.4)
         _draw_edge(axes, corner + way.line, (mark_i, mark_j), pen, colour)
 
 

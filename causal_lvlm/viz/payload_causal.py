@@ -26,8 +26,8 @@ __all__ = ["causal_payload"]
 _NODES = 40
 
 
-def causal_payload(view: TraceView, graph: CausalGraph) -> dict[str, Any]:
-    """Return one verified graph.
+def causal_payload(view: TraceView, graph: CausalGraph, *, cap: int = _NODES) -> dict[str, Any]:
+    """Return one verified graph, of learned edges as many as `cap` nodes have.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def causal_payload(view: TraceView, graph: CausalGraph) -> dict[str, Any]:
         ``frame``; ``numbers``: of each node among the proven causes, or 0; ``says`` and
         ``refuted``: sentences; ``meaning``: of the kinds that occur.
     """
-    shown = shown_graph(graph, view.layout, max_nodes=_NODES)
+    shown = shown_graph(graph, view.layout, max_nodes=cap)
     nodes = sorted(shown.members)
     index = {node: at for at, node in enumerate(nodes)}
     number = {cause.node: at for at, cause in enumerate(graph.causes, start=1)}
