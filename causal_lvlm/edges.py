@@ -17,7 +17,7 @@ arXiv:2304.14767, section 4).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -55,10 +55,14 @@ class Cut:
                 "edges are pairs (source, reader) of positions, an integer array (n, 2); got "
                 f"{found.dtype} {found.shape}"
             )
-        found = found[np.lexsort(found.T)].astype(np.int64)
-        first = np.ones(len(found), dtype=np.bool_)
-        first[1:] = (found[1:] != found[:-1]).any(axis=1)
-        object.__setattr__(self, "pairs", frozen(found[first], np.int64))
+        found = found.astype(np.int64, copy=False)
+        order = (found[:, 1] << 32) + found[:, 0]
+        if not (order[1:] > order[:-1]).all():
+            found = found[np.lexsort(found.T)]
+            first = np.ones(len(found), dtype=np.bool_)
+            first[1:] = (found[1:] != found[:-1]).any(axis=1)
+            found = found[first]
+        object.__setattr__(self, "pairs", frozen(found, np.int64))
 
     def __eq__(self, other: object) -> bool:
         """Whether the same edges are cut."""
@@ -284,25 +288,40 @@ class Edges:
             waiting += new
         return np.array(sorted(found), dtype=np.int64)
 
-    def visible(self, one: Cut, rows: IntArray, columns: IntArray) -> BoolArray:
-        """Return which of some columns each of some rows still reads, bool (R, C).
+    def visible(self, cuts: Sequence[Cut], rows: IntArray, prefix: int = 0) -> BoolArray:
+        """Return what some rows still read of a prefix and of each other, bool (K, R, prefix + R).
 
-        What the model's own masks forbid is not looked at here. A column that is not given is not
-        there for anybody.
+        What the model's own masks forbid is not looked at here. A position that is neither in the
+        prefix nor among the rows is not there for anybody.
+
+        Parameters
+        ----------
+        cuts : sequence of Cut
+        rows : ndarray of int64, shape (K, R)
+            Of each cut, positions behind the prefix, ascending.
+        prefix : int
+            Number of positions before them.
         """
-        seen = ~self.content[np.ix_(rows, columns)] if one.rest else None
-        seen = np.ones((len(rows), len(columns)), dtype=np.bool_) if seen is None else seen
-        row_of, column_of = np.full(self.stop, -1), np.full(self.stop, -1)
-        row_of[rows], column_of[columns] = np.arange(len(rows)), np.arange(len(columns))
-        column, row = column_of[one.pairs[:, 0]], row_of[one.pairs[:, 1]]
+        rest, number, source, reader = _joined(cuts)
+        before = np.broadcast_to(np.arange(prefix), (len(cuts), prefix))
+        columns = np.concatenate([before, rows], axis=1)
+        seen = np.ones((*rows.shape, columns.shape[1]), dtype=np.bool_)
+        for k in np.flatnonzero(rest):
+            seen[k] = ~self.content[np.ix_(rows[k], columns[k])]
+        place = np.full((len(cuts), self.stop), -1)
+        np.put_along_axis(place, columns, np.arange(columns.shape[1])[None], axis=1)
+        row, column = place[number, reader] - prefix, place[number, source]
         inside = (row >= 0) & (column >= 0)
-        seen[row[inside], column[inside]] = one.rest
+        number = number[inside]
+        seen[number, row[inside], column[inside]] = rest[number]
         return seen
 
-    def n_cut(self, one: Cut) -> IntArray:
-        """Return how many edges into each row are cut, int64 (stop,)."""
-        named = np.bincount(one.pairs[:, 1], minlength=self.stop).astype(np.int64)
-        return self._edges_into - named if one.rest else named
+    def n_cut(self, cuts: Sequence[Cut]) -> IntArray:
+        """Return how many edges into each row are cut, int64 (K, stop)."""
+        rest, number, _, reader = _joined(cuts)
+        named = np.bincount(number * self.stop + reader, minlength=len(cuts) * self.stop)
+        named = named.reshape(len(cuts), self.stop).astype(np.int64)
+        return np.where(rest[:, None], self._edges_into - named, named)
 
     @cached_property
     def _edges_into(self) -> IntArray:
@@ -324,6 +343,14 @@ def nodes_of(layout: TokenLayout, target: Target, units: Units) -> Nodes:
     alone = [(p,) for p in special if p not in rows]
     kinds = (*units.modality, *("special" for _ in alone), "target")
     return Nodes((*units.members, *alone, rows), kinds)
+
+
+def _joined(cuts: Sequence[Cut]) -> tuple[BoolArray, IntArray, IntArray, IntArray]:
+    """Return of each cut whether it is `rest`; of all pairs: number of cut, source, reader."""
+    rest = np.array([one.rest for one in cuts], dtype=np.bool_)
+    number = np.repeat(np.arange(len(cuts)), [len(one.pairs) for one in cuts])
+    pairs = np.concatenate([np.zeros((0, 2), dtype=np.int64), *(one.pairs for one in cuts)])
+    return rest, number, pairs[:, 0], pairs[:, 1]
 
 
 def _name(pair: Iterable[int]) -> str:

@@ -42,7 +42,7 @@ from causal_lvlm.arrays import BoolArray
 from causal_lvlm.errors import quoted
 from causal_lvlm.lvlm.answered import answered
 from causal_lvlm.lvlm.batches import SizeRule
-from causal_lvlm.lvlm.cuts import CutRows, masked_edges
+from causal_lvlm.lvlm.cut_rows import CutRows, masked_edges
 from causal_lvlm.lvlm.interventions import masked_embeddings
 from causal_lvlm.lvlm.live import Live
 from causal_lvlm.lvlm.memory import parse_memory

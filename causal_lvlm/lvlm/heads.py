@@ -28,7 +28,7 @@ from causal_lvlm.arrays import BoolArray, IntArray
 from causal_lvlm.errors import CaptureError, UnsupportedModelError, quoted
 from causal_lvlm.lvlm.attention_function import Recorder, recording
 from causal_lvlm.lvlm.batches import in_batches, most_rows
-from causal_lvlm.lvlm.cuts import CutRows
+from causal_lvlm.lvlm.cut_rows import CutRows
 from causal_lvlm.lvlm.evaluate import masked_rows
 from causal_lvlm.lvlm.live import Live
 from causal_lvlm.lvlm.prepared import Prepared

@@ -24,7 +24,7 @@ from causal_lvlm.edges import Cut
 from causal_lvlm.errors import OptionError, UnsupportedModelError
 from causal_lvlm.lvlm.attention_function import Recorder, recording
 from causal_lvlm.lvlm.context import Context
-from causal_lvlm.lvlm.cuts import edges_of
+from causal_lvlm.lvlm.cut_rows import edges_of
 from causal_lvlm.lvlm.generation import answer_text, stop_ids
 from causal_lvlm.lvlm.interventions import masked_embeddings
 from causal_lvlm.lvlm.length import check_length
@@ -188,9 +188,9 @@ class _Change:
                 "an edge of a word that is generated anew cannot be cut; keep the answer up to "
                 "the target (start=None)"
             )
-        rows = np.arange(min(self.length, edges.stop))
-        self._rows = edges.visible(cuts, rows, rows)
-        seen = edges.visible(cuts, np.array([predictor]), rows)[0]
+        visible, n_old = edges.visible([cuts], np.arange(edges.stop)[None])[0], self.length
+        self._rows = visible[:n_old, :n_old]
+        seen = visible[predictor, :n_old].copy()
         seen[[r for r in edges.readers if r < len(seen)]] = True
         self._later[: len(seen)] &= seen
 

@@ -12,23 +12,30 @@ import torch
 from causal_lvlm.lvlm import LVLM
 from tests.lvlm.families.tiny import BUILDERS
 from tests.lvlm.helpers import noise_image
+from tests.lvlm.test_decoders import CASES, make
 
 PROMPT = "What is it?"
 
 
+def build(name: str) -> tuple[Any, Any]:
+    """Return a new model and processor of a family, or of a small decoder behind an image."""
+    model, processor = make(name) if name in CASES else BUILDERS[name]()
+    return model, processor
+
+
 @cache
-def case(name: str) -> tuple[LVLM, Any]:
+def case(name: str, n_images: int = 1) -> tuple[LVLM, Any]:
     """Return a family's model and one trace of it."""
-    lvlm = LVLM(*BUILDERS[name]())
-    image = None if name.startswith("text_") else noise_image((100, 60), seed=2)
-    return lvlm, lvlm.run(image, PROMPT, max_new_tokens=5)
+    lvlm = LVLM(*build(name))
+    images = [noise_image((100, 60), seed=2 + i) for i in range(n_images)]
+    return lvlm, lvlm.run(None if name.startswith("text_") else images, PROMPT, max_new_tokens=5)
 
 
 class Plain:
     """The family's model on eager attention, with the whole sequence of a trace as its input."""
 
     def __init__(self, name: str, trace: Any) -> None:
-        self.model, processor = BUILDERS[name]()
+        self.model, processor = build(name)
         self.model.set_attn_implementation("eager")
         images = {"images": list(trace.images)} if trace.images else {}
         inputs = dict(processor(**images, text=[trace.prompt], return_tensors="pt"))
@@ -43,7 +50,8 @@ class Plain:
         )
         self.given = {k: v for k, v in given.items() if k not in ("use_cache", "logits_to_keep")}
         self.decoder = self.model.get_decoder()
-        self.layers = self.decoder.layers
+        modules = self.decoder.named_modules()
+        self.layers = next(m for name, m in modules if name.rpartition(".")[2] == "layers")
 
     def __call__(self, **options: Any) -> Any:
         output = self.model(**self.given, use_cache=False, **options)

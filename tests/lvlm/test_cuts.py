@@ -12,11 +12,24 @@ import torch
 
 from causal_lvlm.edges import Cut, Edges, all_but, cut
 from causal_lvlm.errors import EdgeError, UnsupportedModelError
-from causal_lvlm.lvlm.cuts import edges_of
+from causal_lvlm.lvlm.cut_rows import edges_of
 from causal_lvlm.tokens import candidate_units
+from tests.lvlm.families.tiny import AVAILABLE
 from tests.lvlm.plain import Plain, case, target_log_probs
 
 FAMILIES = ("llava", "qwen2_vl", "gemma3", "paligemma", "text_gemma2", "mllama", "text_llama")
+# Attention of other kinds: sinks, windows, chunks, soft caps; image features added in the middle.
+MORE = (
+    "sinks",
+    "sinks, window last",
+    "chunks",
+    "soft cap",
+    "window last",
+    "gemma3n",
+    "blip2",
+    "qwen3_vl",
+)
+SEVERAL = ("llava", "qwen2_vl", "mllama", "gemma3", "idefics3")
 TOLERANCE = 2e-4  # float32, another kernel
 
 
@@ -104,8 +117,8 @@ def some_cuts(trace, target, seed=0):
 
 
 def targets(trace):
-    """Return a target of one token and one of two, not the first."""
-    return trace.target(2), trace.target(slice(1, 3))
+    """Return the first generated token, a later one, and two at once."""
+    return trace.target(0), trace.target(2), trace.target(slice(1, 3))
 
 
 @pytest.mark.parametrize("kind", ["mask", "value"])
@@ -120,6 +133,44 @@ def test_cuts_are_what_the_plain_model_says_with_the_same_edges_gone(name, kind)
         np.testing.assert_allclose(found.token_log_probs, expected, atol=TOLERANCE)
         np.testing.assert_allclose(slow.token_log_probs, expected, atol=TOLERANCE)
         assert found.check is None or found.check.agrees
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_other_kinds_of_attention_are_cut_too(name):
+    _, trace = case(name)
+    for target, kind in zip(targets(trace), ("value", "mask", "mask"), strict=True):
+        cuts = some_cuts(trace, target)[1::2]
+        found = trace.evaluate_edges(cuts, target, kind=kind)
+        expected = [plainly(name, trace, target, one, kind) for one in cuts]
+        np.testing.assert_allclose(found.token_log_probs, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_edges_out_of_several_images_are_cut(name):
+    _, trace = case(name, 2)
+    target = trace.target(slice(1, 3))
+    cuts = some_cuts(trace, target)[1::2]
+    found = trace.evaluate_edges(cuts, target)
+    expected = [plainly(name, trace, target, one) for one in cuts]
+    np.testing.assert_allclose(found.token_log_probs, expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_every_family_cuts_and_regenerates_or_says_why_not(name):
+    lvlm, trace = case(name)
+    target = trace.target(0)
+    if lvlm.only_drop:
+        with pytest.raises(UnsupportedModelError, match="mix tokens without attention"):
+            trace.edges(target)
+        return
+    pairs = trace.edges(target).pairs
+    cuts = [cut(pairs[::3]), all_but(pairs[::5]), all_but([])]
+    found = trace.evaluate_edges(cuts, target)
+    slow = trace.evaluate_edges(cuts, target, backend="block")
+    np.testing.assert_allclose(found.token_log_probs, slow.token_log_probs, atol=TOLERANCE)
+    assert (found.changed_rows > 0).all() and (found.token_log_probs < 0).all()
+    said = [trace.regenerate(target, cuts=one, max_new_tokens=1).token_ids[0] for one in cuts]
+    assert said == found.argmax[:, 0].tolist()
 
 
 @pytest.mark.parametrize("kind", ["mask", "value"])
