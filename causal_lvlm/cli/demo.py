@@ -89,7 +89,9 @@ def _explain_samples(
             trace = model.run(sample.image_path, sample.prompt)
             invented = sample.hallucination and "spoon" in trace.answer.split()
             target = "spoon" if invented else default_target(trace.layout)[0]
-            found = cl.explain(trace, target, max_runs=max_runs, progress=progress.inside)
+            found = cl.explain(
+                trace, target, max_runs=max_runs, graph=True, progress=progress.inside
+            )
             cases.append(Case(trace, [found], [], sample.name, sample.note))
             if was_interrupted(found):
                 return cases, True
