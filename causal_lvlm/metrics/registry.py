@@ -10,6 +10,7 @@ from causal_lvlm.metrics import (
     agreement,
     curves,
     eraser,
+    graph,
     graph_randomisation,
     impossible,
     localisation,
@@ -38,7 +39,7 @@ MetricFunction = Callable[..., Measured]
 # Each module lists its metrics; those about the answer come first, those about the map last.
 _MODULES = (
     curves, morf, eraser, soft, remainder, sets, localisation, impossible, randomisation,
-    graph_randomisation, rewording, agreement, recovery,
+    graph, graph_randomisation, rewording, agreement, recovery,
 )  # fmt: skip
 
 METRICS: dict[str, tuple[MetricFunction, MetricInfo]] = {
