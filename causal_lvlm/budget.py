@@ -16,7 +16,7 @@ class BudgetEnded(Exception):
 
     Attributes
     ----------
-    reason : {"max_runs", "time_limit"}
+    reason : {"max_runs", "time_limit", "interrupted"}
     """
 
     def __init__(self, reason: str) -> None:
@@ -43,16 +43,27 @@ class Budget:
 
     def __post_init__(self) -> None:
         self._end = self.max_runs
+        self._interrupted = False
 
     @property
     def left(self) -> int:
         """Runs that may still be spent here; below 1 where there are none."""
-        return self._end - self.used
+        return 0 if self._interrupted else self._end - self.used
+
+    def interrupt(self) -> None:
+        """Allow nothing from now on: somebody pressed Ctrl-C."""
+        self._interrupted = True
+
+    def check(self) -> None:
+        """Raise `BudgetEnded` where time is up, or somebody pressed Ctrl-C."""
+        if self._interrupted:
+            raise BudgetEnded("interrupted")
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise BudgetEnded("time_limit")
 
     def allowance(self) -> int:
         """Return how many runs may be started now; raise `BudgetEnded` when there is none."""
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise BudgetEnded("time_limit")
+        self.check()
         if self.left <= 0:
             raise BudgetEnded("max_runs")
         return self.left

@@ -224,6 +224,7 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     from unittest import mock
 
     from causal_lvlm.attribution.head_choice import HeadChoice
+    from causal_lvlm.explanation.causal import causal_graph
     from causal_lvlm.explanation.head_graphs import HeadGraphs
     from causal_lvlm.explanation.stability import TargetStability
     from causal_lvlm.explanation.tried import TriedSet
@@ -233,6 +234,7 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     from causal_lvlm.structure.null import null_edges
     from causal_lvlm.structure.stability import edge_stability
     from causal_lvlm.structure.texts import to_pcalg, to_tetrad
+    from tests.explanation.edge_fakes import EdgeTrace
     from tests.viz import fakes
 
     view = fakes.fake_view()
@@ -276,6 +278,8 @@ def samples(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     edges = edge_stability(data, kind="data", runs=3, alphas=0.05, names=learned.labels)
     stable = TargetStability(edges, learned.positions, learned.members, n - 1, 0, target)
     put("target-stability", stable.save(folder / "stability.json"), beside(main))
+    tested = causal_graph(EdgeTrace(seed=19), 0, max_runs=40, n_random=3)
+    put("causal-graph", tested.save(folder / "causal.json"), read_causal_graph)
     heads = HeadGraphs(target, (learned,), {"layer": -1, "threshold": 0.3}, "fake <model>")
     put("head-graphs", heads.save(folder / "heads.json"), beside(main))
     choice = HeadChoice(
@@ -350,6 +354,15 @@ def read_explanation(path: Path) -> object:
         report_cases([Case(found.summary, [found])], Path(folder) / "report.html")
         write_bundle(found.summary, [found], [], Path(folder) / "all")
     return found
+
+
+def read_causal_graph(path: Path) -> object:
+    from causal_lvlm.explanation.causal_graph import CausalGraph
+
+    graph = CausalGraph.load(path)
+    graph.routes(), graph.to_networkx(), graph.verified, graph.sufficient.size
+    with tempfile.TemporaryDirectory() as folder:
+        return graph.save(Path(folder) / "again.json")
 
 
 def beside(main: Path) -> Callable[[Path], object]:

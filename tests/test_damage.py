@@ -31,7 +31,8 @@ from tests.examples import examples
 from tests.viz.fakes import fake_explanation, fake_view
 
 KINDS = (
-    "explanation", "explanation.npz", "attribution", "metrics", "target-stability", "head-graphs",
+    "explanation", "explanation.npz", "attribution", "metrics", "target-stability",
+    "causal-graph", "head-graphs",
     "head-choice", "trace", "structure", "structure.npz", "edge-stability", "edge-stability.npz",
     "null-edges", "null-edges.npz", "pag.json", "marks.json", "pag.graphml", "pag.pcalg",
     "pag.tetrad", "matrix.npy", "matrix.npz", "results.jsonl",

@@ -9,12 +9,15 @@
 5. Every edge of a verified set is cut by itself, and the model goes on from the target with the
    necessary cut.
 6. The learned graph is set against what was proved, and reconciled with it (`reconcile`).
+
+Ctrl-C after step 2 ends the run, not the function: what was confirmed by then is returned.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,9 +27,11 @@ from causal_lvlm.answers import Answers
 from causal_lvlm.arrays import FloatArray
 from causal_lvlm.asker import Asker
 from causal_lvlm.budget import Budget, BudgetEnded
+from causal_lvlm.checks import shown
 from causal_lvlm.composition import edge_estimates
 from causal_lvlm.correlation import TokenCorrelation, attention_correlations
 from causal_lvlm.edges import Cut, Edges, Nodes, cut, nodes_of
+from causal_lvlm.errors import OptionTypeError
 from causal_lvlm.explanation.causal_graph import (
     CausalGraph,
     Cause,
@@ -48,11 +53,13 @@ from causal_lvlm.explanation.reconcile import (
     node_places,
     on_nodes,
     reconciled,
+    spoken_of,
 )
 from causal_lvlm.explanation.testers import Tester, ask_unmasked
 from causal_lvlm.protocols import TraceLike
 from causal_lvlm.structure import PAG
 from causal_lvlm.structure.compiling import compile_kernels
+from causal_lvlm.summary import pictures_of
 from causal_lvlm.target_pass import TargetPass
 from causal_lvlm.tokens import (
     Target,
@@ -66,6 +73,12 @@ __all__ = ["causal_graph", "tested_graph", "verified_graph"]
 
 MAX_TESTS = 2_000_000  # CI tests of one graph
 LEAST_NEED = 1.0  # logits that the content edges must be worth, for faithfulness to mean anything
+ONLY_TEXT = (
+    "the image enters by cross-attention, where nothing is cut: all edges are between text tokens, "
+    "and every row still reads the image"
+)
+NOT_LEARNED = "no graph was learned: the target's row has no correlation with others"
+NOT_COMPLETE = "learning ended before every test was made: the learned graph may have more edges"
 
 
 def causal_graph(
@@ -117,7 +130,7 @@ def causal_graph(
     >>> graph.verified, graph.sufficient.size, graph.necessary.size
     (True, 1, 1)
     """
-    chosen_options = (options or GraphOptions()).changed(changes)
+    chosen_options = _checked(options, changes, force, progress)
     check_trace(trace)
     check_self_check(trace.self_check, force)
     chosen = resolve_target(trace.layout, target)
@@ -201,6 +214,21 @@ def tested_graph(
     return replace(found, summary={})
 
 
+def _checked(
+    options: GraphOptions | None, changes: dict[str, Any], force: Any, progress: Any
+) -> GraphOptions:
+    """Refuse what no model could be asked."""
+    if options is not None and not isinstance(options, GraphOptions):
+        raise OptionTypeError(f"options must be GraphOptions, got {shown(options)}")
+    if not isinstance(force, (bool, np.bool_)):
+        raise OptionTypeError(f"force must be True or False, got {shown(force)}")
+    if progress is not None and not callable(progress):
+        raise OptionTypeError(
+            f"progress must be callable as progress(stage, used, most), got {shown(progress)}"
+        )
+    return (options or GraphOptions()).changed(changes)
+
+
 def _learned(
     trace: TraceLike, target: Target, options: GraphOptions, budget: Budget
 ) -> tuple[HeadGraph, TokenCorrelation] | None:
@@ -236,7 +264,7 @@ class _Run:
         options: GraphOptions,
     ) -> None:
         self.trace, self.judge, self.edges, self.nodes = trace, judge, edges, nodes
-        self.options, self.budget = options, asker.budget
+        self.options, self.budget, self.summary = options, asker.budget, trace.to_dict()
         plain = asker.answers.take([0])
         rivals = tuple(int(r) for r in plain.runner_up[0])
         self.asker = replace(
@@ -269,23 +297,35 @@ class _Run:
         edge_search(self.cases, self.budget, options.n_random, options.seed, tell)
         sufficient, necessary = (self._edge_set(case) for case in self.cases)
         measured = self._measured([*sufficient.node_edges, *necessary.node_edges])
-        if options.instead and necessary.verified:
-            said = self.trace.regenerate(target, cuts=cut(np.array(necessary.edges)))
-            necessary = replace(necessary, instead=said.text)
+        necessary = replace(necessary, instead=self._instead(necessary))
         causes = tuple({c.node: c for c in (*self._causes(necessary), *known)}.values())
-        pag, refuted = drawn, contradictions(drawn, causes, nodes, self.labels)
+        pag: PAG | None = None
         if learned is not None:
-            pag, causes = reconciled(learned[0], causes, nodes, learner(learned[1], MAX_TESTS))
+            causes = spoken_of(learned[0], causes, nodes)
+            learn = learner(learned[1], MAX_TESTS, deadline=self.budget.deadline)
+            with self._until_interrupted():
+                pag = reconciled(learned[0], causes, nodes, learn)
         return CausalGraph(
             target=target, nodes=nodes, labels=self.labels, frame=tuple(self.edges.frame.tolist()),
             kind=options.kind, sufficient=sufficient, necessary=necessary,
             edges=graph_edges(
                 nodes, drawn, pag, sufficient, necessary, self._by_pair(estimated), measured
             ),
-            learned_pag=drawn, pag=pag, causes=causes, contradictions=refuted,
+            learned_pag=drawn, pag=pag, causes=causes,
+            contradictions=contradictions(drawn, causes, nodes, self.labels),
             faithfulness=faithfulness, model_runs=self.budget.used,
-            parameters=options.to_dict(), summary=self.trace.to_dict(),
+            parameters=options.to_dict(), summary=self.summary, remarks=self._remarks(learned),
         )  # fmt: skip
+
+    @contextmanager
+    def _until_interrupted(self) -> Iterator[None]:
+        """Leave the block where runs or time are spent, or somebody pressed Ctrl-C."""
+        try:
+            yield
+        except BudgetEnded:
+            pass
+        except KeyboardInterrupt:
+            self.budget.interrupt()
 
     def _orders(self, drawn: PAG | None) -> FloatArray:
         """Order the edges for both questions; return the estimated fall of the margin of each."""
@@ -312,15 +352,10 @@ class _Run:
 
     def _on_items(self, matrix: FloatArray) -> FloatArray:
         """Return the sum of a matrix (readers, sources) over the pairs of each edge of nodes."""
-        node_of = self.nodes.node_of(self.edges.stop)
-        reader, source = np.nonzero(self.edges.content)
-        keys = node_of[source] * len(self.nodes) + node_of[reader]
-        own = self.items[:, 0] * len(self.nodes) + self.items[:, 1]
-        place = np.searchsorted(own, keys)
-        inside = (node_of[source] >= 0) & (node_of[reader] >= 0)
-        inside &= own[np.minimum(place, len(own) - 1)] == keys
-        total = np.zeros(len(own))
-        np.add.at(total, place[inside], matrix[reader, source][inside])
+        pairs, starts = self.cases[0].question.grouped
+        if not len(pairs):
+            return np.zeros(0)
+        total: FloatArray = np.add.reduceat(matrix[pairs[:, 1], pairs[:, 0]], starts[:-1])
         return total
 
     def _faithfulness(self, drawn: PAG | None) -> float | None:
@@ -329,13 +364,12 @@ class _Run:
             return None
         question = self.cases[0].question
         inside = drawn.marks[self.items[:, 0], self.items[:, 1]] > 0
-        try:
+        with self._until_interrupted():
             everything = float(self.asker.cuts([cut([])]).lead[0])
             nothing, kept = question.answers([(), np.flatnonzero(inside).tolist()]).lead
-        except BudgetEnded:
-            return None
-        worth = everything - float(nothing)
-        return None if abs(worth) < LEAST_NEED else (float(kept) - float(nothing)) / worth
+            worth = everything - float(nothing)
+            return None if abs(worth) < LEAST_NEED else (float(kept) - float(nothing)) / worth
+        return None
 
     def _edge_set(self, case: EdgeCase) -> EdgeSet:
         """Return what was found for one question."""
@@ -366,20 +400,39 @@ class _Run:
     def _measured(self, node_edges: Sequence[tuple[int, int]]) -> dict[tuple[int, int], CutResult]:
         """Return what happens when each of some edges is cut by itself."""
         found: dict[tuple[int, int], CutResult] = {}
-        try:
+        with self._until_interrupted():  # what was measured before counts
             full = float(self.asker.cuts([cut([])]).lead[0])
             for pair in dict.fromkeys(node_edges):
                 one = Cut(self.edges.between(self.nodes, [pair]))
                 answer = self.asker.cuts([one])
                 left = float(answer.lead[0])
                 found[pair] = CutResult(full - left, left, self._says(answer))
-        except (BudgetEnded, KeyboardInterrupt):
-            pass  # what was measured before counts
         return found
 
     def _says(self, answer: Answers) -> tuple[str, ...]:
         """Return the first choices of the first answer."""
         return tuple(self.trace.token_text(int(t)) for t in answer.argmax[0])
+
+    def _instead(self, necessary: EdgeSet) -> str | None:
+        """Return how the model goes on with the necessary cut, if it was asked and time is left."""
+        if not (self.options.instead and necessary.verified and self.options.kind == "mask"):
+            return None
+        with self._until_interrupted():
+            self.budget.check()
+            cuts = cut(np.array(necessary.edges))
+            return str(self.trace.regenerate(self.edges.target, cuts=cuts).text)
+        return None
+
+    def _remarks(self, learned: tuple[HeadGraph, TokenCorrelation] | None) -> tuple[str, ...]:
+        """Return what must be known to read the graph."""
+        found = []
+        if pictures_of(self.summary) and "image" not in self.nodes.kinds:
+            found.append(ONLY_TEXT)
+        if learned is None:
+            found.append(NOT_LEARNED)
+        elif not learned[0].structure.complete:
+            found.append(NOT_COMPLETE)
+        return tuple(found)
 
     def _causes(self, necessary: EdgeSet) -> tuple[Cause, ...]:
         """Return the causes that the necessary cut proves: sources of an irreducible set."""

@@ -24,6 +24,7 @@ from causal_lvlm.errors import StructureError
 from causal_lvlm.explanation.graph_words import graph_sentences, refuted_sentences
 from causal_lvlm.fields import (
     Check,
+    choice,
     damaged,
     instance,
     many,
@@ -31,6 +32,7 @@ from causal_lvlm.fields import (
     number,
     reading,
     record,
+    rows,
     settings,
     table,
     text,
@@ -42,8 +44,8 @@ from causal_lvlm.structure.export import dot_text, graphml_text
 from causal_lvlm.structure.marks import ARROW, edge_symbol
 from causal_lvlm.structure.named import from_dict as pag_from_dict
 from causal_lvlm.structure.paths import possible_causes
-from causal_lvlm.summary import MAX_POSITIONS, target_check
-from causal_lvlm.tokens import Target
+from causal_lvlm.summary import MAX_POSITIONS, check_summary, target_check
+from causal_lvlm.tokens import MODALITIES, Target, TokenLayout
 
 __all__ = [
     "CausalEdge", "CausalGraph", "Cause", "Contradiction", "CutResult", "EdgeSet", "denied",
@@ -234,6 +236,8 @@ class CausalGraph:
     model_runs : int
         Runs with edges cut, and the unmasked one where it was made for this graph.
     parameters : dict
+    remarks : tuple of str
+        What must be known to read it, such as that the image enters by cross-attention.
     summary : dict
         What the trace was, see ``Trace.to_dict``; empty as part of an `Explanation`.
 
@@ -259,6 +263,7 @@ class CausalGraph:
     model_runs: int = 0
     parameters: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that nothing drawn denies what was verified."""
@@ -391,6 +396,7 @@ class CausalGraph:
             "faithfulness": self.faithfulness,
             "model_runs": self.model_runs,
             "parameters": dict(self.parameters),
+            "remarks": list(self.remarks),
             "trace": dict(self.summary),
         }
 
@@ -430,47 +436,60 @@ class CausalGraph:
         n_positions : int
             Of the run.
         """
-        position = whole(0, n_positions - 1)
-        pair, share = many(position, length=2), maybe(number(0.0, 1.0 + 1e-6))
-        one = instance(
-            EdgeSet,
-            edges=many(pair), node_edges=many(pair), probability=share, random_rate=share,
-            n_random=whole(0), model_runs=whole(0), n_tried=whole(0),
-        )  # fmt: skip
-        graph = maybe(lambda found, _: pag_from_dict(found))
-        read = record(
-            {
-                "target": target_check(),
-                "members": many(many(position, least=1), least=1), "kinds": many(text),
-                "labels": many(text), "frame": many(position), "cut": text,
-                "sufficient": one, "necessary": one,
-                "edges": many(instance(CausalEdge, source=whole(0), reader=whole(0))),
-                "learned_pag": graph, "pag": graph,
-                "causes": many(instance(Cause, node=whole(0))),
-                "contradictions": many(instance(Contradiction, node=whole(0))),
-                "faithfulness": maybe(number()), "model_runs": whole(0),
-                "parameters": settings(), "trace": table(lambda found, _: found),
-            }
-        )  # fmt: skip
+        read_nodes = record({"members": many(_any, least=1), "trace": table(_any)})
 
         def check(value: Any, where: str) -> CausalGraph:
-            found = read(value, where)
+            seen = read_nodes(value, where)
+            layout = (
+                check_summary(seen["trace"], "trace", whole_run=False) if seen["trace"] else None
+            )
+            n, length = len(seen["members"]), n_positions if layout is None else len(layout)
+            found = _schema(n, length, layout)(value, where)
             nodes = Nodes(found.pop("members"), found.pop("kinds"))
-            n = len(nodes)
-            if len(nodes.kinds) != n or len(found["labels"]) != n:
-                raise damaged(where, f"has {n} nodes, and other numbers of kinds or labels")
-            ends = [k for e in found["edges"] for k in (e.source, e.reader)]
-            ends += [c.node for c in (*found["causes"], *found["contradictions"])]
-            if any(k >= n for k in ends):
-                raise damaged(where, f"names nodes beyond its {n}")
+            if nodes.kinds[-1] != "target" or "target" in nodes.kinds[:-1]:
+                raise damaged(f"{where}.kinds" if where else "kinds", "must have the target last")
             for name in ("learned_pag", "pag"):
                 if found[name] is not None and found[name].n_nodes != n:
                     raise damaged(f"{where}.{name}", f"has other nodes than the graph's {n}")
-            return CausalGraph(
-                nodes=nodes, kind=found.pop("cut"), summary=found.pop("trace"), **found
-            )
+            return CausalGraph(nodes=nodes, kind=found.pop("cut"), summary=seen["trace"], **found)
 
         return check
+
+
+def _any(found: Any, where: str) -> Any:
+    return found
+
+
+def _schema(n: int, n_positions: int, layout: TokenLayout | None) -> Check:
+    """Return the check of the fields of a saved graph of n nodes."""
+    node, position = whole(0, n - 1), whole(0, n_positions - 1)
+    graph, share = maybe(lambda found, _: pag_from_dict(found)), maybe(number(0.0, 1.0 + 1e-6))
+    one = instance(
+        EdgeSet,
+        edges=many(rows(position, position)), node_edges=many(rows(node, node)), probability=share,
+        random_rate=share, minimality=choice("minimum", "irreducible", "none"),
+        n_random=whole(0), model_runs=whole(0), n_tried=whole(0),
+    )  # fmt: skip
+    edge = instance(
+        CausalEdge, source=node, reader=node,
+        verified=choice("sufficient", "necessary", "both", "none"),
+    )  # fmt: skip
+    refuted = instance(Contradiction, node=node, kind=choice("arrowhead", "no path"))
+    return record(
+        {
+            "target": target_check(layout),
+            "members": many(many(position, least=1), length=n),
+            "kinds": many(choice(*MODALITIES, "target"), length=n),
+            "labels": many(text, length=n), "frame": many(position), "cut": choice("mask", "value"),
+            "sufficient": one, "necessary": one, "edges": many(edge),
+            "learned_pag": graph, "pag": graph,
+            "causes": many(instance(Cause, node=node, by=choice("mask", "cut"))),
+            "contradictions": many(refuted),
+            "faithfulness": maybe(number()), "model_runs": whole(0), "parameters": settings(),
+            "remarks": many(text),
+        },
+        {"remarks"},
+    )  # fmt: skip
 
 
 def symbol(pag: PAG | None, source: int, reader: int) -> str:

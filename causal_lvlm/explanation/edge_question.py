@@ -147,23 +147,21 @@ class EdgeQuestion(Question):
         return same
 
     @cached_property
-    def _of_items(self) -> tuple[IntArray, IntArray]:
-        """All content edges by item, int64 (E, 2), and where those of each item begin."""
-        node_of = self.nodes.node_of(self.edges.stop)
-        pairs = self.edges.pairs
-        ends = node_of[pairs]
-        pairs, ends = (a[(ends >= 0).all(axis=1)] for a in (pairs, ends))
-        keys = ends[:, 0] * len(self.nodes) + ends[:, 1]
+    def grouped(self) -> tuple[IntArray, IntArray]:
+        """All pairs of positions, item by item (n, 2), and where each item's begin (items + 1)."""
+        n, pairs = len(self.nodes), self.edges.pairs
+        ends = self.nodes.node_of(self.edges.stop)[pairs]
+        outside = (ends < 0).any(axis=1) | (ends[:, 0] == ends[:, 1])
+        pairs, keys = pairs[~outside], (ends[:, 0] * n + ends[:, 1])[~outside]
         order = np.argsort(keys, kind="stable")
-        own = self.items[:, 0] * len(self.nodes) + self.items[:, 1]
-        bounds = [np.searchsorted(keys[order], own, side=side) for side in ("left", "right")]
-        return pairs[order], np.stack(bounds, axis=1)
+        own = self.items[:, 0] * n + self.items[:, 1]
+        starts = np.searchsorted(keys[order], np.append(own, n * n))
+        return pairs[order], starts.astype(np.int64)
 
     def _pairs(self, subset: Iterable[int]) -> IntArray:
-        pairs, bounds = self._of_items
-        start, stop = bounds[np.fromiter(subset, dtype=np.int64)].T
-        n_each = stop - start
-        # Runs start .. stop - 1, one after the other.
-        first = np.repeat(start - np.cumsum(n_each) + n_each, n_each)
-        found: IntArray = pairs[first + np.arange(len(first))]
+        pairs, starts = self.grouped
+        chosen = np.array(sorted(subset), dtype=np.int64)
+        length = starts[chosen + 1] - starts[chosen]
+        skipped = starts[chosen] - (np.cumsum(length) - length)
+        found: IntArray = pairs[np.repeat(skipped, length) + np.arange(length.sum())]
         return found

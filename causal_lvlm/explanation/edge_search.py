@@ -12,8 +12,8 @@ For each of the two questions (`causal_lvlm.explanation.edge_question`), with on
    of them).
 5. `prove`: every smaller set, where the runs that are left can finish the size.
 
-Nothing is lost when a budget ends or somebody presses Ctrl-C: the smallest set that any run
-confirmed is the result, and says what ended the search.
+Nothing is lost when a budget ends or somebody presses Ctrl-C, and nothing is asked from then on:
+the smallest set that any run confirmed is the result, and says what ended the search.
 """
 
 from __future__ import annotations
@@ -88,23 +88,28 @@ def edge_search(
     for step in (_control, _claim):
         for case in cases:
             _stage(case, budget, budget.left, partial(step, case, n_random, seed))
+    for case in cases:  # a smaller set may have come up since: only what is known of it counts
+        if case.state.best is not None:
+            with budget.at_most(0):
+                _control(case, n_random, seed)
 
 
 def _stage(case: EdgeCase, budget: Budget, runs: int, step: Callable[[], None]) -> None:
     """Take one step with at most so many runs, and keep what it found."""
     used, state = budget.used, case.state
-    if state.ended == "interrupted":
-        return
     try:
         with budget.at_most(runs):
             step()
     except BudgetEnded as ended:
         state.ended = ended.reason
     except KeyboardInterrupt:
+        budget.interrupt()
         state.ended = "interrupted"
     case.spent += budget.used - used
     if state.ended is not None:
-        state.recover(case.question.met(), case.question.known(()) is False)
+        # That nothing is cut changes nothing is known: a necessary cut needs an edge.
+        empty_fails = case.question.mode == "necessary" or case.question.known(()) is False
+        state.recover(case.question.met(), empty_fails)
 
 
 def _seek(case: EdgeCase) -> None:
@@ -136,11 +141,8 @@ def _improve(case: EdgeCase) -> None:
 
 def _control(case: EdgeCase, n_random: int, seed: int) -> None:
     """Ask about random sets like the one that was found."""
-    state = case.state
-    enough = state.controls_of == state.best and state.random[1] >= n_random
-    if state.best is not None and not enough:
-        state.controls_of = state.best
-        state.random = random_rate(case.question, state.best, n_random, seed)
+    if case.state.best is not None:
+        case.state.random = random_rate(case.question, case.state.best, n_random, seed)
 
 
 def _claim(case: EdgeCase, n_random: int, seed: int) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from causal_lvlm.checks import check_choice, check_names, shown, whole_number
-from causal_lvlm.errors import BudgetError, OptionTypeError
+import numpy as np
+
+from causal_lvlm.checks import check_choice, check_names, number, shown, whole_number
+from causal_lvlm.errors import BudgetError, OptionError, OptionTypeError
 from causal_lvlm.explanation.options import check_against, check_drop_ratio
 from causal_lvlm.explanation.testers import TESTERS
 
 __all__ = ["EDGE_KINDS", "GraphOptions", "check_graph"]
 
 EDGE_KINDS = ("mask", "value")
+LEAST_RUNS = 5  # unmasked, without a cut, everything cut, the learned graph, and one to search
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class GraphOptions:
         Random controls for each verified set.
     instead : bool
         Whether the model goes on from the target with the necessary cut, so that the graph says
-        what it would have said.
+        what it would have said; for ``kind="mask"``.
     seed : int
         For the random controls.
     """
@@ -69,10 +72,16 @@ class GraphOptions:
         check_drop_ratio(self.drop_ratio)
         for name, least in (("pool", 1), ("n_random", 0), ("seed", 0)):
             whole_number(name, getattr(self, name), least)
-        if whole_number("max_runs", self.max_runs, 0) < 5:
-            raise BudgetError(f"max_runs must be at least 5 to test a graph, got {self.max_runs}")
-        if self.time_limit is not None and not self.time_limit > 0:
-            raise BudgetError(f"time_limit must be positive, got {self.time_limit}")
+        if self.threshold is not None:
+            number("threshold", self.threshold, 0, 1)
+        if not isinstance(self.instead, (bool, np.bool_)):
+            raise OptionTypeError(f"instead must be True or False, got {shown(self.instead)}")
+        try:
+            whole_number("max_runs", self.max_runs, LEAST_RUNS)
+            if self.time_limit is not None:
+                number("time_limit, in seconds,", self.time_limit, 0)
+        except OptionError as error:
+            raise BudgetError(str(error)) from None
 
     def changed(self, given: dict[str, Any]) -> GraphOptions:
         """Return the options with others by name; raises OptionError for an unknown name.

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -35,7 +36,7 @@ from causal_lvlm.tokens import Target, TokenLayout, candidate_units
 
 __all__ = [
     "Explained", "causes_of_sets", "contradictions", "free_graph", "graph_edges", "learner",
-    "node_labels", "node_places", "on_nodes", "reconciled",
+    "node_labels", "node_places", "on_nodes", "reconciled", "spoken_of",
 ]  # fmt: skip
 
 Learn = Callable[[BackgroundKnowledge], PAG]
@@ -111,6 +112,9 @@ def causes_of_sets(
 def on_nodes(pag: PAG, place: Sequence[int], nodes: Nodes) -> PAG:
     """Return a learned graph over the nodes; those it does not have stand alone in it.
 
+    Where the target's own row and a word that predicts it were two nodes, they are one here: the
+    edges of the own row, which is the last node, and those of the word where it has none.
+
     Parameters
     ----------
     pag : PAG
@@ -120,8 +124,11 @@ def on_nodes(pag: PAG, place: Sequence[int], nodes: Nodes) -> PAG:
     """
     inside = [k for k, node in enumerate(place) if node >= 0]
     marks = np.zeros((len(nodes), len(nodes)), dtype=np.uint8)
-    chosen = [place[k] for k in inside]
-    marks[np.ix_(chosen, chosen)] = pag.marks[np.ix_(inside, inside)]
+    chosen = np.array([place[k] for k in inside], dtype=np.int64)
+    for k in inside:
+        row = pag.marks[k, inside]
+        marks[place[k], chosen[row > 0]] = row[row > 0]  # of two for one place the last one counts
+    np.fill_diagonal(marks, 0)
     return PAG(marks)
 
 
@@ -154,10 +161,14 @@ def contradictions(
     return tuple(found)
 
 
-def reconciled(
-    graph: HeadGraph, causes: Sequence[Cause], nodes: Nodes, learn: Learn
-) -> tuple[PAG, tuple[Cause, ...]]:
-    """Return the graph learned with the causes, over the nodes, and the causes it can speak of.
+def spoken_of(graph: HeadGraph, causes: Sequence[Cause], nodes: Nodes) -> tuple[Cause, ...]:
+    """Return the causes that are nodes of a learned graph: of the others it says nothing."""
+    there = {*node_places(graph, nodes)} - {-1, nodes.target}
+    return tuple(cause for cause in causes if cause.node in there)
+
+
+def reconciled(graph: HeadGraph, causes: Sequence[Cause], nodes: Nodes, learn: Learn) -> PAG:
+    """Return the graph learned again with the causes that it can speak of, over the nodes.
 
     Parameters
     ----------
@@ -168,22 +179,37 @@ def reconciled(
         Learns the same graph again with background knowledge over its nodes.
     """
     place = node_places(graph, nodes)
-    number = {node: k for k, node in enumerate(place) if node >= 0}
-    spoken = tuple(cause for cause in causes if cause.node in number)
-    pag, target = graph.structure.pag, graph.target_node
-    ends = [(number[cause.node], target) for cause in spoken]
-    if any(denied(pag, *end) for end in ends):
-        pag = learn(BackgroundKnowledge(ancestors=ends))
-    return on_nodes(pag, place, nodes), spoken
+    drawn = on_nodes(graph.structure.pag, place, nodes)
+    causes = spoken_of(graph, causes, nodes)
+    ends = {c.node: (place.index(c.node), graph.target_node) for c in causes}
+    required: list[tuple[int, int]] = []  # where two nodes became one, a path may be lost
+    while any(denied(drawn, node, nodes.target) for node in ends):
+        ancestors = [end for end in ends.values() if end not in required]
+        knowledge = BackgroundKnowledge(required_causes=required, ancestors=ancestors)
+        drawn = on_nodes(learn(knowledge), place, nodes)
+        more = [end for node, end in ends.items() if denied(drawn, node, nodes.target)]
+        more = [end for end in more if end not in required]
+        if not more:
+            break
+        required += more
+    return drawn
 
 
-def learner(correlation: TokenCorrelation, max_tests: int | None, **options: Any) -> Learn:
+def learner(
+    correlation: TokenCorrelation,
+    max_tests: int | None,
+    *,
+    deadline: float | None = None,
+    **options: Any,
+) -> Learn:
     """Return what learns the graph of a correlation again with background knowledge.
 
     Parameters
     ----------
     correlation : TokenCorrelation
     max_tests : int or None
+    deadline : float, optional
+        Value of ``time.monotonic()`` at which learning ends.
     **options
         Others of `learn_structure`; ordered ICD by default.
     """
@@ -194,6 +220,7 @@ def learner(correlation: TokenCorrelation, max_tests: int | None, **options: Any
         return learn_structure(
             correlation.correlation, n_samples=correlation.n_samples,
             threshold=correlation.threshold, tiers=tiers, max_tests=max_tests,
+            time_limit=None if deadline is None else max(deadline - time.monotonic(), 0.01),
             knowledge=knowledge, **options,
         ).pag  # fmt: skip
 
@@ -283,11 +310,12 @@ def free_graph(
     head = explanation.head_graph
     if head is not None:
         learned = on_nodes(head.structure.pag, node_places(head, nodes), nodes)
+        causes = spoken_of(head, causes, nodes)
         refuted = contradictions(learned, causes, nodes, labels)
         number = next(k for k, graph in enumerate(explanation.graphs) if graph is head)
         names = ("algorithm", "variant", "alpha", "max_conditioning_size")
         learn = learner(correlations[number], max_tests, **{n: given[n] for n in names})
-        pag, causes = reconciled(head, causes, nodes, learn)
+        pag = reconciled(head, causes, nodes, learn)
     none = EdgeSet("not_asked")
     return CausalGraph(
         target=target, nodes=nodes, labels=labels,
