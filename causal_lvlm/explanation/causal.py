@@ -16,7 +16,7 @@ Ctrl-C after step 2 ends the run, not the function: what was confirmed by then i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -44,6 +44,7 @@ from causal_lvlm.explanation.graph_options import GraphOptions
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
 from causal_lvlm.explanation.options import check_self_check
 from causal_lvlm.explanation.reconcile import (
+    LEARNING,
     Explained,
     causes_of_sets,
     contradictions,
@@ -144,6 +145,7 @@ def verified_graph(
     *,
     learned: tuple[HeadGraph, TokenCorrelation] | None = None,
     causes: Sequence[Cause] = (),
+    learning: Mapping[str, Any] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> CausalGraph:
     """Test a graph on the model; see `causal_graph`, whose steps these are.
@@ -157,6 +159,8 @@ def verified_graph(
         A graph and what it was learned from; learned here if left out.
     causes : sequence of Cause
         What was proved by masking before.
+    learning : mapping, optional
+        Options of `learn_structure` that the graph given was learned with.
     progress : callable, optional
     """
     started = time.monotonic()
@@ -173,7 +177,9 @@ def verified_graph(
         tell("learning the graph", budget.used, budget.max_runs)
         learned = _learned(trace, target, options, budget)
     run = _Run(trace, asker, judge, edges, edges.nodes(units), options)
-    return run.graph(learned, causes, lambda stage: tell(stage, budget.used, budget.max_runs))
+    return run.graph(
+        learned, causes, learning or {}, lambda stage: tell(stage, budget.used, budget.max_runs)
+    )
 
 
 def tested_graph(
@@ -209,8 +215,9 @@ def tested_graph(
         explanation.sets.values(), nodes, layout, explanation.mode, explanation.masking
     )
     found = verified_graph(
-        trace, target, options, learned=learned, causes=causes, progress=progress
-    )
+        trace, target, options, learned=learned, causes=causes, progress=progress,
+        learning={name: given[name] for name in LEARNING},
+    )  # fmt: skip
     return replace(found, summary={})
 
 
@@ -285,6 +292,7 @@ class _Run:
         self,
         learned: tuple[HeadGraph, TokenCorrelation] | None,
         known: Sequence[Cause],
+        learning: Mapping[str, Any],
         tell: Callable[[str], None],
     ) -> CausalGraph:
         """Search, measure and reconcile; never raises for a budget or Ctrl-C."""
@@ -302,7 +310,7 @@ class _Run:
         pag: PAG | None = None
         if learned is not None:
             causes = spoken_of(learned[0], causes, nodes)
-            learn = learner(learned[1], MAX_TESTS, deadline=self.budget.deadline)
+            learn = learner(learned[1], MAX_TESTS, deadline=self.budget.deadline, **learning)
             with self._until_interrupted():
                 pag = reconciled(learned[0], causes, nodes, learn)
         return CausalGraph(

@@ -284,9 +284,10 @@ class CausalGraph:
 
     def sentences(self) -> tuple[str, ...]:
         """Say in plain words what was tested, and what the model said."""
-        return graph_sentences(
+        found = graph_sentences(
             self.target, self.nodes, self.labels, self.sufficient, self.necessary
         )
+        return (*found, *(f"{text[0].upper()}{text[1:]}." for text in self.remarks if text))
 
     def refuted(self) -> tuple[str, ...]:
         """Say what the learned graph claims and interventions refuted, with both pieces."""

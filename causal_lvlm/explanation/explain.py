@@ -195,7 +195,7 @@ def explain(
     Notes
     -----
     Ctrl-C while searching does not lose what was found: the result so far is returned, with
-    ``ended="interrupted"``.
+    ``ended="interrupted"``, and no edge is put to the model any more.
     """
     started = time.monotonic()
     given: dict[str, Any] = {
@@ -267,7 +267,7 @@ def explain(
         graph_source=partial(free_graph, correlations=usable, max_tests=max_tests),
         passes=(forward_passes(given["source"], layer) + passed.made, int(passed.made)),
     )  # fmt: skip
-    if graph is False:
+    if graph is False or any(one.ended == "interrupted" for one in sets.values()):
         return explanation
     tested = tested_graph(explanation, trace, usable, graph, progress=progress)
     return replace(explanation, graph_source=tested)

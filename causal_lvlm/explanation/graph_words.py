@@ -107,7 +107,10 @@ def graph_sentences(
         if kept:
             text = f"{count} {edges} alone keep{'s' * (count == 1)} {word}{claim}"
         else:
-            text = f"With {count} {edges} cut{claim}, the model {said(one.says)} instead of {word}"
+            # Testers other than ``flip`` look at probabilities: the first choice may stay.
+            stays = "".join(one.says).strip() == target.text.strip()
+            what = "still says it" if stays else f"{said(one.says)} instead of {word}"
+            text = f"With {count} {edges} cut{claim}, the model {what}"
         goes_on = f" Its answer would have been “{one.instead}”." if one.instead else ""
         found.append(f"{text} (p = {one.probability:.2f}{chance}): {drawn}.{goes_on}")
     return tuple(found)

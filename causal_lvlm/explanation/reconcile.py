@@ -35,11 +35,17 @@ from causal_lvlm.structure import PAG, BackgroundKnowledge, learn_structure
 from causal_lvlm.tokens import Target, TokenLayout, candidate_units
 
 __all__ = [
-    "Explained", "causes_of_sets", "contradictions", "free_graph", "graph_edges", "learner",
-    "node_labels", "node_places", "on_nodes", "reconciled", "spoken_of",
+    "LEARNING", "Explained", "causes_of_sets", "contradictions", "free_graph", "graph_edges",
+    "learner", "node_labels", "node_places", "on_nodes", "reconciled", "spoken_of",
 ]  # fmt: skip
 
 Learn = Callable[[BackgroundKnowledge], PAG]
+LEARNING = (
+    "algorithm",
+    "variant",
+    "alpha",
+    "max_conditioning_size",
+)  # options of `learn_structure`
 
 
 class Explained(Protocol):
@@ -313,8 +319,7 @@ def free_graph(
         causes = spoken_of(head, causes, nodes)
         refuted = contradictions(learned, causes, nodes, labels)
         number = next(k for k, graph in enumerate(explanation.graphs) if graph is head)
-        names = ("algorithm", "variant", "alpha", "max_conditioning_size")
-        learn = learner(correlations[number], max_tests, **{n: given[n] for n in names})
+        learn = learner(correlations[number], max_tests, **{n: given[n] for n in LEARNING})
         pag = reconciled(head, causes, nodes, learn)
     none = EdgeSet("not_asked")
     return CausalGraph(

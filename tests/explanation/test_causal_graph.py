@@ -486,3 +486,60 @@ def test_a_graph_that_denies_a_cause_cannot_be_made(graphs):
         replace(graph, pag=PAG(marks), causes=(cause,))
     marks[target, 0] = 3
     assert replace(graph, pag=PAG(marks), causes=(cause,)).causes == (cause,)
+
+
+# -- as part of an explanation ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["icd", "ordered_icd"])
+def test_an_explanation_learns_its_graph_again_as_it_learned_it(monkeypatch, algorithm):
+    from causal_lvlm.explanation import reconcile
+
+    _, trace = case("llava")
+    asked = []
+    plain = reconcile.learn_structure
+
+    def noted(*args, **options):
+        asked.append(options["algorithm"])
+        return plain(*args, **options)
+
+    monkeypatch.setattr(reconcile, "learn_structure", noted)
+    found = cl.explain(
+        trace, slice(1, 3), graph=GraphOptions(max_runs=30), max_runs=120, algorithm=algorithm,
+        source="attention", layer="mean",
+    )  # fmt: skip
+    rerun(trace, found.graph)
+    assert set(asked) <= {algorithm} and asked
+
+
+def test_ctrl_c_while_masking_puts_no_edge_to_the_model(monkeypatch):
+    _, trace = case("llava")
+    count = 0
+    plain = type(trace).evaluate
+
+    def interrupted(self, *args, **options):
+        nonlocal count
+        count += 1
+        if count == 5:
+            raise KeyboardInterrupt
+        return plain(self, *args, **options)
+
+    def never(self, *args, **options):
+        raise AssertionError("an edge was cut")
+
+    monkeypatch.setattr(type(trace), "evaluate", interrupted)
+    monkeypatch.setattr(type(trace), "evaluate_edges", never)
+    found = cl.explain(trace, slice(1, 3), graph=True)
+    assert any(one.ended == "interrupted" for one in found.sets.values())
+    assert found.graph.sufficient.outcome == "not_asked"
+
+
+def test_what_was_tested_is_said_whatever_the_tester():
+    _, trace = case("llava")
+    graph = causal_graph(trace, 2, tester="drop", drop_ratio=0.9, max_runs=40, n_random=0)
+    assert graph.necessary.verified
+    first = trace.token_text(int(graph.target.token_ids[0]))
+    said = " ".join(graph.sentences())
+    assert ("still says it" in said) == (graph.necessary.says == (first,))
+    _, crossed = case("mllama")
+    assert "cross-attention" in " ".join(causal_graph(crossed, 2, max_runs=20).sentences())
