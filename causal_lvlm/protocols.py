@@ -16,6 +16,7 @@ more than it.
 `Regenerates`      the answer again, with tokens masked or edges cut
 `Embeds`           the target again, given other embeddings; gradients there
 `Featured`         hidden states, and gradients there
+`Flows`            what each position adds to each other, layer by layer
 `Headed`           the target again, with the outputs of some heads replaced
 `Propagates`       relevance of the embeddings, by the rules of layer-wise propagation
 =================  ===============================================================================
@@ -51,6 +52,7 @@ __all__ = [
     "Differentiates",
     "Embeds",
     "Featured",
+    "Flows",
     "HasLayout",
     "Headed",
     "LayerGradientLike",
@@ -339,6 +341,13 @@ class Featured(Protocol):
         """Return the mean over alphas of the gradient at alpha * A, float32 (H, T, T)."""
 
 
+class Flows(Protocol):
+    """What each position adds to each other, layer by layer."""
+
+    def iter_flow(self, target: TargetLike) -> Iterator[tuple[int, FloatArray, FloatArray]]:
+        """Yield layer, importance of sources (stop, stop), of the stream (stop,); last first."""
+
+
 class Headed(Protocol):
     """The target again, with the outputs of some heads replaced."""
 
@@ -395,6 +404,7 @@ class TraceLike(
     Cuts,
     Differentiates,
     Featured,
+    Flows,
     Headed,
     Propagates,
     Regenerates,

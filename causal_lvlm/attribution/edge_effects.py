@@ -17,6 +17,15 @@ of the strongest rival of the uncut run, which stays the same. Positive: the cut
     m, in either direction. One backward pass.
 ``attention``
     Mean of A over layers and heads. One forward pass.
+``flow``
+    Information-flow routes (Ferrando & Voita, EMNLP 2024, arXiv:2403.00824). In a layer, row j is
+    made of what its residual stream held and of what each head brought from each source; each part
+    counts by its proximity to the sum (L1; see `causal_lvlm.lvlm.flow`), heads are summed. They
+    follow edges above a threshold from the target downwards; as a score of edges that is read here
+    as: relevance 1 is spread over the predicting rows and handed down, in every layer, in these
+    shares, the residual stream's to the row itself. An edge scores what it hands down, summed over
+    layers. What the MLP adds stays with its row. Signs are lost: scores are never negative. One
+    forward pass.
 ``exact``
     Each edge is cut by itself, as many as `max_runs` pays for, those first that ``gradient`` gives
     the largest absolute score; the others have no score (NaN).
@@ -46,7 +55,7 @@ from causal_lvlm.tokens import Target, TargetLike, resolve_target
 
 __all__ = ["EDGE_KINDS", "EdgeEffects", "edge_effects"]
 
-EDGE_KINDS = ("gradient", "attention_gradient", "attention", "exact")
+EDGE_KINDS = ("gradient", "attention_gradient", "attention", "flow", "exact")
 AT_ONCE = 64  # cuts in one call
 
 
@@ -126,7 +135,7 @@ def edge_effects(
     trace : Trace
     target : str, int, slice, Target or callable
         See `causal_lvlm.tokens.resolve_target`.
-    kind : {"gradient", "attention_gradient", "attention", "exact"}
+    kind : {"gradient", "attention_gradient", "attention", "flow", "exact"}
         See the module's text.
     layers : int, "global" or sequence of them, optional
         Attention layers that count (in which ``exact`` cuts); all by default.
@@ -146,7 +155,8 @@ def edge_effects(
     TargetError
         If the answer holds no such target.
     UnsupportedModelError
-        If some layers mix tokens without attention, so that edges cannot be cut.
+        If some layers mix tokens without attention, so that edges cannot be cut; with ``flow`` also
+        if attention's output is not added to the residual stream as it is.
     AttentionError
         If attention or its gradient holds values that are not finite.
 
@@ -168,6 +178,8 @@ def edge_effects(
     chosen = None if layers is None else tuple(trace.layer_indices(layers))
     if kind == "attention":
         matrix, runs = _attention(trace, edges, chosen), 1
+    elif kind == "flow":
+        matrix, runs = _flow(trace, edges, chosen), 1
     else:
         estimate = "gradient" if kind == "exact" else kind
         matrix, runs = edge_estimates(trace, found, [estimate], chosen)[0], 1
@@ -191,6 +203,20 @@ def _attention(trace: TraceLike, edges: Edges, layers: tuple[int, ...] | None) -
             total += weights[:, : edges.stop, : edges.stop].mean(axis=0, dtype=np.float64)
             count += 1
     return total / max(count, 1)
+
+
+def _flow(trace: TraceLike, edges: Edges, layers: tuple[int, ...] | None) -> FloatArray:
+    """Return the relevance that each edge hands down from the predicting rows, (stop, stop)."""
+    total: FloatArray = np.zeros((edges.stop, edges.stop))
+    relevance = np.zeros(edges.stop)
+    relevance[list(edges.readers)] = 1.0 / len(edges.readers)
+    for layer, sources, kept in trace.iter_flow(edges.target):
+        check_finite(sources, f"flow of layer {layer}")
+        handed = relevance[:, None] * sources
+        if layers is None or layer in layers:
+            total += handed
+        relevance = relevance * kept + handed.sum(axis=0)
+    return total
 
 
 def _exact(

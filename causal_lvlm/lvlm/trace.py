@@ -41,6 +41,7 @@ from causal_lvlm.lvlm.cross import Looks
 from causal_lvlm.lvlm.cuts import Cuts
 from causal_lvlm.lvlm.evaluate import Masks
 from causal_lvlm.lvlm.features import Featured
+from causal_lvlm.lvlm.flow import Flows
 from causal_lvlm.lvlm.gradients import Differentiates
 from causal_lvlm.lvlm.heads import Headed
 from causal_lvlm.lvlm.length import check_length
@@ -58,7 +59,17 @@ _BLOCKED = "blocked"  # name of the parameter in which a trace records its block
 
 
 class Trace(
-    Attends, Masks, Cuts, Differentiates, Embeds, Featured, Headed, Looks, Propagates, Regenerates
+    Attends,
+    Masks,
+    Cuts,
+    Differentiates,
+    Embeds,
+    Featured,
+    Flows,
+    Headed,
+    Looks,
+    Propagates,
+    Regenerates,
 ):
     """What was asked, what was answered, and how to ask again; see `Live` for its attributes."""
 

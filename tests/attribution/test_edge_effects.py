@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
+import torch
 from scipy.stats import spearmanr
 
 from causal_lvlm.attribution.edge_effects import edge_effects
@@ -11,7 +14,7 @@ from causal_lvlm.edges import cut
 from causal_lvlm.errors import OptionError, UnsupportedModelError
 from causal_lvlm.tiny import sample_inputs
 from causal_lvlm.tokens import candidate_units
-from tests.lvlm.plain import case
+from tests.lvlm.plain import Plain, case
 
 FAMILIES = ("llava", "gemma3", "text_gemma2")
 
@@ -124,3 +127,95 @@ def test_bad_options_and_models_are_refused():
         edge_effects(trace, 2, layers=[99])
     with pytest.raises(UnsupportedModelError):
         edge_effects(case("qwen3_5")[1], 2)
+
+
+def flow_by_hand(name, trace, target, layers=None):
+    """Return relevance handed down by each edge, part by part, from a plain eager llama."""
+    plain = Plain(name, trace)
+    entered = []
+    with ExitStack() as stack, torch.no_grad():
+        for layer in plain.layers:
+            hook = layer.register_forward_pre_hook(
+                lambda _, args, kwargs: entered.append((*args, *kwargs.values())[0]),
+                with_kwargs=True,
+            )
+            stack.callback(hook.remove)
+        attentions = plain(output_attentions=True).attentions
+    stop = target.positions[-1]
+    relevance, total = np.zeros(stop), np.zeros((stop, stop))
+    relevance[[p - 1 for p in target.positions]] = 1 / len(target.positions)
+    for number in reversed(range(len(plain.layers))):
+        layer, x = plain.layers[number], entered[number]
+        attention = attentions[number][0].double().numpy()
+        n_heads = len(attention)
+        with torch.no_grad():
+            values = layer.self_attn.v_proj(layer.input_layernorm(x))[0]
+            values = values.view(len(values), -1, layer.self_attn.head_dim).double()
+            weight = layer.self_attn.o_proj.weight.double()
+        each = n_heads // values.shape[1]
+        size = values.shape[2]
+        brought = np.stack(
+            [
+                (values[:, h // each] @ weight[:, h * size : (h + 1) * size].T)
+                for h in range(n_heads)
+            ]
+        )
+        x = x[0].double().numpy()
+        handed, kept = np.zeros((stop, stop)), np.zeros(stop)
+        for j in range(stop):
+            parts = {
+                (h, i): attention[h, j, i] * brought[h, i]
+                for h in range(n_heads)
+                for i in range(j + 1)
+            }
+            y = x[j] + sum(parts.values())
+            near = {k: max(np.abs(y).sum() - np.abs(y - z).sum(), 0) for k, z in parts.items()}
+            own = max(np.abs(y).sum() - np.abs(y - x[j]).sum(), 0)
+            whole = sum(near.values()) + own
+            for (_, i), share in near.items():
+                handed[j, i] += relevance[j] * share / whole
+            kept[j] = own / whole
+        if layers is None or number in layers:
+            total += handed
+        relevance = relevance * kept + handed.sum(axis=0)
+    np.testing.assert_allclose(relevance.sum(), 1)
+    return total
+
+
+@pytest.mark.parametrize("name", ["llava", "text_llama", "text_qwen3"])
+def test_flow_is_what_a_plain_model_hands_down_part_by_part(name):
+    _, trace = case(name)
+    for target, layers in ((trace.target(2), None), (trace.target(slice(0, 2)), [0])):
+        found = edge_effects(trace, target, kind="flow", layers=layers)
+        expected = flow_by_hand(name, trace, target, layers)
+        source, reader = found.pairs.T
+        np.testing.assert_allclose(found.scores, expected[reader, source], atol=1e-5)
+        assert (found.scores >= 0).all() and found.scores.any() and found.runs == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["text_opt", "qwen3_vl", "paligemma", "mllama", "molmo2", "llama4"]
+)
+def test_shares_of_flow_sum_to_one(name):
+    _, trace = case(name)
+    seen, allowed = [], trace.edges(2).allowed
+    for layer, sources, kept in trace.iter_flow(trace.target(2)):
+        np.testing.assert_allclose(sources.sum(axis=1) + kept, 1)
+        assert (sources >= 0).all() and not sources[~allowed[: len(kept), : len(kept)]].any()
+        seen.append(layer)
+    assert seen == list(reversed(range(trace.n_layers)))
+
+
+@pytest.mark.parametrize("name", ["text_gemma2", "text_phi", "text_gptneox", "gemma3n"])
+def test_flow_is_refused_where_attention_is_not_added_as_it_is(name):
+    _, trace = case(name)
+    with pytest.raises(UnsupportedModelError, match="as it is"):
+        edge_effects(trace, 2, kind="flow")
+
+
+def test_flow_of_a_scaled_residual_is_refused(monkeypatch):
+    lvlm, trace = case("text_granite")
+    layer = lvlm.decoder.layers[0]
+    monkeypatch.setattr(layer, "residual_multiplier", 0.5)
+    with pytest.raises(UnsupportedModelError, match=r"layer 0 .* as it is"):
+        edge_effects(trace, 2, kind="flow")
