@@ -543,3 +543,14 @@ def test_what_was_tested_is_said_whatever_the_tester():
     assert ("still says it" in said) == (graph.necessary.says == (first,))
     _, crossed = case("mllama")
     assert "cross-attention" in " ".join(causal_graph(crossed, 2, max_runs=20).sentences())
+
+
+@pytest.mark.parametrize("name", ["llava", "mllama"])
+def test_the_graph_of_an_explanation_comes_back_from_disk(tmp_path, name):
+    _, trace = case(name)
+    found = cl.explain(trace, slice(1, 3), graph=GraphOptions(max_runs=30), max_runs=60)
+    again = cl.Explanation.load(found.save(tmp_path / "explanation.json"))
+    assert again.graph.sufficient == found.graph.sufficient
+    assert again.graph.necessary == found.graph.necessary
+    assert again.graph.remarks == found.graph.remarks
+    assert again.graph.sentences() == found.graph.sentences()
