@@ -241,6 +241,8 @@ def test_the_graph_the_tree_and_the_radius_stand_in_the_causal_tab(running, brow
     # as high as what is in it: the page scrolls, not the frame
     page.wait_for_function("document.querySelector('#report iframe').style.height.endsWith('px')")
     frame.get_by_role("tab", name="Causal graph").click()
+    frame.wait_for_selector("#panel .evidence:has-text('What if')")  # first what denies no proof
+    frame.get_by_role("radio", name="As learned").click()
     slider = frame.locator("input[type=range]").first
     slider.wait_for()
     most = int(slider.get_attribute("max"))
