@@ -2,7 +2,7 @@
 
 1. The rows are divided into calls (`causal_lvlm.lvlm.plan`) and computed (`rows`).
 2. The first time that a way is used on a trace, two rows are computed again the plain way (see
-   `causal_lvlm.lvlm.spotcheck`).
+   `causal_lvlm.lvlm.spotcheck`); a third, if neither leaves positions out and other rows do.
 3. Where they differ, all rows are: the plain way unless another was asked for by name, and without
    the stored prefix.
 """
@@ -108,6 +108,9 @@ def _checked_way(
         if known is not None:
             return known
         rows = chosen_rows(masked, found.prefixed)
+        dropped = [row for group in plan.groups if group.kept is not None for row in group.rows]
+        if dropped and not np.isin(rows, dropped).any():
+            rows = np.append(rows, dropped[0])
         if not len(rows):
             return None
         slow = question.plan(rows, safe, SizeRule(prepared, 1), prefix=False)

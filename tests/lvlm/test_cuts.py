@@ -12,10 +12,12 @@ import torch
 
 from causal_lvlm.edges import Cut, Edges, all_but, cut
 from causal_lvlm.errors import EdgeError, UnsupportedModelError
+from causal_lvlm.lvlm import LVLM
 from causal_lvlm.lvlm.cut_rows import edges_of
 from causal_lvlm.tokens import candidate_units
 from tests.lvlm.families.tiny import AVAILABLE
-from tests.lvlm.plain import Plain, case, target_log_probs
+from tests.lvlm.helpers import PROMPT, noise_image
+from tests.lvlm.plain import Plain, build, case, target_log_probs
 
 FAMILIES = ("llava", "qwen2_vl", "gemma3", "paligemma", "text_gemma2", "mllama", "text_llama")
 # Attention of other kinds: sinks, windows, chunks, soft caps; image features added in the middle.
@@ -236,6 +238,17 @@ def test_positions_that_are_no_ancestors_are_not_computed(monkeypatch):
     trace.evaluate_edges(all_but([(source, last)]), target)
     assert lengths == [len({*edges.frame.tolist(), source, last})]
     assert len(edges.frame) + 2 < edges.stop
+
+
+def test_every_way_of_a_mixed_call_is_checked():
+    trace = LVLM(*build("llava")).run(noise_image(), PROMPT, max_new_tokens=4)
+    target = trace.target(2)
+    pairs = trace.edges(target).pairs
+    late = pairs[pairs[:, 1] == pairs[:, 1].max()]
+    # Most rows change under the first, the second starts from a prefix, the third drops positions.
+    found = trace.evaluate_edges([cut(pairs), cut(late), all_but(pairs[:-30])], target)
+    assert found.backend == "block+drop"
+    assert found.check is not None and (found.check.rows, found.check.agrees) == (3, True)
 
 
 def test_rows_before_the_first_cut_are_reused(monkeypatch):
