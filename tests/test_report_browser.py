@@ -34,6 +34,7 @@ from tests.viz.fakes import (
     summary_of,
     text_view,
 )
+from tests.viz.test_causal import fake_graph
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -191,6 +192,20 @@ def test_radius_grows_the_candidates_as_the_tree_says(browser, address, explanat
             if radius > 1:
                 assert f"{expected - before} more than at radius {radius - 1}" in info
             before = expected
+
+
+def test_pressing_an_edge_of_the_verified_graph_tells_what_its_cut_did(browser, tmp_path):
+    target = fake_explanation(VIEW, "red")
+    where = report(VIEW, [target, fake_graph()], tmp_path / "report.html")
+    with Watched(browser, where.as_uri()) as page:
+        open_view(page, "graph")
+        page.locator(".proven-both[data-edge]").dispatch_event("click")
+        assert "margin 7.1 → −2.0, the model says “blue”" in page.inner_text(".evidence")
+        assert page.locator(".proven-sufficient[data-edge]").count() == 1
+        page.get_by_role("radio", name="As learned").click()
+        assert (
+            page.locator("input[type=range]").count() and not page.locator(".proven-both").count()
+        )
 
 
 def test_marks_are_drawn_as_the_graph_has_them(browser, address, explanations):

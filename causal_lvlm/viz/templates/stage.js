@@ -254,8 +254,9 @@ function candidateWords(run, start) {
 
 /** Which words are drawn: all of a short prompt, else those that matter. */
 function wordsToShow(run, start, needed, most = 36) {
-  const all = candidateWords(run, start);
-  if (all.length <= most) return all;
   const wanted = new Set(needed);
+  const special = [...wanted].filter((p) => run.kinds[p] === "s"); // verified edges may lead into them
+  const all = [...candidateWords(run, start), ...special].sort((a, b) => a - b);
+  if (all.length <= most) return all;
   return all.filter((p) => wanted.has(p));
 }
