@@ -1,7 +1,8 @@
 """From graphs to verified explaining sets: candidates, model runs, shrinking, proof."""
 
 from causal_lvlm.explanation.causal import causal_graph
-from causal_lvlm.explanation.causal_graph import CausalEdge, CausalGraph, EdgeSet
+from causal_lvlm.explanation.causal_graph import CausalGraph
+from causal_lvlm.explanation.edge_results import CausalEdge, EdgeSet
 from causal_lvlm.explanation.exhaustive import ExhaustiveResult, exhaustive_explanation
 from causal_lvlm.explanation.explain import PUBLISHED, explain
 from causal_lvlm.explanation.graph_options import GraphOptions

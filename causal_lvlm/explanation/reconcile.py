@@ -19,9 +19,9 @@ import numpy as np
 
 from causal_lvlm.correlation import TokenCorrelation
 from causal_lvlm.edges import Nodes, nodes_of
-from causal_lvlm.explanation.causal_graph import (
+from causal_lvlm.explanation.causal_graph import CausalGraph
+from causal_lvlm.explanation.edge_results import (
     CausalEdge,
-    CausalGraph,
     Cause,
     Contradiction,
     CutResult,

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from causal_lvlm.explanation.causal_graph import CausalEdge, CausalGraph
+from causal_lvlm.explanation.causal_graph import CausalGraph
+from causal_lvlm.explanation.edge_results import CausalEdge
 from causal_lvlm.tokens import TokenLayout
 from causal_lvlm.viz.marks import ARROW, CIRCLE, TAIL
 

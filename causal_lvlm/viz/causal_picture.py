@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from causal_lvlm.explanation.causal_graph import CausalEdge, CausalGraph
+from causal_lvlm.explanation.causal_graph import CausalGraph
+from causal_lvlm.explanation.edge_results import CausalEdge
 from causal_lvlm.explanation.wording import amount
 from causal_lvlm.protocols import Recorded
 from causal_lvlm.viz.causal_parts import ARROW, CIRCLE, TAIL, ShownGraph, end_marks, shown_graph

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from causal_lvlm.explanation.causal_graph import CausalEdge, CausalGraph
+from causal_lvlm.explanation.causal_graph import CausalGraph
+from causal_lvlm.explanation.edge_results import CausalEdge
 from causal_lvlm.explanation.wording import said
 from causal_lvlm.viz import wording
 

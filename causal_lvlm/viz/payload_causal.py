@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from causal_lvlm.explanation.causal_graph import CausalEdge, CausalGraph
+from causal_lvlm.explanation.causal_graph import CausalGraph
+from causal_lvlm.explanation.edge_results import CausalEdge
 from causal_lvlm.explanation.wording import amount
 from causal_lvlm.viz.causal_parts import ARROW, TAIL, end_marks, shown_graph
 from causal_lvlm.viz.causal_words import (

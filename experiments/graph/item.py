@@ -11,7 +11,8 @@ import torch
 
 import causal_lvlm as cl
 from causal_lvlm.explanation.causal import MAX_TESTS
-from causal_lvlm.explanation.causal_graph import CausalGraph, Cause, EdgeSet, denied
+from causal_lvlm.explanation.causal_graph import CausalGraph
+from causal_lvlm.explanation.edge_results import Cause, EdgeSet, denied
 from causal_lvlm.explanation.reconcile import contradictions, learner, reconciled
 from causal_lvlm.metrics.ranks import spearman_rho
 from experiments.common.pairs import Pair, load, pair_of

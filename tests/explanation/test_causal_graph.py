@@ -26,8 +26,9 @@ from causal_lvlm.errors import (
     UnsupportedModelError,
 )
 from causal_lvlm.explanation.causal import causal_graph
-from causal_lvlm.explanation.causal_graph import CausalGraph, Cause
+from causal_lvlm.explanation.causal_graph import CausalGraph
 from causal_lvlm.explanation.edge_question import EdgeQuestion
+from causal_lvlm.explanation.edge_results import Cause
 from causal_lvlm.explanation.graph_options import GraphOptions
 from causal_lvlm.structure import PAG
 from tests.explanation.edge_fakes import EdgeTrace, inside_pairs, layout, passes, smallest

@@ -11,7 +11,7 @@ import causal_lvlm as cl
 from causal_lvlm.budget import Budget
 from causal_lvlm.edges import Nodes, cut
 from causal_lvlm.explanation.causal import MAX_TESTS, _learned
-from causal_lvlm.explanation.causal_graph import Cause, denied
+from causal_lvlm.explanation.edge_results import Cause, denied
 from causal_lvlm.explanation.graph_options import GraphOptions
 from causal_lvlm.explanation.reconcile import (
     causes_of_sets,

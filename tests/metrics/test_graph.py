@@ -9,7 +9,7 @@ import pytest
 
 import causal_lvlm as cl
 from causal_lvlm.edges import all_but
-from causal_lvlm.explanation.causal_graph import Contradiction
+from causal_lvlm.explanation.edge_results import Contradiction
 from causal_lvlm.methods import evaluate
 from causal_lvlm.metrics import Case
 from causal_lvlm.metrics import graph as metrics

@@ -15,13 +15,8 @@ from PIL import Image
 from causal_lvlm import report
 from causal_lvlm.edges import Nodes
 from causal_lvlm.errors import OutputError
-from causal_lvlm.explanation.causal_graph import (
-    CausalEdge,
-    CausalGraph,
-    Cause,
-    Contradiction,
-    EdgeSet,
-)
+from causal_lvlm.explanation.causal_graph import CausalGraph
+from causal_lvlm.explanation.edge_results import CausalEdge, Cause, Contradiction, EdgeSet
 from causal_lvlm.viz import draw_causal_graph
 from causal_lvlm.viz.causal_parts import end_marks, shown_graph
 from causal_lvlm.viz.causal_words import EDGE_MEANING, graph_title, signed, what_if
