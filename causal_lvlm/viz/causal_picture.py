@@ -23,7 +23,7 @@ from causal_lvlm.explanation.causal_graph import CausalGraph
 from causal_lvlm.explanation.edge_results import CausalEdge
 from causal_lvlm.explanation.wording import amount
 from causal_lvlm.protocols import Recorded
-from causal_lvlm.viz.causal_parts import ARROW, CIRCLE, TAIL, ShownGraph, end_marks, shown_graph
+from causal_lvlm.viz.causal_parts import ShownGraph, end_marks, shown_graph
 from causal_lvlm.viz.causal_words import (
     EDGE_MEANING,
     FRAME_MEANING,
@@ -34,6 +34,7 @@ from causal_lvlm.viz.causal_words import (
 from causal_lvlm.viz.graph_figure import LegendItem, Line, draw_page, picture_size
 from causal_lvlm.viz.graph_layout import GraphLayout, place_graph
 from causal_lvlm.viz.graph_parts import finish
+from causal_lvlm.viz.marks import ARROW, CIRCLE, TAIL
 from causal_lvlm.viz.nodes import node_picture
 from causal_lvlm.viz.sheet import sheet_of
 from causal_lvlm.viz.style import CAUSE, INK, PAPER, TARGET

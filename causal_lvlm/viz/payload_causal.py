@@ -11,7 +11,7 @@ from typing import Any
 from causal_lvlm.explanation.causal_graph import CausalGraph
 from causal_lvlm.explanation.edge_results import CausalEdge
 from causal_lvlm.explanation.wording import amount
-from causal_lvlm.viz.causal_parts import ARROW, TAIL, end_marks, shown_graph
+from causal_lvlm.viz.causal_parts import end_marks, shown_graph
 from causal_lvlm.viz.causal_words import (
     EDGE_MEANING,
     FRAME_MEANING,
@@ -20,6 +20,7 @@ from causal_lvlm.viz.causal_words import (
     signed,
     what_if,
 )  # fmt: skip
+from causal_lvlm.viz.marks import ARROW, TAIL
 from causal_lvlm.viz.view import TraceView
 
 __all__ = ["causal_payload"]

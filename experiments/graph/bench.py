@@ -19,10 +19,10 @@ from causal_lvlm.attribution.edge_effects import edge_effects
 from causal_lvlm.budget import Budget
 from causal_lvlm.correlation import TokenCorrelation, attention_correlations
 from causal_lvlm.edges import Edges, Nodes
-from causal_lvlm.explanation.causal import MAX_TESTS
 from causal_lvlm.explanation.edge_question import EdgeQuestion
 from causal_lvlm.explanation.edge_results import Cause
 from causal_lvlm.explanation.edge_search import EdgeCase, edge_search
+from causal_lvlm.explanation.graph_run import MAX_TESTS
 from causal_lvlm.explanation.graphs import HeadGraph, learn_graphs
 from causal_lvlm.explanation.reconcile import node_labels, node_places, on_nodes
 from causal_lvlm.explanation.search import shrink

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 import causal_lvlm as cl
-from causal_lvlm.explanation.causal import MAX_TESTS
 from causal_lvlm.explanation.causal_graph import CausalGraph
 from causal_lvlm.explanation.edge_results import Cause, EdgeSet, denied
-from causal_lvlm.explanation.reconcile import contradictions, learner, reconciled
+from causal_lvlm.explanation.graph_run import MAX_TESTS
+from causal_lvlm.explanation.reconcile import contradictions, learner, reconciled, spoken_of
 from causal_lvlm.metrics.ranks import spearman_rho
 from experiments.common.pairs import Pair, load, pair_of
 from experiments.common.tables import rounded
@@ -181,7 +181,8 @@ def denials(bench: Bench, one: Learned, causes: tuple[Cause, ...]) -> dict[str, 
     """Return how often a learned graph denies a proven cause, before and after reconciling."""
     before = contradictions(one.pag, causes, bench.nodes, bench.labels)
     learn = learner(one.correlation, MAX_TESTS)
-    pag, spoken = reconciled(one.head, causes, bench.nodes, learn)
+    spoken = spoken_of(one.head, causes, bench.nodes)
+    pag = reconciled(one.head, spoken, bench.nodes, learn)
     return {
         "causes": len(causes),
         "not_a_node": len(causes) - len(spoken),

@@ -149,7 +149,9 @@ def one_graph(model):
     trace = model.run(draw_scene(3).image, PROMPTS[1])
     target = trace.target(0)
     nodes = trace.edges(target).nodes(candidate_units(trace.layout, target))
-    graph, correlation = _learned(trace, target, GraphOptions(), Budget())
+    learned = _learned(trace, target, GraphOptions(), Budget())
+    assert learned is not None
+    graph, correlation = learned
     return trace, nodes, graph, correlation
 
 
