@@ -195,7 +195,7 @@ def test_attention_grad_cam_gives_nothing_to_what_the_row_cannot_see():
         ("llava_cam", {"sigma": -1.0}, "sigma"),
         ("llava_cam", {"sigma": float("nan")}, "sigma"),
         ("llava_cam", {"seed": -1}, "seed"),
-        ("grad_cam", {"score": "margin"}, "score must be"),
+        ("grad_cam", {"score": "entropy"}, "score must be"),
     ],
 )
 def test_bad_options_say_what_is_allowed(method, options, match):
