@@ -18,6 +18,7 @@ README = HERE.parent / "README.md"
 BLOCKS = {
     "search": ("search", "claim"),
     "explain": ("search", "explain"),
+    "graph": ("graph", "claim"),
     "leaderboard": ("leaderboard", "claim"),
     "causal": ("leaderboard", "causal"),
     "setup": ("leaderboard", "setup"),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from causal_lvlm.edges import all_but
 from experiments.common.streams import GRAPH_DEVELOPMENT
-from experiments.graph import item, settings, summary
+from experiments.common.tables import filled
+from experiments.graph import item, page, settings, summary
 from experiments.graph.bench import Bench
 from experiments.graph.run import planned
+
+HERE = Path(page.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +78,9 @@ def test_a_target_is_measured_end_to_end(model):
     )
     assert all(one["after"] == 0 for one in row["sources"].values())
     assert all(one["runs"] <= settings.BUDGET for one in row["searches"].values())
+
+
+def test_the_page_says_what_is_saved():
+    rows, config = page.load(HERE / "results")
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    assert filled(text, page.blocks(rows, config)) == text

@@ -39,6 +39,7 @@ def load(out: Path) -> tuple[list[Row], dict[str, Any]]:
 def blocks(rows: Sequence[Row], config: dict[str, Any]) -> dict[str, str]:
     """Return the texts of the README by the name of their block."""
     return {
+        "claim": claim(rows, config),
         "setup": setup(rows, config),
         "goals": goals(rows),
         "graph": graph_table(rows),
@@ -49,6 +50,33 @@ def blocks(rows: Sequence[Row], config: dict[str, Any]) -> dict[str, str]:
         "thresholds": threshold_table(rows),
         "estimates": estimate_table(rows),
     }
+
+
+def claim(rows: Sequence[Row], config: dict[str, Any]) -> str:
+    """Say in three lines what a graph is worth; the project's README shows them, too."""
+    some = summary.maskable(rows)
+    found, orders = summary.graph_numbers(some), summary.order_numbers(rows)
+    edges = summary.mean([r["edges"] for r in some], some)
+    size = summary.mean([r["size"] for r in some], some)
+    keeps = {name: f"{n['keeps'].mean:.0%}" for name, n in orders.items()}
+    sources = {name: summary.source_numbers(some, name) for name in settings.SOURCES}
+    denied = {n: (s["arrowhead"] + s["no_path"]) / s["causes"] for n, s in sources.items()}
+    others = "; ".join(f"{n}: {keeps[n]}" for n in (*settings.BASELINES, settings.RANDOM))
+    after = sum(s["after"] for s in sources.values())
+    return "\n".join([
+        f"- **Verified:** for {_part(found['done'], found['targets'])} of the held-out targets "
+        f"(stream {config['stream']}) the model confirmed a sufficient graph, a necessary cut and "
+        f"their random controls within {settings.BUDGET} runs: "
+        f"{found['sufficient']['size'].mean:.1f} of {edges.mean:,.0f} edges alone keep the answer "
+        f"({found['sufficient']['random']:.0%} of random graphs like them do).",
+        f"- **What the learned graph is worth**, with every content edge cut but its own "
+        f"{size.mean:.0f}: it keeps {keeps[settings.LEARNED]} of the answers (with as many edges "
+        f"{others}).",
+        f"- **What its marks deny:** {denied['influence']:.0%} of the causes that masks and cuts "
+        f"proved ("
+        + "; ".join(f"{n}: {d:.0%}" for n, d in denied.items() if n != "influence")
+        + f"); after reconciling {after}.",
+    ])  # fmt: skip
 
 
 def setup(rows: Sequence[Row], config: dict[str, Any]) -> str:
