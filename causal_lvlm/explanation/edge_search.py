@@ -4,9 +4,8 @@ For each of the two questions (`causal_lvlm.explanation.edge_question`), with on
 
 1. Is there anything to find? With every content edge cut the answer must change; where it does not,
    it came from the prior.
-2. `best_start`: grow along the orders and shrink. To keep: edges by the size of
-   attention times its gradient, then those of the learned graph, nearest first. To cut: by the
-   estimate of each cut, then as to keep.
+2. `best_start`: grow along the orders and shrink: edges by the size of attention times its
+   gradient, then by the estimate of each cut.
 3. `exchange` two edges for one, once both questions have a set.
 4. Random controls with as many edges into each reader, for which runs were set aside (at most half
    of them).
@@ -97,16 +96,18 @@ def edge_search(
 def _stage(case: EdgeCase, budget: Budget, runs: int, step: Callable[[], None]) -> None:
     """Take one step with at most so many runs, and keep what it found."""
     used, state = budget.used, case.state
+    ended: str | None = None
     try:
         with budget.at_most(runs):
             step()
-    except BudgetEnded as ended:
-        state.ended = ended.reason
+    except BudgetEnded as error:
+        ended = error.reason
     except KeyboardInterrupt:
         budget.interrupt()
-        state.ended = "interrupted"
+        ended = "interrupted"
     case.spent += budget.used - used
-    if state.ended is not None:
+    if ended is not None:
+        state.ended = ended
         # That nothing is cut changes nothing is known: a necessary cut needs an edge.
         empty_fails = case.question.mode == "necessary" or case.question.known(()) is False
         state.recover(case.question.met(), empty_fails)

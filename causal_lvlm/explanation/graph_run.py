@@ -94,7 +94,7 @@ class GraphRun:
         drawn: PAG | None = None
         if learned is not None:
             drawn = on_nodes(learned[0].structure.pag, node_places(learned[0], nodes), nodes)
-        estimated = self._orders(drawn)
+        estimated = self._orders()
         faithfulness = self._faithfulness(drawn)
         edge_search(self.cases, self.budget, options.n_random, options.seed, tell)
         sufficient, necessary = (self._edge_set(case) for case in self.cases)
@@ -129,7 +129,7 @@ class GraphRun:
         except KeyboardInterrupt:
             self.budget.interrupt()
 
-    def _orders(self, drawn: PAG | None) -> FloatArray:
+    def _orders(self) -> FloatArray:
         """Order the edges for both questions; return the estimated fall of the margin of each."""
         kinds = ("gradient", "attention_gradient")
         fall, carried = (
@@ -137,14 +137,8 @@ class GraphRun:
         )
         by_fall = np.argsort(-fall, kind="stable").tolist()
         by_carried = np.argsort(-carried, kind="stable").tolist()
-        by_graph = by_carried
-        if drawn is not None:
-            inside = drawn.marks[self.items[:, 0], self.items[:, 1]] > 0
-            by_graph = [k for k in by_carried if inside[k]] + [
-                k for k in by_carried if not inside[k]
-            ]
-        self.cases[0].orders = [by_carried, by_graph, by_fall]
-        self.cases[1].orders = [by_fall, by_carried]
+        for case in self.cases:
+            case.orders = [by_carried, by_fall]
         return fall
 
     def _by_pair(self, values: FloatArray) -> dict[tuple[int, int], float]:
