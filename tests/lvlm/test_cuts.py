@@ -15,7 +15,7 @@ from causal_lvlm.errors import EdgeError, UnsupportedModelError
 from causal_lvlm.lvlm import LVLM
 from causal_lvlm.lvlm.cut_rows import edges_of
 from causal_lvlm.tokens import candidate_units
-from tests.lvlm.families.tiny import AVAILABLE
+from tests.lvlm.families.tiny import AVAILABLE, is_old
 from tests.lvlm.helpers import PROMPT, noise_image
 from tests.lvlm.plain import Plain, build, case, target_log_probs
 
@@ -126,6 +126,8 @@ def targets(trace):
 @pytest.mark.parametrize("kind", ["mask", "value"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_cuts_are_what_the_plain_model_says_with_the_same_edges_gone(name, kind):
+    if name == "paligemma" and is_old():
+        pytest.skip("in one pass over prompt and answer its old code masks otherwise than generate")
     _, trace = case(name)
     for target in targets(trace):
         cuts = some_cuts(trace, target)
