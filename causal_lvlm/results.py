@@ -77,7 +77,34 @@ class BackendCheck:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class _Read:
+    """What is read from the logits of the predicting rows, whatever was asked."""
+
+    token_log_probs: FloatArray
+    argmax: IntArray
+    margin: FloatArray
+    runner_up: IntArray
+    top_log_prob: FloatArray
+    against_log_prob: FloatArray | None
+
+    def __post_init__(self) -> None:
+        """Freeze the arrays."""
+        for name in ("token_log_probs", "margin", "top_log_prob"):
+            object.__setattr__(self, name, frozen(getattr(self, name), np.float64))
+        for name in ("argmax", "runner_up"):
+            object.__setattr__(self, name, frozen(getattr(self, name), np.int64))
+        if self.against_log_prob is not None:
+            object.__setattr__(self, "against_log_prob", frozen(self.against_log_prob, np.float64))
+
+    @property
+    def log_prob(self) -> FloatArray:
+        """Log-probability of the whole target, float64 (K,)."""
+        total: FloatArray = self.token_log_probs.sum(axis=1)
+        return total
+
+
+@dataclass(frozen=True)
+class Evaluation(_Read):
     """What the model says about the target under each mask.
 
     Attributes
@@ -111,12 +138,6 @@ class Evaluation:
         Log-probability of one other token at each predicting row, where they were given.
     """
 
-    token_log_probs: FloatArray
-    argmax: IntArray
-    margin: FloatArray
-    runner_up: IntArray
-    top_log_prob: FloatArray
-    against_log_prob: FloatArray | None
     runs: int
     masking: str
     backend: str
@@ -128,14 +149,11 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         """Freeze the arrays."""
-        for name in ("token_log_probs", "margin", "top_log_prob"):
-            object.__setattr__(self, name, frozen(getattr(self, name), np.float64))
-        for name in ("argmax", "runner_up"):
-            object.__setattr__(self, name, frozen(getattr(self, name), np.int64))
-        if self.against_log_prob is not None:
-            object.__setattr__(self, "against_log_prob", frozen(self.against_log_prob, np.float64))
+        super().__post_init__()
         if self.changed_rows is not None:
             object.__setattr__(self, "changed_rows", frozen(self.changed_rows, np.int64))
+        if self.rival_log_probs is not None:
+            object.__setattr__(self, "rival_log_probs", frozen(self.rival_log_probs, np.float64))
 
     @property
     def fixed_margin(self) -> FloatArray:
@@ -149,12 +167,6 @@ class Evaluation:
         if self.rival_log_probs is None:
             raise ValueError("no rivals were given")
         total: FloatArray = (self.token_log_probs - self.rival_log_probs).sum(axis=1)
-        return total
-
-    @property
-    def log_prob(self) -> FloatArray:
-        """Log-probability of the whole target, float64 (K,)."""
-        total: FloatArray = self.token_log_probs.sum(axis=1)
         return total
 
 
@@ -180,7 +192,7 @@ class LayerTensors:
 
 
 @dataclass(frozen=True)
-class EmbeddingEvaluation:
+class EmbeddingEvaluation(_Read):
     """What the model says about the target when it is given other embeddings.
 
     Attributes
@@ -197,12 +209,6 @@ class EmbeddingEvaluation:
         As in `Evaluation`.
     """
 
-    token_log_probs: FloatArray
-    argmax: IntArray
-    margin: FloatArray
-    runner_up: IntArray
-    top_log_prob: FloatArray
-    against_log_prob: FloatArray | None
     distributions: Float32Array | None
     runs: int
     largest_batch: int = 0
@@ -210,20 +216,9 @@ class EmbeddingEvaluation:
 
     def __post_init__(self) -> None:
         """Freeze the arrays."""
-        for name in ("token_log_probs", "margin", "top_log_prob"):
-            object.__setattr__(self, name, frozen(getattr(self, name), np.float64))
-        for name in ("argmax", "runner_up"):
-            object.__setattr__(self, name, frozen(getattr(self, name), np.int64))
-        if self.against_log_prob is not None:
-            object.__setattr__(self, "against_log_prob", frozen(self.against_log_prob, np.float64))
+        super().__post_init__()
         if self.distributions is not None:
             self.distributions.setflags(write=False)
-
-    @property
-    def log_prob(self) -> FloatArray:
-        """Log-probability of the whole target, float64 (K,)."""
-        total: FloatArray = self.token_log_probs.sum(axis=1)
-        return total
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from causal_lvlm.explanation.reconcile import (
     LEARNING,
     Explained,
     causes_of_sets,
+    drawn_graph,
 )
 from causal_lvlm.explanation.testers import ask_unmasked
 from causal_lvlm.protocols import TraceLike
@@ -173,21 +174,17 @@ def tested_graph(
         With True the explanation's own tester and units.
     progress : callable, optional
     """
-    given, head, target = explanation.parameters, explanation.head_graph, explanation.target
+    given, target = explanation.parameters, explanation.target
     own = {name: given[name] for name in ("tester", "against", "drop_ratio", "pool", "seed")}
     options = GraphOptions(**own) if isinstance(graph, bool) else graph
-    learned = None
-    if head is not None:
-        number = next(k for k, one in enumerate(explanation.graphs) if one is head)
-        learned = head, correlations[number]
     layout = trace.layout
     nodes = nodes_of(layout, target, candidate_units(layout, target, pool=options.pool))
     causes = causes_of_sets(
         explanation.sets.values(), nodes, layout, explanation.mode, explanation.masking
     )
     found = verified_graph(
-        trace, target, options, learned=learned, causes=causes, progress=progress,
-        learning={name: given[name] for name in LEARNING},
+        trace, target, options, learned=drawn_graph(explanation, correlations), causes=causes,
+        progress=progress, learning={name: given[name] for name in LEARNING},
     )  # fmt: skip
     return replace(found, summary={})
 

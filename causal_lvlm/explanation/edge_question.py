@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import comb, prod
+from math import comb
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from causal_lvlm.answers import Answers
 from causal_lvlm.arrays import IntArray
 from causal_lvlm.asker import Subset
 from causal_lvlm.edges import Cut, Edges, Nodes
-from causal_lvlm.explanation.question import Question
+from causal_lvlm.explanation.question import Question, draw
 
 __all__ = ["EdgeQuestion"]
 
@@ -118,20 +118,8 @@ class EdgeQuestion(Question):
         for item in sorted(subset):
             reader = int(self.items[item, 1])
             need[reader] = need.get(reader, 0) + 1
-        pools = {reader: np.flatnonzero(self.items[:, 1] == reader) for reader in need}
-        available = prod(comb(len(pools[r]), n) for r, n in need.items()) - 1
-        drawn: dict[Subset, None] = {}
-        tries = 0
-        while len(drawn) < min(n_sets, available) and tries < 200 * n_sets:
-            tries += 1
-            chosen = frozenset(
-                int(item)
-                for reader, n in need.items()
-                for item in rng.choice(pools[reader], size=n, replace=False)
-            )
-            if chosen != subset:
-                drawn[chosen] = None
-        return list(drawn)
+        groups = [(np.flatnonzero(self.items[:, 1] == r).tolist(), n) for r, n in need.items()]
+        return draw(groups, subset, n_sets, rng)
 
     @cached_property
     def _special(self) -> list[int]:

@@ -28,7 +28,7 @@ from causal_lvlm.asker import Asker, Subset
 from causal_lvlm.budget import BudgetEnded
 from causal_lvlm.explanation.testers import Tester
 
-__all__ = ["Question", "prove", "random_rate", "unit_effects"]
+__all__ = ["Question", "draw", "prove", "random_rate", "unit_effects"]
 
 
 @dataclass
@@ -172,19 +172,35 @@ class Question:
         for unit in self.scope:
             pools.setdefault(modality[unit], []).append(unit)
         need = {m: sum(modality[u] == m for u in subset) for m in pools}
-        available = prod(comb(len(pool), need[m]) for m, pool in pools.items()) - 1
-        drawn: dict[Subset, None] = {}
-        tries = 0
-        while len(drawn) < min(n_sets, available) and tries < 200 * n_sets:
-            tries += 1
-            chosen = frozenset(
-                int(u)
-                for m, pool in pools.items()
-                for u in rng.choice(pool, size=need[m], replace=False)
-            )
-            if chosen != subset:
-                drawn[chosen] = None
-        return list(drawn)
+        return draw([(pool, need[m]) for m, pool in pools.items()], subset, n_sets, rng)
+
+
+def draw(
+    groups: Sequence[tuple[Sequence[int], int]], but: Subset, n_sets: int, rng: np.random.Generator
+) -> list[Subset]:
+    """Draw different sets with so many members from each of some pools, without one of them.
+
+    Parameters
+    ----------
+    groups : sequence of (sequence of int, int)
+        Pools, and how many members of each.
+    but : frozenset of int
+        The set that is left out.
+    n_sets : int
+        Fewer are returned where fewer exist.
+    rng : Generator
+    """
+    available = prod(comb(len(pool), n) for pool, n in groups) - 1
+    drawn: dict[Subset, None] = {}
+    tries = 0
+    while len(drawn) < min(n_sets, available) and tries < 200 * n_sets:
+        tries += 1
+        chosen = frozenset(
+            int(u) for pool, n in groups for u in rng.choice(pool, size=n, replace=False)
+        )
+        if chosen != but:
+            drawn[chosen] = None
+    return list(drawn)
 
 
 def unit_effects(question: Question) -> FloatArray:

@@ -35,17 +35,12 @@ from causal_lvlm.structure import PAG, BackgroundKnowledge, learn_structure
 from causal_lvlm.tokens import Target, TokenLayout, candidate_units
 
 __all__ = [
-    "LEARNING", "Explained", "causes_of_sets", "contradictions", "free_graph", "graph_edges",
-    "learner", "node_labels", "node_places", "on_nodes", "reconciled", "spoken_of",
+    "LEARNING", "Explained", "causes_of_sets", "contradictions", "drawn_graph", "free_graph",
+    "graph_edges", "learner", "node_labels", "node_places", "on_nodes", "reconciled", "spoken_of",
 ]  # fmt: skip
 
 Learn = Callable[[BackgroundKnowledge], PAG]
-LEARNING = (
-    "algorithm",
-    "variant",
-    "alpha",
-    "max_conditioning_size",
-)  # options of `learn_structure`
+LEARNING = ("algorithm", "variant", "alpha", "max_conditioning_size")  # of `learn_structure`
 
 
 class Explained(Protocol):
@@ -233,6 +228,22 @@ def learner(
     return learn
 
 
+def drawn_graph(
+    explanation: Explained, correlations: Sequence[TokenCorrelation]
+) -> tuple[HeadGraph, TokenCorrelation] | None:
+    """Return the graph of an explanation that is drawn, and what it was learned from.
+
+    Parameters
+    ----------
+    explanation : Explanation
+    correlations : sequence of TokenCorrelation
+        Those that its graphs were learned from, in the same order.
+    """
+    head = explanation.head_graph
+    pairs = zip(explanation.graphs, correlations, strict=True)
+    return next(((graph, found) for graph, found in pairs if graph is head), None)
+
+
 def node_labels(layout: TokenLayout, target: Target, nodes: Nodes) -> tuple[str, ...]:
     """Return a short name for each node; the target's is what it says, in quotes."""
     labels = (layout.label(members[0]) for members in nodes.members[:-1])
@@ -313,13 +324,13 @@ def free_graph(
     )
     learned = pag = None
     refuted: tuple[Contradiction, ...] = ()
-    head = explanation.head_graph
-    if head is not None:
+    drawn = drawn_graph(explanation, correlations)
+    if drawn is not None:
+        head, correlation = drawn
         learned = on_nodes(head.structure.pag, node_places(head, nodes), nodes)
         causes = spoken_of(head, causes, nodes)
         refuted = contradictions(learned, causes, nodes, labels)
-        number = next(k for k, graph in enumerate(explanation.graphs) if graph is head)
-        learn = learner(correlations[number], max_tests, **{n: given[n] for n in LEARNING})
+        learn = learner(correlation, max_tests, **{n: given[n] for n in LEARNING})
         pag = reconciled(head, causes, nodes, learn)
     none = EdgeSet("not_asked")
     return CausalGraph(

@@ -58,7 +58,7 @@ def edges_of(prepared: Prepared, target: Target) -> Edges:
             f"some layers of {prepared.lvlm.model_id!r} mix tokens without attention, so edges "
             "cannot be cut; leave tokens out with trace.evaluate instead"
         )
-    return Edges(prepared.layout, target, prepared.readable())
+    return prepared.edges(target)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from PIL import Image
 from transformers import DynamicCache
 
 from causal_lvlm.arrays import BoolArray, IntArray, frozen
+from causal_lvlm.edges import Edges
 from causal_lvlm.errors import UnsupportedModelError
 from causal_lvlm.lvlm.attention_function import (
     AttentionCall,
@@ -31,7 +32,7 @@ from causal_lvlm.lvlm.backbone import Backbone
 from causal_lvlm.lvlm.context import Context
 from causal_lvlm.lvlm.parts import Parts
 from causal_lvlm.lvlm.spotcheck import CheckedWays
-from causal_lvlm.tokens import TokenLayout
+from causal_lvlm.tokens import Target, TokenLayout
 
 __all__ = ["Prepared"]
 
@@ -52,6 +53,8 @@ class _Computed:
         By layer: what was recorded on the way.
     readable : ndarray of bool, shape (T, T), optional
         What the model's own masks allow.
+    edges : Edges, optional
+        Those of the target asked for last.
     """
 
     parts: Parts
@@ -59,6 +62,7 @@ class _Computed:
     layers: list[Any] | None = None
     calls: Mapping[int, AttentionCall] = field(default_factory=dict)
     readable: BoolArray | None = None
+    edges: Edges | None = None
 
 
 class Prepared:
@@ -212,6 +216,14 @@ class Prepared:
                 found = [visible_keys(call, len(self.layout)) for call in calls.values()]
                 computed.readable = frozen(np.logical_or.reduce(found), np.bool_)
             return computed.readable
+
+    def edges(self, target: Target) -> Edges:
+        """Return the edges that may be cut for a target; the same object for one asked again."""
+        with self._lock:
+            computed = self._current()
+            if computed.edges is None or computed.edges.target != target:
+                computed.edges = Edges(self.layout, target, self.readable())
+            return computed.edges
 
     def first_changed(self, first: IntArray) -> IntArray:
         """Return where rows really begin to differ, given their first masked positions.
